@@ -1,0 +1,92 @@
+"""The table of downstream tasks. A new task is one row here.
+
+Example: `cogito ls tasks`
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split that is scored: its name in the data set and its name in tables (`mnli-m`)."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One downstream task.
+
+    Attributes:
+        dataset, config: Hub name and configuration.
+        text_columns: one or two text columns.
+        labels: class names in the order of their ids; empty for regression.
+        metrics: keys of `tasks.scores.METRICS`; the first is the primary one, by which the epoch is chosen.
+        eval_splits: the splits that are reported; the model is fine-tuned once for all of them.
+        selection_split: a split for choosing the epoch; None holds out a part of train.
+        epochs: fine-tuning epochs of the log's protocol.
+        source: where the task comes from.
+    """
+
+    name: str
+    dataset: str
+    config: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    eval_splits: tuple[Split, ...]
+    selection_split: str | None
+    epochs: int
+    source: str
+
+    @property
+    def is_regression(self) -> bool:
+        return not self.labels
+
+    @property
+    def primary_metric(self) -> str:
+        return self.metrics[0]
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.labels) or 1
+
+
+TASKS: dict[str, Task] = {
+    row.name: row
+    for row in [
+        Task(
+            name="mrpc", dataset="nyu-mll/glue", config="mrpc", text_columns=("sentence1", "sentence2"),
+            label_column="label", labels=("not_equivalent", "equivalent"), metrics=("f1", "accuracy"),
+            eval_splits=(Split("validation", "mrpc"),), selection_split=None, epochs=20,
+            source="Dolan & Brockett 2005; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="stsb", dataset="nyu-mll/glue", config="stsb", text_columns=("sentence1", "sentence2"),
+            label_column="label", labels=(), metrics=("pearson", "spearman"),
+            eval_splits=(Split("validation", "stsb"),), selection_split=None, epochs=20,
+            source="Cer et al. 2017; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="qqp", dataset="nyu-mll/glue", config="qqp", text_columns=("question1", "question2"),
+            label_column="label", labels=("not_duplicate", "duplicate"), metrics=("f1", "accuracy"),
+            eval_splits=(Split("validation", "qqp"),), selection_split=None, epochs=3,
+            source="Quora Question Pairs 2017; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="mnli", dataset="nyu-mll/glue", config="mnli", text_columns=("premise", "hypothesis"),
+            label_column="label", labels=("entailment", "neutral", "contradiction"), metrics=("accuracy",),
+            eval_splits=(Split("validation_matched", "mnli-m"), Split("validation_mismatched", "mnli-mm")),
+            selection_split=None, epochs=3,
+            source="Williams et al. 2018; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="paws", dataset="google-research-datasets/paws", config="labeled_final",
+            text_columns=("sentence1", "sentence2"), label_column="label", labels=("different", "paraphrase"),
+            metrics=("accuracy", "f1"), eval_splits=(Split("test", "paws"),), selection_split="validation", epochs=5,
+            source="Zhang, Baldridge & He 2019",
+        ),
+    ]
+}  # fmt: skip

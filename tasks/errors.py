@@ -1,0 +1,20 @@
+"""What the user is told when something is wrong: one message with what, got, allowed and fix."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Bad input. The command prints the message alone and exits with code 2."""
+
+
+class StageError(Exception):
+    """A stage did its work and failed. The command goes on with what can run and exits with code 1."""
+
+
+def unknown_name(kind: str, got: object, allowed: Iterable[str]) -> str:
+    """The sentence for a name that a table does not hold, with the nearest one and the whole list."""
+    names = sorted(allowed)
+    near = get_close_matches(str(got), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {str(got)!r}: {hint}allowed: {', '.join(names)}"

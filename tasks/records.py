@@ -1,0 +1,201 @@
+"""What came out: small results that stages hand on, and the record of a run from which every row is rendered.
+
+A result holds paths and figures, never tensors. `record.json` in a run's folder is written whole at every change
+of state; the log's row, the model card and the tables are pure renderings of it.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.errors import UserError
+from tasks.run_folder import RunFolder, read_json, write_json
+
+SCHEMA_VERSION = 1
+
+
+class Result(BaseModel):
+    """Base of all results: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusResult(Result):
+    """A prepared corpus: token blocks and their tokenizer."""
+
+    corpus_id: str
+    folder: Path
+    tokenizer: Path
+    tokenizer_name: str
+    dataset: str
+    source_fingerprint: str
+    blocks: str
+    block_tokens: int
+    vocab_size: int
+    train_documents: int
+    train_blocks: int
+    train_tokens: int
+    held_out_documents: int
+    held_out_blocks: int
+    held_out_tokens: int
+    bytes_per_token: float
+    unigram_entropy_nats: float = Field(description="what a model without context reaches on the held-out text")
+    seconds: float
+
+
+class PretrainingResult(Result):
+    """A finished pretraining. Losses are in nats per labelled token."""
+
+    model: Path
+    steps: int
+    epochs: float
+    train_loss: float
+    eval_loss: float
+    curve: Path
+    steps_per_second: float
+    tokens_per_second: float
+    processes: int
+    device: str
+    precision: str
+    parameters: int
+    wandb_url: str | None
+    seconds: float
+
+
+class PublishResult(Result):
+    """Where a checkpoint was published."""
+
+    store: Literal["hub", "local"]
+    location: str = Field(description="Hub repository or folder")
+    revision: str | None = Field(description="Hub commit; None for the directory store")
+    url: str | None
+    weights_sha256: str
+
+
+class Checkpoint(Result):
+    """A checkpoint on this machine's disk, and where it came from."""
+
+    name: str = Field(description="run id, Hub id or folder name, as the log shows it")
+    folder: Path
+    origin: Literal["run", "local", "hub"]
+    revision: str | None = Field(None, description="resolved Hub commit")
+    weights_sha256: str
+    variant: str
+    run_id: str | None = None
+
+
+class CellResult(Result):
+    """One fine-tuning job: task x seed x start."""
+
+    task: str
+    seed: int
+    start: Literal["checkpoint", "random"]
+    status: Literal["complete", "failed"]
+    error: str | None = None
+    predictions: dict[str, Path] = Field(default_factory=dict, description="score label -> Parquet file")
+    history: list[dict[str, float]] = Field(default_factory=list, description="per epoch: loss, selection metric")
+    best_epoch: float | None = None
+    train_examples: int = 0
+    loaded_weights: int = 0
+    new_weights: list[str] = Field(default_factory=list, description="names of newly initialised weights")
+    seconds: float = 0.0
+
+
+class Score(Result):
+    """One figure with all that is needed to judge it. Scores are fractions (correlations -1 to 1)."""
+
+    task: str = Field(description="label of the scored split: `mnli-m`")
+    metric: str
+    primary: bool
+    start: Literal["checkpoint", "random"]
+    value: float | None = Field(description="mean over seeds; None when every seed failed")
+    interval: tuple[float, float] | None = Field(description="95 % bootstrap interval over examples")
+    n: int
+    seed_values: dict[int, float]
+    sd: float | None = Field(description="standard deviation over seeds; None for one seed")
+    floor: float = Field(description="the best trivial baseline of this split")
+    floor_name: str
+    overlap_baseline: float | None = Field(description="regression on word-overlap features")
+    above_floor: bool = Field(description="the interval's lower end lies above the floor")
+    failed_seeds: list[int] = Field(default_factory=list)
+
+
+class AnalysisResult(Result):
+    """Concept geometry of a checkpoint on held-out text."""
+
+    figures: dict[str, float]
+    samples: int
+    num_concepts: int
+    plots: dict[str, Path]
+    seconds: float
+
+
+class Environment(Result):
+    """Where and with what a run was made."""
+
+    machine: str
+    platform: str
+    python: str
+    gpus: list[str]
+    git_commit: str | None
+    git_dirty: bool | None
+    git_tag: str | None
+    versions: dict[str, str]
+
+
+class StageRecord(Result):
+    """How one stage went."""
+
+    status: Literal["complete", "failed", "skipped"]
+    seconds: float = 0.0
+    message: str = ""
+
+
+class RunRecord(BaseModel):
+    """The full record of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["training", "evaluation"]
+    run_id: str
+    name: str
+    status: Literal["running", "complete", "failed"] = "running"
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    finished: datetime | None = None
+    spec: dict[str, Any]
+    made_data: bool = Field(False, description="whether corpus or tasks are generated stand-ins")
+    pretraining_identity: str
+    evaluation_identity: str
+    environment: Environment
+    stages: dict[str, StageRecord] = Field(default_factory=dict)
+    head: str = ""
+    checkpoint: Checkpoint | None = None
+    corpus: CorpusResult | None = None
+    pretraining: PretrainingResult | None = None
+    publishing: PublishResult | None = None
+    cells: list[CellResult] = Field(default_factory=list)
+    scores: list[Score] = Field(default_factory=list)
+    analysis: AnalysisResult | None = None
+
+    def save(self, folder: RunFolder) -> None:
+        write_json(folder.record, self.model_dump(mode="json"))
+
+    def primary_scores(self, start: str = "checkpoint") -> list[Score]:
+        return [score for score in self.scores if score.primary and score.start == start]
+
+
+def load_record(folder: RunFolder) -> RunRecord:
+    """The record of a run.
+
+    Raises:
+        UserError: there is none, or it is not readable.
+    """
+    try:
+        return RunRecord.model_validate(read_json(folder.record))
+    except OSError:
+        raise UserError(f"{folder.record}: there is no such record; fix: see `cogito log show`") from None
+    except ValueError as error:
+        raise UserError(f"{folder.record}: is not a readable record: {error}") from None

@@ -1,0 +1,217 @@
+"""Where everything lies: every path under COGITO_HOME, atomic writes, exclusive claims.
+
+A file that others read is written whole and then renamed, so a reader sees the old one or the new one.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tasks.errors import UserError
+
+
+@dataclass(frozen=True)
+class Home:
+    """The root of all state, COGITO_HOME; its folders are made when first asked for."""
+
+    root: Path
+
+    def _folder(self, name: str) -> Path:
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def runs(self) -> Path:
+        return self._folder("runs")
+
+    @property
+    def corpora(self) -> Path:
+        return self._folder("corpora")
+
+    @property
+    def tokenizers(self) -> Path:
+        return self._folder("tokenizers")
+
+    @property
+    def published(self) -> Path:
+        return self._folder("published")
+
+    @property
+    def cache(self) -> Path:
+        return self._folder("cache")
+
+    @property
+    def prefect(self) -> Path:
+        return self._folder("prefect")
+
+    @property
+    def logs(self) -> Path:
+        return self._folder("logs")
+
+    @property
+    def leases(self) -> Path:
+        return self._folder("leases")
+
+    @property
+    def locks(self) -> Path:
+        return self._folder("locks")
+
+    def run(self, run_id: str) -> "RunFolder":
+        """The folder of a run, whether it exists or not."""
+        return RunFolder(self.runs / run_id)
+
+    def lock(self, name: str) -> FileLock:
+        """A lock between processes that the operating system frees when its owner dies."""
+        return FileLock(self.locks / f"{name}.lock")
+
+
+def cogito_home() -> Home:
+    """COGITO_HOME as an absolute path; default `.cogito` in the working directory."""
+    return Home(Path(os.environ.get("COGITO_HOME") or ".cogito").resolve())
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Every path of one run, a pretraining or an evaluation."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def record(self) -> Path:
+        return self.root / "record.json"
+
+    @property
+    def pretraining(self) -> Path:
+        return self.root / "pretraining"
+
+    @property
+    def analysis(self) -> Path:
+        return self.root / "analysis"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    def cell(self, task: str, seed: int, start: str) -> Path:
+        """The folder of one fine-tuning job; `start` is `checkpoint` or `random`."""
+        return self.root / "finetuning" / f"{task}-seed{seed}-{start}"
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole, then rename it into place; on any error the old file stays as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def content_hash(value: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def claim_run(home: Home, prefix: str) -> RunFolder:
+    """Claim a new run folder `<prefix>_<UTC second>` by exclusive creation.
+
+    A second claim in the same second waits for the next one, so a run id always tells its true second.
+    """
+    while True:
+        folder = home.run(f"{prefix}_{datetime.now(UTC):%Y%m%d_%H%M%S}")
+        try:
+            folder.root.mkdir()
+        except FileExistsError:
+            time.sleep(0.2)
+        else:
+            return folder
+
+
+@contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """Build a folder beside `target` and rename it into place when all went well; nobody sees half a folder."""
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if target.exists():
+            remove_tree(target)
+        part.replace(target)
+    finally:
+        if part.exists():
+            remove_tree(part)
+
+
+def remove_tree(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file of a folder with its size and SHA-256; written last, it marks the folder complete."""
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+    write_json(folder / "manifest.json", {"files": files})
+
+
+def check_manifest(folder: Path, *, hashes: bool = True) -> None:
+    """Compare a folder with its manifest.
+
+    Raises:
+        UserError: a file is missing, or its size or hash differs.
+    """
+    manifest = folder / "manifest.json"
+    try:
+        files = read_json(manifest)["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{manifest}: not a readable manifest ({error}); fix: publish or copy the folder again") from error
+    for name, facts in files.items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise UserError(f"{manifest}: names a file outside its folder: {name!r}")
+        if not path.is_file():
+            raise UserError(f"{folder}: corrupt: {name} is missing though its manifest lists it; fix: copy it again")
+        if path.stat().st_size != facts["size"]:
+            raise UserError(
+                f"{folder}: corrupt: {name} has {path.stat().st_size} bytes, its manifest says {facts['size']}; "
+                "fix: copy it again"
+            )
+        if hashes and file_sha256(path) != facts["sha256"]:
+            raise UserError(f"{folder}: corrupt: the SHA-256 of {name} is not its manifest's; fix: copy it again")

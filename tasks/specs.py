@@ -1,0 +1,464 @@
+"""What is asked: the experiment spec, read from YAML with every mistake reported at once.
+
+Example: `cogito check experiments/*.yaml`. A YAML states only what differs from the defaults below.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.variants import VARIANTS
+from tasks.benchmarks import TASKS
+from tasks.errors import UserError, unknown_name
+from tasks.run_folder import content_hash
+
+LOSS_NAMES = (
+    "orthogonality", "soft_orthogonality", "uniformity", "variance", "covariance", "vicreg", "combined", "t_regs_mst",
+)  # fmt: skip
+HEAD_NAMES = ("via_decoder", "weighted_decoder", "weighted_pooling")
+PYTHON_DOCS = "builtin/python_docs"
+
+
+def _member(kind: str, allowed: Iterable[str]) -> AfterValidator:
+    names = tuple(allowed)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(unknown_name(kind, value, names))
+        return value
+
+    return AfterValidator(check)
+
+
+VariantName = Annotated[str, _member("variant", VARIANTS)]
+TaskName = Annotated[str, _member("task", TASKS)]
+LossName = Annotated[str, _member("concept loss", LOSS_NAMES)]
+HeadName = Annotated[str, _member("head", HEAD_NAMES)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Spec(BaseModel):
+    """Base of all parts of a spec: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSpec(Spec):
+    """The pretraining text and its tokenizer."""
+
+    dataset: str = Field("JeanKaddour/minipile", description="Hub data set, or builtin/python_docs")
+    config: str | None = Field(None, description="configuration of the data set, where it has several")
+    revision: str | None = Field(None, description="Hub commit or tag; None takes the newest and records it")
+    split: str = Field("train", description="split to train on")
+    text_column: str = Field("text", description="column with the text")
+    held_out_split: str | None = Field(None, description="split for the evaluation loss; None holds out a share")
+    held_out_share: Share = Field(0.01, description="share of the documents held out when no split is named")
+    max_documents: int | None = Field(None, ge=1, description="read only the first documents; None reads all")
+    tokenizer: str | None = Field(
+        None, description="Hub tokenizer (default answerdotai/ModernBERT-base), unless one is trained"
+    )
+    train_tokenizer_vocab_size: int | None = Field(
+        None, ge=300, le=500_000, description="train a byte-level BPE tokenizer of this size on the corpus"
+    )
+    blocks: Literal["concat", "document"] = Field(
+        "concat", description="concat: documents joined into full blocks; document: documents never mixed"
+    )
+    block_tokens: int = Field(512, ge=8, le=1_000_000, description="tokens in a block")
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> "DataSpec":
+        if self.tokenizer is not None and self.train_tokenizer_vocab_size is not None:
+            raise ValueError("tokenizer and train_tokenizer_vocab_size exclude each other; fix: state one of them")
+        return self
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The Hub tokenizer to load; only meaningful when none is trained."""
+        return self.tokenizer or "answerdotai/ModernBERT-base"
+
+
+class ModelSpec(Spec):
+    """The shape of the model."""
+
+    variant: VariantName = Field("perceiver_mlm", description="row of `cogito ls variants`")
+    hidden_size: int = Field(512, ge=8, description="width H of concepts and layers")
+    token_embedding_dim: int | None = Field(None, ge=4, description="width E of tokens; None: hidden_size")
+    num_layers: int = Field(6, ge=1, description="encoder layers L")
+    num_concepts: int = Field(128, ge=1, description="concept vectors C")
+    num_attention_heads: int | None = Field(None, ge=1, description="None: max(1, min(8, H // 64))")
+    intermediate_size: int = Field(2048, ge=1, description="width I of the feed-forward layers")
+    max_sequence_length: int | None = Field(None, ge=8, description="positions; None: data.block_tokens")
+    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    concept_position_type: Literal["none", "sinusoidal", "learned"] = "none"
+    tie_word_embeddings: bool | None = Field(None, description="None: the variant's own default")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSpec":
+        heads = self.attention_heads
+        if self.hidden_size % heads:
+            raise ValueError(f"num_attention_heads {heads} must divide hidden_size {self.hidden_size}")
+        if self.token_embedding_dim is not None and self.token_embedding_dim > self.hidden_size:
+            raise ValueError(
+                f"token_embedding_dim {self.token_embedding_dim} must not exceed hidden_size {self.hidden_size}"
+            )
+        narrow = self.token_embedding_dim is not None and self.token_embedding_dim < self.hidden_size
+        if self.tie_word_embeddings and narrow:
+            raise ValueError("tie_word_embeddings needs token_embedding_dim equal to hidden_size; fix: drop one of them")
+        return self
+
+    @property
+    def attention_heads(self) -> int:
+        return self.num_attention_heads or max(1, min(8, self.hidden_size // 64))
+
+    @property
+    def tied(self) -> bool:
+        """Whether the LM head shares the token embedding, which needs E = H."""
+        if self.tie_word_embeddings is not None:
+            return self.tie_word_embeddings
+        return VARIANTS[self.variant].tie_word_embeddings and (self.token_embedding_dim or self.hidden_size) == self.hidden_size
+
+    @property
+    def size_name(self) -> str:
+        """The size as run ids write it: `H512L6C128`."""
+        return f"H{self.hidden_size}L{self.num_layers}C{self.num_concepts}"
+
+
+class ObjectiveSpec(Spec):
+    """How a batch is corrupted and which concept losses join the task loss."""
+
+    mask_prob: Share = Field(0.15, description="share of the non-special tokens that the MLM objective selects")
+    concept_losses: dict[LossName, float] = Field(
+        default_factory=dict, description="concept losses and their weights under `fixed` weighting"
+    )
+    loss_weighting: Literal["fixed", "learnable", "kendall_gal"] = Field(
+        "fixed", description="how the task loss and the concept losses are added up"
+    )
+
+    @model_validator(mode="after")
+    def _weighting_used(self) -> "ObjectiveSpec":
+        if self.loss_weighting != "fixed" and not self.concept_losses:
+            raise ValueError(f"loss_weighting {self.loss_weighting} would be ignored without concept_losses")
+        return self
+
+
+class TrainingSpec(Spec):
+    """The optimisation of pretraining. The number of processes is no part of it: results do not depend on it."""
+
+    epochs: float = Field(20, gt=0, description="passes over the corpus")
+    max_steps: int | None = Field(None, ge=1, description="stop the schedule after this many steps")
+    global_batch_size: int = Field(512, ge=1, description="sequences per optimiser step over all processes")
+    per_device_batch_size: int = Field(32, ge=1, description="sequences per forward pass of one process")
+    learning_rate: float = Field(3e-4, gt=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(1500, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping by global norm")
+    mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    seed: int = Field(42, ge=0, lt=2**31)
+    eval_every_steps: int = Field(500, ge=1)
+    max_eval_blocks: int = Field(2000, ge=1, description="held-out blocks that the evaluation loss reads")
+    checkpoint_every_steps: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="training checkpoints kept")
+
+
+class PublishSpec(Spec):
+    """Where the finished checkpoint goes."""
+
+    store: Literal["auto", "hub", "local"] = Field(
+        "auto", description="auto: the Hub when a token is set, else the directory store under COGITO_HOME"
+    )
+    repo: str | None = Field(None, description="Hub repository; None: your account and the run id")
+    private: bool = True
+
+
+class TaskOverride(Spec):
+    """What one task does differently from the rest of the evaluation section."""
+
+    epochs: float | None = Field(None, gt=0)
+    seeds: int | None = Field(None, ge=1, le=100)
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    max_train_examples: int | None = Field(None, ge=50)
+
+
+class EvaluationSpec(Spec):
+    """The fine-tuning fan-out: tasks x seeds."""
+
+    tasks: tuple[TaskName, ...] = ("mrpc", "stsb", "qqp", "mnli", "paws")
+    data: Literal["hub", "made"] = Field("hub", description="hub: the real tasks; made: small generated stand-ins")
+    head: HeadName | None = Field(None, description="None: the default of the checkpoint's variant")
+    seeds: int = Field(1, ge=1, le=100, description="number of seeds per task")
+    first_seed: int = Field(42, ge=0, lt=2**31)
+    epochs: float | None = Field(None, gt=0, description="None: the epochs of the task's row")
+    global_batch_size: int = Field(96, ge=1)
+    learning_rate: float = Field(1e-5, gt=0, le=1)
+    warmup_share: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.01, ge=0)
+    max_length: int = Field(128, ge=8, description="tokens of a pair; the longer text is cut first")
+    max_train_examples: int | None = Field(None, ge=50, description="a seeded part of train; None: all of it")
+    select_on: Literal["held_out", "dev"] = Field(
+        "held_out", description="where the epoch is chosen; dev is the old, optimistic protocol"
+    )
+    random_start: bool = Field(False, description="also fine-tune a randomly initialised model, for comparison")
+    per_task: dict[TaskName, TaskOverride] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _tasks_consistent(self) -> "EvaluationSpec":
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks names a task twice: {', '.join(self.tasks)}")
+        unused = sorted(set(self.per_task) - set(self.tasks))
+        if unused:
+            raise ValueError(f"per_task names {', '.join(unused)}, which tasks does not list; it would be ignored")
+        return self
+
+    def for_task(self, name: str) -> "CellProtocol":
+        """The protocol of one task with its overrides applied."""
+        own = self.per_task.get(name, TaskOverride())
+        row = TASKS[name]
+        return CellProtocol(
+            epochs=own.epochs or self.epochs or row.epochs,
+            seeds=tuple(range(self.first_seed, self.first_seed + (own.seeds or self.seeds))),
+            learning_rate=own.learning_rate or self.learning_rate,
+            max_train_examples=own.max_train_examples or self.max_train_examples,
+            global_batch_size=self.global_batch_size,
+            warmup_share=self.warmup_share,
+            weight_decay=self.weight_decay,
+            max_length=self.max_length,
+            select_on=self.select_on,
+            data=self.data,
+        )
+
+
+class CellProtocol(Spec):
+    """All that decides how one task is fine-tuned and scored, but for head and start."""
+
+    epochs: float
+    seeds: tuple[int, ...]
+    learning_rate: float
+    max_train_examples: int | None
+    global_batch_size: int
+    warmup_share: float
+    weight_decay: float
+    max_length: int
+    select_on: str
+    data: str
+
+
+class AnalysisSpec(Spec):
+    """Concept geometry on held-out text."""
+
+    max_samples: int = Field(1024, ge=2, description="held-out blocks that are encoded")
+    batch_size: int = Field(32, ge=1)
+
+
+class TrackingSpec(Spec):
+    """Weights & Biases."""
+
+    wandb: Literal["offline", "online", "off"] = "offline"
+    project: str = "cogito"
+    entity: str | None = None
+
+
+class ExperimentSpec(Spec):
+    """A whole experiment, as `experiments/*.yaml` states it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    data: DataSpec
+    model: ModelSpec = Field(default_factory=ModelSpec)
+    objective: ObjectiveSpec = Field(default_factory=ObjectiveSpec)
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    publish: PublishSpec = Field(default_factory=PublishSpec)
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+    analysis: AnalysisSpec = Field(default_factory=AnalysisSpec)
+    tracking: TrackingSpec = Field(default_factory=TrackingSpec)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "ExperimentSpec":
+        positions = self.max_sequence_length
+        if positions < self.data.block_tokens:
+            raise ValueError(
+                f"model.max_sequence_length {positions} is smaller than data.block_tokens {self.data.block_tokens}"
+            )
+        if positions < self.evaluation.max_length:
+            raise ValueError(
+                f"evaluation.max_length {self.evaluation.max_length} exceeds the model's {positions} positions; "
+                "fix: lower it, or raise data.block_tokens or model.max_sequence_length"
+            )
+        return self
+
+    @property
+    def max_sequence_length(self) -> int:
+        return self.model.max_sequence_length or self.data.block_tokens
+
+    @property
+    def run_prefix(self) -> str:
+        """The run id without its timestamp: `perceiver_mlm_H512L6C128`."""
+        return f"{self.model.variant}_{self.model.size_name}"
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
+    """Read and validate an experiment file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` texts of `--set`, keys dotted, values YAML.
+
+    Raises:
+        UserError: with one line per mistake: place, what is wrong, what is allowed.
+    """
+    raw, lines = _read_yaml(path)
+    return _validate(raw, overrides, str(path), lines)
+
+
+def override_spec(spec: ExperimentSpec, overrides: Sequence[str]) -> ExperimentSpec:
+    """A copy of a spec with `key=value` overrides applied and validated."""
+    return _validate(spec.model_dump(mode="json"), overrides, spec.name, {})
+
+
+def _validate(raw: dict[str, Any], overrides: Sequence[str], source: str, lines: dict[tuple, int]) -> ExperimentSpec:
+    overridden = {tuple(key.split(".")): f"--set {key}" for key in (_apply_override(raw, text) for text in overrides)}
+    try:
+        return ExperimentSpec.model_validate(raw)
+    except ValidationError as error:
+        messages = []
+        for mistake in error.errors():
+            location = tuple(part for part in mistake["loc"] if part != "[key]")
+            messages.append(f"{_place(location, source, lines, overridden)}: {_explain(mistake, location)}")
+        raise UserError("\n".join(messages)) from None
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
+    """The mapping of a YAML file and the line of every key; anchors and repeated keys are refused."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix: see `cogito ls experiments`") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; an experiment is a YAML file") from None
+    if len(text) > 200_000:
+        raise UserError(f"{path}: has {len(text)} characters; an experiment file has at most 200,000")
+    lines: dict[tuple, int] = {}
+    mistakes: list[str] = []
+
+    def walk(node: yaml.Node, location: tuple) -> None:
+        lines[location] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                name = str(key.value)
+                if name in seen:
+                    mistakes.append(f"{path}:{key.start_mark.line + 1}: key {name!r} stands twice; fix: keep one")
+                seen.add(name)
+                walk(value, (*location, name))
+                lines[(*location, name)] = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode):
+            for position, value in enumerate(node.value):
+                walk(value, (*location, position))
+
+    try:
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
+                raise UserError(f"{path}:{token.start_mark.line + 1}: YAML anchors and aliases are not allowed")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        if tree is not None:
+            walk(tree, ())
+        raw = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must be a mapping with the keys {', '.join(ExperimentSpec.model_fields)}")
+    return raw, lines
+
+
+def _apply_override(raw: dict[str, Any], text: str) -> str:
+    key, separator, value = text.partition("=")
+    key = key.strip()
+    if not separator or not key:
+        raise UserError(f"--set {text}: must be KEY=VALUE, for example --set training.epochs=1")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not valid YAML") from None
+    *parents, last = key.split(".")
+    place: Any = raw
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise UserError(f"--set {text}: {parent} has no keys of its own")
+    place[last] = parsed
+    return key
+
+
+def _place(location: tuple, source: str, lines: dict[tuple, int], overridden: dict[tuple, str]) -> str:
+    dotted = ".".join(str(part) for part in location)
+    for length in range(len(location), 0, -1):
+        if location[:length] in overridden:
+            return f"{overridden[location[:length]]}: {dotted}"
+        if location[:length] in lines:
+            return f"{source}:{lines[location[:length]]}: {dotted}"
+    return f"{source}: {dotted}" if dotted else source
+
+
+def _explain(mistake: Any, location: tuple) -> str:
+    kind, got = mistake["type"], mistake.get("input")
+    if kind == "extra_forbidden":
+        allowed = list(_fields_at(location[:-1]))
+        near = get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown key {str(location[-1])!r}: {hint}allowed: {', '.join(sorted(allowed))}"
+    if kind == "missing":
+        return "is required and missing"
+    if kind == "value_error":
+        return str(mistake["ctx"]["error"])
+    if kind == "literal_error":
+        near = get_close_matches(str(got), _literal_values(location), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"got {got!r}; allowed: {mistake['ctx']['expected']}{hint}"
+    text = mistake["msg"]
+    return f"got {got!r}; {text[0].lower()}{text[1:]}"
+
+
+def _fields_at(location: tuple) -> Iterable[str]:
+    model: Any = ExperimentSpec
+    for part in location:
+        field = model.model_fields.get(part) if model is not TaskOverride else None
+        if field is None:
+            continue
+        candidates = [field.annotation, *get_args(field.annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return model.model_fields
+
+
+def _literal_values(location: tuple) -> list[str]:
+    model: Any = ExperimentSpec
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+        else:
+            return [str(value) for value in get_args(field.annotation)]
+    return []
+
+
+def pretraining_part(spec: ExperimentSpec) -> dict[str, Any]:
+    """The part of a spec that decides the pretrained weights: what a run id names."""
+    return spec.model_dump(mode="json", include={"model", "objective", "training"})
+
+
+def evaluation_identity(spec: ExperimentSpec) -> str:
+    """The identity of what is asked of a finished checkpoint."""
+    return content_hash(spec.model_dump(mode="json", include={"evaluation", "analysis"}))
