@@ -201,7 +201,9 @@ def check_manifest(folder: Path, *, hashes: bool = True) -> None:
     try:
         files = read_json(manifest)["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest}: not a readable manifest ({error}); fix: publish or copy the folder again") from error
+        raise UserError(
+            f"{manifest}: not a readable manifest ({error}); fix: publish or copy the folder again"
+        ) from error
     for name, facts in files.items():
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):

@@ -108,7 +108,9 @@ class ModelSpec(Spec):
             )
         narrow = self.token_embedding_dim is not None and self.token_embedding_dim < self.hidden_size
         if self.tie_word_embeddings and narrow:
-            raise ValueError("tie_word_embeddings needs token_embedding_dim equal to hidden_size; fix: drop one of them")
+            raise ValueError(
+                "tie_word_embeddings needs token_embedding_dim equal to hidden_size; fix: drop one of them"
+            )
         return self
 
     @property
@@ -120,7 +122,10 @@ class ModelSpec(Spec):
         """Whether the LM head shares the token embedding, which needs E = H."""
         if self.tie_word_embeddings is not None:
             return self.tie_word_embeddings
-        return VARIANTS[self.variant].tie_word_embeddings and (self.token_embedding_dim or self.hidden_size) == self.hidden_size
+        return (
+            VARIANTS[self.variant].tie_word_embeddings
+            and (self.token_embedding_dim or self.hidden_size) == self.hidden_size
+        )
 
     @property
     def size_name(self) -> str:

@@ -1,0 +1,162 @@
+"""The assembled pretraining model: encoder -> concepts -> decoder -> LM head. This file only assembles.
+
+Legend: B batch, N tokens, K positions per sample, C concepts, H hidden, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import ModelOutput
+
+from .configuration import ConceptConfig
+from .decoders import DECODERS, WeightedDecoder
+from .encoder import ConceptEncoder
+from .layers import ConceptEmbedding
+from .losses import IGNORE_INDEX, summed_cross_entropy
+
+
+@dataclass
+class ConceptOutput(ModelOutput):
+    """What every concept model returns.
+
+    Attributes:
+        loss: scalar, when labels were given.
+        logits: [B, N, V] or [B, num_labels]; None in training, where they are never built.
+        concepts: [B, C, H].
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    concepts: Tensor | None = None
+
+
+class ConceptPreTrainedModel(PreTrainedModel):
+    """Initialisation and naming shared by all concept models."""
+
+    config_class = ConceptConfig
+    base_model_prefix = ""
+    # The loss is divided by `num_items_in_batch`, or by its own count; no one else rescales it.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal with std `initializer_range` for Linear and embeddings, twice that for the concepts, biases zero."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=2 * std if isinstance(module, ConceptEmbedding) else std)
+            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
+                init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, WeightedDecoder):
+            init.normal_(module.concept_weights, mean=0.0, std=self.config.num_concepts**-0.5)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.token_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.token_embedding = value
+
+
+class ConceptModel(ConceptPreTrainedModel):
+    """The encoder alone: what `AutoModel` gives. Decoder and LM head of a checkpoint are dropped by design."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head\."]  # noqa: RUF012  (transformers' declaration)
+
+    def __init__(self, config: ConceptConfig) -> None:
+        super().__init__(config)
+        self.encoder = ConceptEncoder(config)
+        self.post_init()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> ConceptOutput:
+        """input_ids [B, N], attention_mask [B, N] -> `.concepts` [B, C, H]."""
+        return ConceptOutput(concepts=self.encoder(input_ids, attention_mask))
+
+
+class ConceptModelForMaskedLM(ConceptPreTrainedModel):
+    """Encoder, decoder and LM head."""
+
+    _tied_weights_keys = {"lm_head.weight": "encoder.token_embedding.weight"}  # noqa: RUF012
+
+    def __init__(self, config: ConceptConfig) -> None:
+        super().__init__(config)
+        self.encoder = ConceptEncoder(config)
+        self.decoder = DECODERS[config.decoder](config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def decode(self, concepts: Tensor, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Decoded states [B, K, H] at positions [B, K], with token content read from input_ids [B, N]."""
+        token_states = self.encoder.token_embedding(input_ids.gather(1, positions))
+        return self.decoder(concepts, positions, token_states)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | None = None,
+        **_: Any,
+    ) -> ConceptOutput:
+        """Encode, decode, and compare with the labels.
+
+        Args:
+            input_ids: [B, N], corrupted.
+            attention_mask: [B, N], 1 = keep; None keeps all.
+            labels: [B, N], -100 where there is nothing to predict.
+            num_items_in_batch: what the summed loss is divided by; None divides by the labels present here.
+
+        Returns:
+            loss (with labels), concepts, and logits unless in training with labels.
+        """
+        concepts = self.encoder(input_ids, attention_mask)
+        loss = logits = None
+        if labels is None or not self.training:
+            every = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+            logits = self.lm_head(self.decode(concepts, input_ids, every))
+        if labels is not None:
+            positions, chosen = labelled_positions(labels)
+            states = self.decode(concepts, input_ids, positions)[chosen]
+            targets = labels.gather(1, positions)[chosen]
+            total = summed_cross_entropy(states, self.lm_head.weight, targets)
+            loss = total / (targets.numel() if num_items_in_batch is None else num_items_in_batch)
+        return ConceptOutput(loss=loss, logits=logits, concepts=concepts)
+
+    @staticmethod
+    def count_parameters(config: ConceptConfig) -> int:
+        """Number of parameters of a new model, from its shape alone (tied weights counted once)."""
+        head = 0 if config.tie_word_embeddings else config.hidden_size * config.vocab_size
+        return ConceptEncoder.count_parameters(config) + DECODERS[config.decoder].count_parameters(config) + head
+
+
+def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The labelled positions of each sample, padded to the largest count K.
+
+    Args:
+        labels: [B, N], -100 where there is nothing to predict.
+
+    Returns:
+        positions [B, K] and a bool mask [B, K] of those that are real.
+    """
+    labelled = labels != IGNORE_INDEX
+    counts = labelled.sum(dim=1)
+    largest = int(counts.max())
+    # A stable sort brings the labelled positions to the front and keeps their order.
+    positions = labelled.logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :largest]
+    chosen = torch.arange(largest, device=labels.device)[None, :] < counts[:, None]
+    return positions, chosen

@@ -1,0 +1,78 @@
+"""Losses on the concepts that work against collapse. A new one is one function and one row.
+
+All take concepts [B, C, H] and give a scalar. z is a concept of length one, S = z z^T per sample.
+Legend: B batch, C concepts, H hidden.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def _off_diagonal(concepts: Tensor) -> Tensor:
+    """Cosines of all pairs of different concepts of a sample: [B, C * (C - 1)]."""
+    z = functional.normalize(concepts, dim=-1)
+    similarity = z @ z.transpose(1, 2)
+    count = concepts.shape[1]
+    different = ~torch.eye(count, dtype=torch.bool, device=concepts.device)
+    return similarity[:, different]
+
+
+def _rows(concepts: Tensor) -> Tensor:
+    return concepts.reshape(-1, concepts.shape[-1])
+
+
+def orthogonality(concepts: Tensor) -> Tensor:
+    """Mean squared cosine; zero only for orthogonal concepts, impossible when C > H."""
+    return _off_diagonal(concepts).square().mean()
+
+
+def soft_orthogonality(concepts: Tensor) -> Tensor:
+    """Mean squared excess of |cosine| over 0.1."""
+    return functional.relu(_off_diagonal(concepts).abs() - 0.1).square().mean()
+
+
+def uniformity(concepts: Tensor) -> Tensor:
+    """Mean of exp(-2 d^2) over pairs on the sphere (after Wang & Isola 2020, without the logarithm)."""
+    return torch.exp(-2.0 * (2.0 - 2.0 * _off_diagonal(concepts))).mean()
+
+
+def variance(concepts: Tensor) -> Tensor:
+    """Hinge on the standard deviation of every dimension over all B * C rows (Bardes et al. 2022)."""
+    return functional.relu(1.0 - torch.sqrt(_rows(concepts).var(dim=0) + 1e-4)).mean()
+
+
+def covariance(concepts: Tensor) -> Tensor:
+    """Sum of squared off-diagonal covariances of all B * C rows, divided by H (Bardes et al. 2022)."""
+    rows = _rows(concepts)
+    centred = rows - rows.mean(dim=0)
+    matrix = centred.T @ centred / (len(rows) - 1)
+    return (matrix.square().sum() - matrix.diagonal().square().sum()) / rows.shape[1]
+
+
+def vicreg(concepts: Tensor) -> Tensor:
+    """variance + covariance."""
+    return variance(concepts) + covariance(concepts)
+
+
+def combined(concepts: Tensor) -> Tensor:
+    """variance + uniformity."""
+    return variance(concepts) + uniformity(concepts)
+
+
+def t_regs_mst(concepts: Tensor) -> Tensor:
+    """Minus the mean distance to the nearest other concept on the sphere: a proxy of a spanning tree's length."""
+    z = functional.normalize(concepts, dim=-1)
+    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
+    itself = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+    return -distance.masked_fill(itself, torch.inf).amin(dim=-1).mean()
+
+
+CONCEPT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    loss.__name__: loss
+    for loss in (
+        orthogonality, soft_orthogonality, uniformity, variance, covariance, vicreg, combined, t_regs_mst,
+    )
+}  # fmt: skip

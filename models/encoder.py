@@ -1,0 +1,92 @@
+"""The encoder: C learned concepts read the tokens by cross-attention; no N x N attention anywhere.
+
+Legend: B batch, N tokens, C concepts, H hidden, E token embedding width, L layers.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .configuration import ConceptConfig
+from .layers import Attention, ConceptEmbedding, GatedFeedForward, sinusoidal_positions
+
+
+class EncoderLayer(nn.Module):
+    """Concepts read the tokens, then each other, then a gated feed-forward layer; Pre-LN on the concepts only."""
+
+    def __init__(self, config: ConceptConfig) -> None:
+        super().__init__()
+        width, heads, dropout = config.hidden_size, config.num_attention_heads, config.attention_probs_dropout_prob
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_attention = Attention(width, heads, dropout)
+        self.self_norm = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads, dropout)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = GatedFeedForward(width, config.intermediate_size, config.hidden_dropout_prob)
+
+    def forward(self, concepts: Tensor, tokens: Tensor, keep: Tensor | None) -> Tensor:
+        concepts = concepts + self.cross_attention(self.cross_norm(concepts), tokens, keep)
+        normed = self.self_norm(concepts)
+        concepts = concepts + self.self_attention(normed, normed)
+        return concepts + self.feed_forward(self.feed_forward_norm(concepts))
+
+
+class ConceptEncoder(nn.Module):
+    """Tokens [B, N] -> concepts [B, C, H] at a cost of O(N * C + C^2) per layer."""
+
+    def __init__(self, config: ConceptConfig) -> None:
+        super().__init__()
+        width, embedding_dim = config.hidden_size, config.token_embedding_dim
+        self.token_embedding = nn.Embedding(config.vocab_size, embedding_dim, padding_idx=config.pad_token_id)
+        self.position_embedding = nn.Embedding(config.max_sequence_length, embedding_dim)
+        self.token_projection = nn.Linear(embedding_dim, width) if embedding_dim < width else nn.Identity()
+        self.concept_embedding = ConceptEmbedding(config.num_concepts, width)
+        self.concept_position: nn.Embedding | None = None
+        if config.concept_position_type == "learned":
+            self.concept_position = nn.Embedding(config.num_concepts, width)
+        self.register_buffer(
+            "concept_position_table",
+            sinusoidal_positions(config.num_concepts, width) if config.concept_position_type == "sinusoidal" else None,
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            input_ids: [B, N], N at most max_sequence_length.
+            attention_mask: [B, N], 1 = keep; None keeps all.
+
+        Returns:
+            [B, C, H].
+        """
+        length = input_ids.shape[1]
+        if length > self.position_embedding.num_embeddings:
+            raise ValueError(
+                f"input_ids has {length} tokens; this model has {self.position_embedding.num_embeddings} positions"
+            )
+        positions = torch.arange(length, device=input_ids.device)
+        tokens = self.token_projection(self.token_embedding(input_ids) + self.position_embedding(positions))
+        tokens = self.dropout(tokens)
+        start = self.concept_embedding.weight
+        if self.concept_position is not None:
+            start = start + self.concept_position.weight
+        if self.concept_position_table is not None:
+            start = start + self.concept_position_table
+        concepts = start.unsqueeze(0).expand(input_ids.shape[0], -1, -1)
+        keep = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+        for layer in self.layers:
+            concepts = layer(concepts, tokens, keep)
+        return self.norm(concepts)
+
+    @staticmethod
+    def count_parameters(config: ConceptConfig) -> int:
+        """Number of parameters, from the shape alone."""
+        width, embedding_dim, inner = config.hidden_size, config.token_embedding_dim, config.intermediate_size
+        attention = 4 * (width * width + width)
+        layer = 2 * attention + 3 * 2 * width + (2 * inner * width + 2 * inner) + (inner * width + width)
+        tokens = (config.vocab_size + config.max_sequence_length) * embedding_dim
+        projection = embedding_dim * width + width if embedding_dim < width else 0
+        learned = 2 if config.concept_position_type == "learned" else 1
+        return tokens + projection + learned * config.num_concepts * width + config.num_layers * layer + 2 * width

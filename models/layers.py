@@ -1,0 +1,89 @@
+"""Building blocks shared by encoder, decoders and heads.
+
+Legend: B batch, N tokens or queries, M keys, C concepts, H hidden, I intermediate.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention with biases (Vaswani et al. 2017)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.kv_proj = nn.Linear(hidden_size, 2 * hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, queries: Tensor, context: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Let queries read a context.
+
+        Args:
+            queries: [B, N, H].
+            context: [B, M, H], both keys and values.
+            keep: bool [B, 1, 1, M], False where a key is padding; None reads all and allows the flash kernel.
+
+        Returns:
+            [B, N, H].
+        """
+        batch, length, width = queries.shape
+        heads, head_dim = self.num_heads, width // self.num_heads
+        q = self.q_proj(queries).view(batch, length, heads, head_dim).transpose(1, 2)
+        k, v = self.kv_proj(context).view(batch, -1, 2, heads, head_dim).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=keep, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class GatedFeedForward(nn.Module):
+    """Wo(dropout(gelu(a) * b)) with (a, b) = split(Wi(x)); exact gelu (Shazeer 2020, GEGLU)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, dropout: float) -> None:
+        super().__init__()
+        self.wi = nn.Linear(hidden_size, 2 * intermediate_size)
+        self.wo = nn.Linear(intermediate_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.wi(x).chunk(2, dim=-1)
+        return self.wo(self.dropout(functional.gelu(a) * b))
+
+
+class FeedForward(nn.Module):
+    """dropout(Wo(gelu(Wi(x)))), the decoder's feed-forward layer."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, dropout: float) -> None:
+        super().__init__()
+        self.wi = nn.Linear(hidden_size, intermediate_size)
+        self.wo = nn.Linear(intermediate_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.wo(functional.gelu(self.wi(x))))
+
+
+class ConceptEmbedding(nn.Embedding):
+    """The learned start of the concept stream; a class of its own because it is initialised wider."""
+
+
+def sinusoidal_positions(length: int, width: int) -> Tensor:
+    """Interleaved sin/cos positions, base 10,000 (Vaswani et al. 2017): [length, width]."""
+    position = torch.arange(length).unsqueeze(1)
+    frequency = torch.exp(torch.arange(0, width, 2) * (-torch.log(torch.tensor(10_000.0)) / width))
+    table = torch.zeros(length, width)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency)[:, : width // 2]
+    return table
+
+
+def masked_mean(states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Mean over the positions that are no padding: [B, N, H], [B, N] -> [B, H]."""
+    if attention_mask is None:
+        return states.mean(dim=1)
+    weights = attention_mask.to(states.dtype).unsqueeze(-1)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)

@@ -1,0 +1,66 @@
+"""How the task loss and the concept losses become one figure, in training only. A new way is one class and one row."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class LossWeighting(nn.Module, ABC):
+    """Coefficients of the losses [task, concept losses...] and a regulariser that is added once per step."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        """weights: of all losses, the task's first; only `fixed` reads their values."""
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
+
+    @abstractmethod
+    def coefficients(self) -> Tensor:
+        """One factor per loss."""
+
+    def regulariser(self) -> Tensor:
+        return self.weights.new_zeros(())
+
+    def forward(self, losses: Tensor, share: float = 1.0) -> Tensor:
+        """The total of losses [n]; `share` is this micro-batch's part of the step, for the regulariser."""
+        return (self.coefficients() * losses).sum() + share * self.regulariser()
+
+
+class FixedWeighting(LossWeighting):
+    """Each loss times its given weight."""
+
+    def coefficients(self) -> Tensor:
+        return self.weights
+
+
+class LearnableWeighting(LossWeighting):
+    """Softmax over raw parameters that start at zero."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__(weights)
+        self.raw = nn.Parameter(torch.zeros(len(weights)))
+
+    def coefficients(self) -> Tensor:
+        return torch.softmax(self.raw, dim=0)
+
+
+class KendallGalWeighting(LossWeighting):
+    """Sum of 0.5 * exp(-s) * L + 0.5 * s with learned s (after Kendall, Gal & Cipolla 2018)."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__(weights)
+        self.log_variances = nn.Parameter(torch.zeros(len(weights)))
+
+    def coefficients(self) -> Tensor:
+        return 0.5 * torch.exp(-self.log_variances)
+
+    def regulariser(self) -> Tensor:
+        return 0.5 * self.log_variances.sum()
+
+
+LOSS_WEIGHTINGS: dict[str, type[LossWeighting]] = {
+    "fixed": FixedWeighting,
+    "learnable": LearnableWeighting,
+    "kendall_gal": KendallGalWeighting,
+}
