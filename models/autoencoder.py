@@ -130,12 +130,18 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
             every = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
             logits = self.lm_head(self.decode(concepts, input_ids, every))
         if labels is not None:
-            positions, chosen = labelled_positions(labels)
-            states = self.decode(concepts, input_ids, positions)[chosen]
-            targets = labels.gather(1, positions)[chosen]
-            total = summed_cross_entropy(states, self.lm_head.weight, targets)
-            loss = total / (targets.numel() if num_items_in_batch is None else num_items_in_batch)
+            loss = self.task_loss(concepts, input_ids, labels, num_items_in_batch)
         return ConceptOutput(loss=loss, logits=logits, concepts=concepts)
+
+    def task_loss(
+        self, concepts: Tensor, input_ids: Tensor, labels: Tensor, num_items_in_batch: Tensor | float | None = None
+    ) -> Tensor:
+        """Summed cross-entropy at the labelled positions over `num_items_in_batch`, without logits elsewhere."""
+        positions, chosen = labelled_positions(labels)
+        states = self.decode(concepts, input_ids, positions)[chosen]
+        targets = labels.gather(1, positions)[chosen]
+        total = summed_cross_entropy(states, self.lm_head.weight, targets)
+        return total / (targets.numel() if num_items_in_batch is None else num_items_in_batch)
 
     @staticmethod
     def count_parameters(config: ConceptConfig) -> int:

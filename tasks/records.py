@@ -42,6 +42,7 @@ class CorpusResult(Result):
     held_out_tokens: int
     bytes_per_token: float
     unigram_entropy_nats: float = Field(description="what a model without context reaches on the held-out text")
+    special_token_ids: dict[str, int] = Field(default_factory=dict, description="pad, cls, sep and mask")
     seconds: float
 
 

@@ -95,6 +95,7 @@ class ModelSpec(Spec):
     hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
     attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
     concept_position_type: Literal["none", "sinusoidal", "learned"] = "none"
+    initializer_range: float = Field(0.1, gt=0, le=1, description="standard deviation of new weights")
     tie_word_embeddings: bool | None = Field(None, description="None: the variant's own default")
 
     @model_validator(mode="after")

@@ -1,0 +1,360 @@
+"""The local Prefect server of a COGITO_HOME: found when it runs, started when it does not, ended on request.
+
+Prefect does not find a running server by itself: without PREFECT_API_URL every process starts a temporary one on the
+same SQLite file. So the server's port and process stand in `server.json` of the home, and who needs a server asks here.
+
+    COGITO_SERVER=auto   find or start the home's server (the default)
+    COGITO_SERVER=off    start none: Prefect uses its temporary server, and runs show in no UI
+    PREFECT_API_URL=...  use this server, as it is; none is started
+
+Prefect itself is not imported here: that costs 1.5 s, and it reads these settings when it is imported.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+import psutil
+from filelock import Timeout
+
+from tasks.errors import UserError, unknown_name
+from tasks.run_folder import Home, read_json, write_json
+
+FIRST_PORT = 4200
+PORTS = 100
+LOOPBACK = "127.0.0.1"
+
+# A run whose process was killed would stay Running for ever: after three missing heartbeats the server ends it.
+HEARTBEAT_SECONDS = 30
+SILENT_RUN_AUTOMATION: dict[str, Any] = {
+    "name": "Crash silent flow runs",
+    "description": "A flow run that sent no heartbeat for 90 s has lost its process. Made by cogito.",
+    "enabled": True,
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+        "for_each": ["prefect.resource.id"],
+        "after": ["prefect.flow-run.heartbeat"],
+        "expect": ["prefect.flow-run.heartbeat"]
+        + [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")],
+        "threshold": 1,
+        "within": 3 * HEARTBEAT_SECONDS,
+    },
+    "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": "No heartbeat for 90 s."}],
+}
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """The server process that a home's `server.json` names; it may still be starting."""
+
+    process: psutil.Process
+    port: int
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}/api"
+
+    def answers(self) -> bool:
+        """Whether this very process serves its port and is healthy: another server may have taken the port."""
+        try:
+            tree = [self.process, *self.process.children(recursive=True)]  # a Windows venv starts Python as a child
+            serves = any(
+                connection.status == psutil.CONN_LISTEN and connection.laddr.port == self.port
+                for process in tree
+                for connection in process.net_connections("tcp")
+            )
+        except psutil.Error:
+            return False
+        return serves and _why_unhealthy(self.api_url, 2) is None
+
+
+def configure_prefect(home: Home) -> None:
+    """Set Prefect's environment for a home; to be called before Prefect is imported.
+
+    What the user has set stays, with one exception: PREFECT_HOME is the home's own folder unless PREFECT_API_URL is set
+    too, since a local server shares its database with everything else in its PREFECT_HOME.
+    """
+    folder = str(home.prefect.resolve())
+    if os.environ.get("PREFECT_API_URL"):
+        os.environ.setdefault("PREFECT_HOME", folder)
+    else:
+        os.environ["PREFECT_HOME"] = folder
+    if not os.environ.get("PREFECT_LOGGING_LEVEL"):
+        # The terminal shows warnings only; the run's log in the UI keeps everything from INFO on.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+    for name, value in {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # The second UI asks an analytics host for its settings even with analytics off; it stays one click away.
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+    }.items():
+        os.environ.setdefault(name, value)
+    if any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):
+        # Prefect's client would ask the proxy even for this machine's own server.
+        hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
+        direct = ",".join(dict.fromkeys([*filter(None, hosts), LOOPBACK, "localhost"]))
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
+    _refresh_settings()
+
+
+def find_server(home: Home) -> str | None:
+    """The API address of the home's own server if it runs and is healthy, else None."""
+    server = _recorded_server(home)
+    return server.api_url if server and server.answers() else None
+
+
+def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
+    """Find or start the server to use, point Prefect at it and return its API address.
+
+    Only one of several simultaneous callers starts a server; the others wait for it.
+
+    Returns:
+        The API address; None when COGITO_SERVER=off, or, after a warning, when no server could be started: then
+        Prefect works with a temporary server that has no UI.
+
+    Raises:
+        UserError: the server of PREFECT_API_URL does not answer, or COGITO_SERVER is misspelt.
+    """
+    mode = os.environ.get("COGITO_SERVER") or "auto"
+    if mode not in ("auto", "off"):
+        raise UserError(unknown_name("value of COGITO_SERVER", mode, ("auto", "off")))
+    configure_prefect(home)
+    given = os.environ.get("PREFECT_API_URL")
+    server = _recorded_server(home)
+    if given and (mode == "off" or not server or given != server.api_url):
+        return _check_given(given)
+    if mode == "off":
+        return None
+    deadline = time.monotonic() + timeout_seconds
+    if not (server and server.answers()):
+        try:
+            with home.lock("server").acquire(timeout=timeout_seconds):
+                server = _recorded_server(home)
+                if not (server and _wait_until_healthy(server, deadline)):
+                    server = _start_server(home, server, deadline)
+        except Timeout:
+            server = None
+    if server is None:
+        _warn(
+            f"no Prefect server was ready within {timeout_seconds:g} s: going on with a temporary one, without UI; "
+            f"its output: {home.logs / 'server.log'}; COGITO_SERVER=off skips it"
+        )
+        return None
+    os.environ["PREFECT_API_URL"] = server.api_url
+    _refresh_settings()
+    return server.api_url
+
+
+def stop_server(home: Home) -> bool:
+    """End the home's server with all its processes; False when none was running."""
+    with home.lock("server"):
+        server = _recorded_server(home)
+        if server:
+            _end_server(server)
+            if os.environ.get("PREFECT_API_URL") == server.api_url:
+                del os.environ["PREFECT_API_URL"]
+                _refresh_settings()
+        _record_file(home).unlink(missing_ok=True)
+    return server is not None
+
+
+def ui_address(api_url: str) -> str:
+    """The address of the UI that belongs to an API address, Prefect Cloud included."""
+    parts = urlsplit(api_url.rstrip("/"))
+    host = parts.netloc.replace("api.prefect.cloud", "app.prefect.cloud")
+    path = (
+        f"{parts.path}/".replace("/api/", "/").replace("/accounts/", "/account/").replace("/workspaces/", "/workspace/")
+    )
+    return urlunsplit((parts.scheme, host, path.rstrip("/"), "", ""))
+
+
+def _record_file(home: Home) -> Path:
+    return home.prefect / "server.json"
+
+
+def _recorded_server(home: Home) -> LocalServer | None:
+    """The server of `server.json`, if that very process still lives: a pid alone may have been given to another."""
+    try:
+        record = read_json(_record_file(home))
+        process = psutil.Process(record["pid"])
+        same = abs(process.create_time() - record["created"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        return LocalServer(process, record["port"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+
+
+def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) -> LocalServer | None:
+    """Start a server and wait until it is healthy; an unhealthy one is ended first. Called under the home's lock."""
+    if unhealthy:
+        _end_server(unhealthy)
+    for port in _free_ports(home):
+        process = _spawn(home, port)
+        try:
+            server = LocalServer(psutil.Process(process.pid), port)
+            # Recorded at once, so that nobody starts a second one should this caller die while it waits.
+            write_json(_record_file(home), {"port": port, "pid": process.pid, "created": server.process.create_time()})
+        except psutil.NoSuchProcess:
+            return None
+        if _wait_until_healthy(server, deadline):
+            _watch_silent_runs(server.api_url)
+            return server
+        taken = not _is_free(port)  # by another program, between our look and the server's own: try the next
+        _end_server(server)
+        _record_file(home).unlink(missing_ok=True)
+        if not taken or time.monotonic() > deadline:
+            return None
+    return None
+
+
+def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
+    """Start Prefect's server so that it outlives this process and its terminal."""
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home.prefect.resolve()),
+        # The UI asks the API under its own address, so that it also works through a tunnel to another machine.
+        "PREFECT_SERVER_UI_API_URL": os.environ.get("PREFECT_SERVER_UI_API_URL") or "/api",
+        "PREFECT_SERVER_API_HOST": LOOPBACK,
+        "PREFECT_SERVER_API_PORT": str(port),
+    }
+    environment.pop("PREFECT_API_URL", None)
+    # -P: a file in the working directory that is named like a library must not be imported in its place.
+    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
+    with (home.logs / "server.log").open("ab") as log:
+        if sys.platform == "win32":
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW,
+            )
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _wait_until_healthy(server: LocalServer, deadline: float) -> bool:
+    while time.monotonic() < deadline:
+        if server.answers():
+            return True
+        if not server.process.is_running() or server.process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        time.sleep(0.2)
+    return False
+
+
+def _end_server(server: LocalServer) -> None:
+    try:
+        tree = [server.process, *server.process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        _signal(process, "terminate")
+    _, alive = psutil.wait_procs(tree, timeout=10)
+    for process in alive:
+        _signal(process, "kill")
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _free_ports(home: Home) -> Iterator[int]:
+    """The home's last port first, since bookmarks and running clients know it."""
+    try:
+        last = [int(read_json(_record_file(home))["port"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        last = []
+    return (port for port in dict.fromkeys(chain(last, range(FIRST_PORT, FIRST_PORT + PORTS))) if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with closing(socket.create_server((LOOPBACK, port))):
+            return True
+    except (OSError, OverflowError):
+        return False
+
+
+def _why_unhealthy(api_url: str, timeout_seconds: float) -> str | None:
+    """None for a healthy Prefect API, else what is wrong with it.
+
+    Any web server may answer with 200, Prefect's own UI for a wrong path among them; the API answers `true`.
+    """
+    try:
+        status, body = _request(f"{api_url}/health", timeout_seconds)
+    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
+        return str(getattr(error, "reason", error))
+    if status in (401, 403) or (status == 200 and body.strip() == b"true"):
+        return None  # 401 and 403: Prefect Cloud tells its health only with the key, which Prefect sends itself
+    return f"it answers, but not as a Prefect API (status {status})"
+
+
+def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, bytes]:
+    local = urlsplit(url).hostname in (LOOPBACK, "localhost")
+    opener = build_opener(ProxyHandler({})) if local else build_opener()
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with opener.open(Request(url, data, {"Content-Type": "application/json"}), timeout=timeout_seconds) as answer:
+            return answer.status, answer.read(1_000_000)
+    except HTTPError as error:
+        with error:
+            return error.code, b""
+
+
+def _check_given(api_url: str) -> str:
+    reason = _why_unhealthy(api_url.rstrip("/"), 4)
+    if reason is None:
+        return api_url
+    parts = urlsplit(api_url)  # shown without user and password
+    shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    raise UserError(
+        f"PREFECT_API_URL: no Prefect server at {shown}: {reason}; allowed: the API address of a running server, like "
+        f"http://{LOOPBACK}:{FIRST_PORT}/api; fix: start that server, or unset PREFECT_API_URL to use one of our own"
+    )
+
+
+def _watch_silent_runs(api_url: str) -> None:
+    """Have the server call runs crashed whose heartbeats stopped; made once a database."""
+    known = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
+    try:
+        status, body = _request(f"{api_url}/automations/filter", 10, known)
+        if status == 200 and not json.loads(body):
+            status, body = _request(f"{api_url}/automations/", 10, SILENT_RUN_AUTOMATION)
+        if status not in (200, 201):
+            _warn(f"killed runs will stay Running in the UI: the server refused the automation (status {status})")
+    except (OSError, ValueError) as error:
+        _warn(f"killed runs will stay Running in the UI: {error}")
+
+
+def _refresh_settings() -> None:
+    """Let an already imported Prefect read its environment again, since it does so only once."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+def _signal(process: psutil.Process, action: str) -> None:
+    with suppress(psutil.NoSuchProcess):
+        getattr(process, action)()
+
+
+def _warn(message: str) -> None:
+    print(f"WARNING: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,52 @@
+"""What one training step computes: task loss, concept losses, their weighted total.
+
+Legend: B batch, N tokens, C concepts, H hidden.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import ConceptModelForMaskedLM
+from .concept_losses import CONCEPT_LOSSES
+from .loss_weighting import LOSS_WEIGHTINGS
+
+
+class PretrainingStep(nn.Module):
+    """A model and its loss weighting as one module, so that learned loss weights are trained and saved with it."""
+
+    def __init__(
+        self, model: ConceptModelForMaskedLM, concept_losses: Mapping[str, float], loss_weighting: str
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.concept_losses = {name: CONCEPT_LOSSES[name] for name in concept_losses}
+        self.weighting = LOSS_WEIGHTINGS[loss_weighting]([1.0, *concept_losses.values()])
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor | None,
+        num_items_in_batch: Tensor | float,
+        share: float,
+    ) -> dict[str, Tensor]:
+        """One micro-batch.
+
+        Args:
+            input_ids, labels, attention_mask: [B, N].
+            num_items_in_batch: labelled tokens that the task loss is divided by: those of the whole step.
+            share: this micro-batch's part of the step's samples; concept losses are means over a micro-batch.
+
+        Returns:
+            `total` to differentiate, `task`, and each concept loss by name; shares of the step's figures.
+        """
+        concepts = self.model.encoder(input_ids, attention_mask)
+        losses = {"task": self.model.task_loss(concepts, input_ids, labels, num_items_in_batch)}
+        for name, concept_loss in self.concept_losses.items():
+            # In float32: variances and exponentials lose too much in bf16.
+            with torch.autocast(concepts.device.type, enabled=False):
+                losses[name] = concept_loss(concepts.float()) * share
+        total = self.weighting(torch.stack([loss.float() for loss in losses.values()]), share)
+        return {"total": total, **losses}

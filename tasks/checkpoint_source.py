@@ -1,0 +1,284 @@
+"""Finding a checkpoint by the name a user gives: a run, a folder or a Hub id; and checking it before any work is done.
+
+Example: `resolve_checkpoint("someone/perceiver_mlm_H512L6C128_20260208_211633@main", cogito_home())`.
+No weights are loaded here: a header that does not fit its file is found with struct and json alone.
+"""
+
+import json
+import os
+import re
+import struct
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from models.variants import VARIANTS
+from tasks.errors import UserError, unknown_name
+from tasks.hub import hub_endpoint, hub_reachable, is_transient, plain_text
+from tasks.records import Checkpoint, load_record
+from tasks.run_folder import Home, building, check_manifest, file_sha256, read_json, remove_tree, write_atomic
+
+MODEL_TYPE = "concept_autoencoder"
+WEIGHTS = "model.safetensors"
+LEGACY_WEIGHTS = "pytorch_model.bin"
+CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja"}
+
+Origin = Literal["run", "local", "hub"]
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+
+
+def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> Checkpoint:
+    """Find a checkpoint, bring it to this machine's disk and check it.
+
+    Args:
+        name: a run id, a folder (or one of that name under `data_root`), or a Hub id `account/name[@revision]`.
+        home: where runs lie and downloads are kept.
+        data_root: a folder searched for the name, before the Hub is asked.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is corrupt, or not one of this project.
+        Exception: an error of the network or the Hub that may pass (`tasks.hub.is_transient`) is raised as it is.
+    """
+    if not name.strip():
+        raise UserError("checkpoint: got an empty name; allowed: a run id, a folder, or account/name[@revision]")
+    if _RUN_ID.fullmatch(name) and _is_folder(home.runs / name):
+        return _from_run(name, home)
+    places = [Path(os.path.expanduser(name))]  # noqa: PTH111 - Path.expanduser fails on an unknown ~user
+    if data_root is not None and ".." not in Path(name).parts:
+        places.append(data_root / name)
+    if _RUN_ID.fullmatch(name):
+        places.append(home.published / name)
+    for place in places:
+        if _is_folder(place):
+            folder = place.resolve()
+            run_id = folder.name if folder.parent == home.published.resolve() else None
+            return _describe(folder, name=folder.name, origin="local", run_id=run_id)
+    return _from_hub(name, home)
+
+
+def check_safetensors(path: Path) -> None:
+    """Check that a safetensors file is whole: its header reads, and its tensors fill the file exactly.
+
+    Raises:
+        UserError: it is truncated, or its header is not what the format says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise _corrupt(path, f"has {size} bytes, too few for a header")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > min(size - 8, _MAX_HEADER_BYTES):
+            raise _corrupt(path, f"its header claims {length} bytes of {size}: truncated, or not safetensors")
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"))
+        tensors = {name: facts for name, facts in header.items() if name != "__metadata__"}
+        spans = sorted(_span(name, facts) for name, facts in tensors.items())
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise _corrupt(path, f"its header does not read ({error})") from None
+    position = 0
+    for begin, end in spans:
+        if begin != position:
+            raise _corrupt(path, f"a tensor starts at byte {begin} of the data, where {position} is expected")
+        position = end
+    if position != size - 8 - length:
+        kind = "truncated" if position > size - 8 - length else "too long"
+        raise _corrupt(path, f"is {kind}: its tensors take {position} bytes, it holds {size - 8 - length}")
+
+
+def _span(name: str, facts: Any) -> tuple[int, int]:
+    """The byte range of one tensor, checked against its type and shape."""
+    try:
+        begin, end = facts["data_offsets"]
+        shape, itemsize = list(facts["shape"]), _DTYPE_BYTES.get(facts["dtype"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"the entry of tensor {name!r} is not whole") from None
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError(f"the entry of tensor {name!r} holds something else than counts")
+    if begin > end or (itemsize is not None and end - begin != prod(shape) * itemsize):
+        raise ValueError(f"the bytes of tensor {name!r} do not fit its shape")
+    return begin, end
+
+
+def _corrupt(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: corrupt: {reason}; fix: copy or download the checkpoint again")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for this file system
+        return False
+
+
+def _from_run(run_id: str, home: Home) -> Checkpoint:
+    run = home.run(run_id)
+    record = load_record(run)
+    if record.kind == "evaluation" and record.checkpoint is not None:
+        source = record.checkpoint
+        return _describe(
+            source.folder, name=source.name, origin=source.origin, revision=source.revision, run_id=source.run_id
+        )
+    if record.pretraining is None:
+        raise UserError(
+            f"run {run_id}: has no finished checkpoint (its status is {record.status}); "
+            "fix: run its experiment again, it continues where it stopped"
+        )
+    stated, own = record.pretraining.model, run.pretraining / "model"
+    # A home that was moved or copied still holds the model, though not at the path its record states.
+    return _describe(stated if _is_folder(stated) else own, name=run_id, origin="run", run_id=run_id)
+
+
+def _describe(
+    folder: Path, *, name: str, origin: Origin, revision: str | None = None, run_id: str | None = None
+) -> Checkpoint:
+    """Check a folder, the cheap things first, and describe it."""
+    if not _is_folder(folder):
+        raise UserError(f"{folder}: the folder of checkpoint {name} is gone; fix: name another checkpoint")
+    try:
+        config = _read_config(folder, name)
+        weights = next((folder / file for file in (WEIGHTS, LEGACY_WEIGHTS) if (folder / file).is_file()), None)
+        if weights is None:
+            raise UserError(f"{folder}: has no {WEIGHTS}; fix: name a folder that holds a finished checkpoint")
+        if weights.name == WEIGHTS:
+            check_safetensors(weights)
+        stated_run = config.get("run_id")
+        return Checkpoint(
+            name=name,
+            folder=folder,
+            origin=origin,
+            revision=revision,
+            weights_sha256=_checked_hash(folder, weights),
+            variant=_variant(config, name),
+            run_id=run_id or (stated_run if isinstance(stated_run, str) else None),
+        )
+    except OSError as error:
+        raise UserError(f"{folder}: checkpoint {name} cannot be read: {error}") from None
+
+
+def _checked_hash(folder: Path, weights: Path) -> str:
+    """The SHA-256 of the weights, after every file agreed with the manifest where there is one."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return file_sha256(weights)
+    try:
+        check_manifest(folder)
+        stated = read_json(manifest)["files"].get(weights.name)
+        return str(stated["sha256"]) if stated else file_sha256(weights)
+    except (KeyError, TypeError, AttributeError):
+        raise _corrupt(manifest, "is not a list of files with size and sha256") from None
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: is no checkpoint: config.json is missing; fix: name the folder that holds it")
+    try:
+        config = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(path, f"is not readable JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise _corrupt(path, "is not a JSON object")
+    _variant(config, name)
+    return config
+
+
+def _variant(config: dict[str, Any], name: str) -> str:
+    variant = config.get("variant")
+    if config.get("model_type") != MODEL_TYPE or variant is None:
+        raise UserError(
+            f"checkpoint {name}: its config.json has model_type {config.get('model_type')!r}; only checkpoints of this "
+            f"project ({MODEL_TYPE!r} with a variant) are supported yet"
+        )
+    if not isinstance(variant, str) or variant not in VARIANTS:
+        raise UserError(f"checkpoint {name}: {unknown_name('variant', variant, VARIANTS)}")
+    return variant
+
+
+def _from_hub(name: str, home: Home) -> Checkpoint:
+    match = _HUB_ID.fullmatch(name)
+    if match is None or ".." in name:
+        near = get_close_matches(name, [path.name for path in home.runs.iterdir()], n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(
+            f"checkpoint {name!r}: {hint}neither a run id, a folder, nor a Hub id; "
+            "allowed: a run id of `cogito log show`, a folder, or account/name[@revision]"
+        )
+    repo, revision = match["repo"], match["revision"] or "main"
+    kept = home.cache / "checkpoints" / repo.replace("/", "--")
+    with home.lock(f"checkpoint-{kept.name}"):
+        commit = _resolve_revision(name, repo, revision, kept)
+        folder = kept / commit
+        if not folder.is_dir():
+            _download(name, repo, commit, folder)
+    return _describe(folder, name=repo, origin="hub", revision=commit)
+
+
+def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
+    """The commit of a revision: asked of the Hub, or offline as it was when last asked."""
+    reference = kept / "refs" / quote(revision, safe="")
+    if _COMMIT.fullmatch(revision) and (kept / revision).is_dir():
+        return revision
+    if not hub_reachable():
+        if reference.is_file() and (kept / reference.read_text()).is_dir():
+            return reference.read_text()
+        raise UserError(
+            f"checkpoint {name!r}: neither a run id, a folder, nor reachable on the Hub (offline); fix: name a run of "
+            "`cogito log show` or a folder, or connect to the Hub"
+        )
+    from huggingface_hub import HfApi
+
+    try:
+        commit = str(HfApi(endpoint=hub_endpoint()).model_info(repo, revision=revision).sha)
+    except (OSError, ValueError) as error:
+        raise _hub_problem(name, error) from None
+    write_atomic(reference, commit)
+    return commit
+
+
+def _download(name: str, repo: str, commit: str, folder: Path) -> None:
+    """Download one commit whole; its config comes first, so that a model of another kind costs no gigabytes."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + [LEGACY_WEIGHTS, "*.md"]
+    with building(folder) as part:
+        for wanted in (["config.json"], patterns):
+            try:
+                snapshot_download(
+                    repo,
+                    revision=commit,
+                    local_dir=part,
+                    allow_patterns=wanted,
+                    ignore_patterns=["*/*"],
+                    endpoint=hub_endpoint(),
+                )
+            except (OSError, ValueError) as error:
+                raise _hub_problem(name, error) from None
+            _read_config(part, name)
+        remove_tree(part / ".cache")
+
+
+def _hub_problem(name: str, error: Exception) -> Exception:
+    """The error to raise for one of the Hub: itself when it may pass, else one clear message."""
+    if is_transient(error):
+        return error
+    reasons = {
+        "RevisionNotFoundError": "the Hub has this repository, not this revision; fix: name a branch, tag or commit",
+        "GatedRepoError": "access to it is gated; fix: ask for access on its page and set HF_TOKEN",
+        "RepositoryNotFoundError": "neither a run id nor a folder, and the Hub has no such repository or your token "
+        "may not see it; fix: check the name, and set HF_TOKEN if it is private",
+    }
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    reason = next((reasons[kind] for kind in kinds if kind in reasons), plain_text(error))
+    return UserError(f"checkpoint {name!r}: {reason}")

@@ -1,0 +1,43 @@
+"""The launch side of concept analysis: geometry of a checkpoint's concepts on held-out text."""
+
+from tasks.launch import OnProgress, finished_result, run_job
+from tasks.leases import lease_devices
+from tasks.records import AnalysisResult, Checkpoint, CorpusResult
+from tasks.run_folder import Home, RunFolder, content_hash
+from tasks.specs import AnalysisSpec
+
+# Raise when the same checkpoint and text would give other figures.
+CONTRACT_VERSION = 1
+
+
+def analyse_concepts(
+    checkpoint: Checkpoint,
+    corpus: CorpusResult,
+    spec: AnalysisSpec,
+    run: RunFolder,
+    home: Home,
+    on_progress: OnProgress | None = None,
+) -> AnalysisResult:
+    """Analyse a checkpoint, or find it analysed.
+
+    Raises:
+        StageError: the job failed.
+    """
+    identity = content_hash(
+        [CONTRACT_VERSION, checkpoint.weights_sha256, corpus.corpus_id, spec.model_dump(mode="json")]
+    )
+    done = finished_result(run.analysis, identity)
+    if done is None:
+        with lease_devices(home) as devices:
+            job = {
+                "kind": "analysis",
+                "identity": identity,
+                "checkpoint": checkpoint.folder,
+                "corpus": corpus.folder,
+                "pad_token_id": corpus.special_token_ids["pad_token_id"],
+                "max_samples": spec.max_samples,
+                "batch_size": spec.batch_size,
+                "device": devices[0].kind,
+            }
+            done = run_job(run.analysis, job, devices, on_progress=on_progress)
+    return AnalysisResult.model_validate(done)

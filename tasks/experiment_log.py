@@ -1,0 +1,364 @@
+"""The Master Experiment Log: one Markdown file in which people and the machine write side by side.
+
+The machine owns the cells of rows whose run id it knows, and nothing else: every other byte of the file stays. Example:
+`cogito log show --log master_experiment_log.md`
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import UserError
+from tasks.log_rows import (
+    EVALUATION_COLUMNS,
+    SCORE_NAMES,
+    TRAINING_COLUMNS,
+    is_generated,
+    render_row,
+)
+from tasks.records import RunRecord
+from tasks.run_folder import cogito_home, content_hash, read_json, write_atomic
+
+if TYPE_CHECKING:
+    import pandas
+
+BOM = "\ufeff"
+DOCUMENT_HEAD = """# Master Experiment Log
+
+This is the central registry for all training runs and ablations. It is intended to be the single source of truth \
+for tracking experiments, metrics, and key takeaways for future publications.
+"""
+SECTIONS = {
+    "training": ("## Training Runs", TRAINING_COLUMNS),
+    "evaluation": ("## Evaluation Experiments (Zero Training Cost)", EVALUATION_COLUMNS),
+}
+KEY_COLUMNS = {"training": "run_id", "evaluation": "eval_type"}
+# headers that say the same in another log or table
+SAME_COLUMNS = {"mlm_loss": "task_loss", "key_glue_scores": "key_scores", "wandb_link": "wandb"}
+SCORE_LABELS = {name.casefold(): label for label, name in SCORE_NAMES.items()}
+MISSING = {"", "-", "--", "---", "–", "—", "tbd", "n/a", "not evaluated"}
+FIGURES = {"epochs": "epochs", "loss": "task_loss", "eff_rank": "eff_rank", "speed_steps_s": "speed_steps_s"}
+TYPED_COLUMNS = {
+    "training": ("line", "run_id", "checkpoint", "date", "scores", *FIGURES),
+    "evaluation": ("line", "run_id", "checkpoint", "date", "scores"),
+}
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # the line ends of Markdown, not those of str.splitlines
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+_CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+_SCORE = re.compile(
+    r"\W*(?P<task>\w[\w-]*)(?P<metric>(?: [\w-]+)*)\**:[\s*]*(?P<value>[-−+]?\d+(?:\.\d+)?)[\s*]*(?P<percent>%?)"
+)
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """A row: its line in the file, counted from 0, and the text of its cells."""
+
+    line: int
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LogTable:
+    """One of the log's two tables; `line` is that of its header, counted from 0."""
+
+    kind: str
+    header: tuple[str, ...]
+    line: int
+    rows: tuple[LogRow, ...]
+
+    def cell(self, row: LogRow, column: str) -> str:
+        """The text of a row under a column (its machine name), empty where there is none."""
+        named = zip(self.header, row.cells, strict=False)
+        return next((text for title, text in named if machine_name(title) == column), "")
+
+    def run_id(self, row: LogRow) -> str | None:
+        """The name in backticks in the column that keys this table; None where it has none."""
+        return _name_in(self.cell(row, KEY_COLUMNS[self.kind]))
+
+
+def read_log(path: Path) -> dict[str, "pandas.DataFrame"]:
+    """The tables `training` and `evaluation` of a log as data frames with typed columns.
+
+    Every column of the file stands under its header in snake_case, as text. Beside them: `line` (from 1), `run_id`,
+    `checkpoint`, `date` (datetime64), `scores` (dict of fractions) and, for training, `epochs`, `loss`, `eff_rank` and
+    `speed_steps_s` (float64, NaN where missing). A header that has one of these names gives `<name>_text`.
+
+    Raises:
+        UserError: there is no such file, or it is not UTF-8 text.
+    """
+    import pandas
+
+    tables = find_tables(_read_text(path))
+    frames = {}
+    for kind, typed in TYPED_COLUMNS.items():
+        table = tables.get(kind, LogTable(kind, (), 0, ()))
+        frame = pandas.DataFrame(list(_typed_rows(table)), columns=[*typed, *_text_columns(table)])
+        frame["date"] = pandas.to_datetime(frame["date"])
+        for name in FIGURES.keys() & set(typed):
+            frame[name] = frame[name].astype("float64")
+        frames[kind] = frame
+    return frames
+
+
+def show_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of both tables ready for JSON: `table` and the columns of `read_log`; what is missing is None."""
+    tables = find_tables(_read_text(path))
+    return [{"table": kind, **row} for kind in SECTIONS if kind in tables for row in _typed_rows(tables[kind])]
+
+
+def add_record(record_path: Path, log: Path) -> bool:
+    """Write the row of a run's `record.json`; True if the log changed.
+
+    Raises:
+        UserError: the record or the log cannot be read.
+    """
+    try:
+        record = RunRecord.model_validate(read_json(record_path))
+    except OSError as error:
+        raise UserError(f"{record_path}: cannot be read ({error.strerror}); fix: name a run's record.json") from None
+    except ValueError as error:
+        raise UserError(f"{record_path}: is not a readable record: {error}") from None
+    return write_row(log, record)
+
+
+def write_row(path: Path, record: RunRecord) -> bool:
+    """Insert or update the row of a run, leaving every other byte as it is; True if the file changed.
+
+    A conclusion that a person wrote or edited stays. A missing file or table is created.
+
+    Raises:
+        UserError: the log cannot be read, or a row added to it would not be seen as one.
+    """
+    target = path.resolve()  # a link stays a link, and all names of one file share a lock
+    with cogito_home().lock(f"log-{content_hash(str(target))}"):
+        old = _read_text(target) if target.exists() else ""
+        mark, body = (BOM, old[1:]) if old.startswith(BOM) else ("", old)
+        if not body:
+            body = DOCUMENT_HEAD + "".join(_section(kind, "\n") for kind in SECTIONS)
+        new = mark + _with_row(body, record, path)
+        if new == old:
+            return False
+        try:
+            write_atomic(target, new)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); fix: name another log with --log") from None
+        return True
+
+
+def find_tables(text: str) -> dict[str, LogTable]:
+    """The first training table (known by its column Run ID) and evaluation table (Source Checkpoint) of a text."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark").enable("table")
+    parser.core.ruler.enableOnly(["normalize", "block"])  # places are wanted, not inline markup
+    text = text.removeprefix(BOM)
+    lines = _LINE.findall(text)
+    tables: dict[str, LogTable] = {}
+    for token in parser.parse(text):
+        if token.type != "table_open" or token.level or token.map is None:
+            continue
+        first, end = token.map
+        header = _cell_texts(lines[first])
+        columns = {machine_name(title) for title in header}
+        kind = "evaluation" if "source_checkpoint" in columns else "training" if "run_id" in columns else None
+        if kind is None or kind in tables:
+            continue
+        # Markdown takes a line of prose right under a table for a row; its writer does not
+        places = [place for place in range(first + 2, end) if _pipes(lines[place])]
+        rows = tuple(LogRow(place, _cell_texts(lines[place])) for place in places)
+        tables[kind] = LogTable(kind, header, first, rows)
+    return tables
+
+
+def machine_name(title: str) -> str:
+    """What a header means: `Conclusion / Takeaway` is conclusion, the historic `MLM Loss` is task_loss."""
+    name = _snake_case(re.split(r"\s/\s", title)[0])
+    return SAME_COLUMNS.get(name, name)
+
+
+def split_cells(line: str) -> list[tuple[int, int]]:
+    """Where the cells of a raw table line begin and end: between the pipes that no backslash escapes."""
+    pipes, end = _pipes(line), len(line.rstrip())
+    starts = [len(line) - len(line.lstrip()), *(pipe + 1 for pipe in pipes)]
+    spans = list(zip(starts, [*pipes, end], strict=True))
+    if spans[0][0] >= spans[0][1]:  # before the pipe that opens the line
+        spans.pop(0)
+    if spans and spans[-1][0] >= spans[-1][1]:  # behind the pipe that closes it
+        spans.pop()
+    return spans
+
+
+def _pipes(line: str) -> list[int]:
+    return [match.start() for match in re.finditer(r"(?<!\\)\|", line)]
+
+
+def _cell_texts(line: str) -> tuple[str, ...]:
+    return tuple(line[start:end].strip().replace(r"\|", "|") for start, end in split_cells(line))
+
+
+def _snake_case(title: str) -> str:
+    return re.sub(r"[\W_]+", "_", title.casefold()).strip("_")
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; the log is a Markdown file; fix: name a file with --log")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: the log cannot be read ({error.strerror}); fix: name it with --log") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); fix: save the log as UTF-8") from None
+
+
+# Reading: from cells to values
+
+
+def _typed_rows(table: LogTable) -> Iterator[dict[str, Any]]:
+    columns = _text_columns(table)
+    for row in table.rows:
+        run_id = table.run_id(row)
+        typed: dict[str, Any] = {
+            "line": row.line + 1,
+            "run_id": run_id,
+            "checkpoint": run_id if table.kind == "training" else _name_in(table.cell(row, "source_checkpoint")),
+            "date": _date(table.cell(row, "date")),
+            "scores": _scores(table.cell(row, "key_scores")),
+        }
+        if table.kind == "training":
+            typed |= {name: _number(table.cell(row, column)) for name, column in FIGURES.items()}
+        texts = (*row.cells, *[""] * (len(columns) - len(row.cells)))
+        yield typed | {name: None if _is_missing(text) else text for name, text in zip(columns, texts, strict=False)}
+
+
+def _text_columns(table: LogTable) -> list[str]:
+    """The headers in snake_case, each once, out of the way of the typed columns."""
+    names: list[str] = []
+    for position, title in enumerate(table.header, start=1):
+        name = _snake_case(title) or f"column_{position}"
+        name = f"{name}_text" if name in (*TYPED_COLUMNS[table.kind], "table") else name
+        while name in names:
+            name += f"_{position}"
+        names.append(name)
+    return names
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip(" *").casefold() in MISSING
+
+
+def _name_in(text: str) -> str | None:
+    """The first name in backticks; a hand-typed name without them is taken up to its bracket."""
+    code = _CODE.search(text)
+    name = code[2].strip() if code else text.split(" (")[0].strip(" *")
+    return None if _is_missing(name) else name
+
+
+def _date(text: str) -> str | None:
+    try:
+        return date.fromisoformat(text.strip(" *")).isoformat()
+    except ValueError:
+        return None
+
+
+def _number(text: str) -> int | float | None:
+    """The first figure of a text: `Diffusion CE (**0.009** at best ...)` gives 0.009."""
+    match = _NUMBER.search(text)
+    if match is None:
+        return None
+    return int(match[0]) if match[0].isdigit() else float(match[0])
+
+
+def _scores(text: str) -> dict[str, float]:
+    """`**MRPC:** 82.2% <br> **STS-B P:** 0.627` as {'mrpc': 0.822, 'stsb': 0.627}.
+
+    Where a task stands twice, the later one's name keeps its metric.
+    """
+    scores: dict[str, float] = {}
+    for part in re.split(r"<br\s*/?>", text):
+        match = _SCORE.match(part)
+        if match is None:
+            continue
+        name = SCORE_LABELS.get(match["task"].casefold(), match["task"].casefold())
+        value = float(match["value"].replace("−", "-"))
+        name += match["metric"].casefold() if name in scores else ""
+        scores.setdefault(name, round(value / 100, 8) if match["percent"] else value)
+    return scores
+
+
+# Writing: one row, and nothing else
+
+
+def _with_row(text: str, record: RunRecord, path: Path) -> str:
+    if record.kind not in find_tables(text):
+        text = _with_section(text, record.kind)
+    cells = {machine_name(title): cell for title, cell in render_row(record).items()}
+    table = find_tables(text).get(record.kind)
+    if table is not None:
+        lines = _LINE.findall(text)
+        row = next((row for row in table.rows if table.run_id(row) == record.run_id), None)
+        if row is not None:
+            lines[row.line] = _update_line(lines[row.line], table.header, cells)
+        else:
+            _insert_line(lines, table, cells)
+        text = "".join(lines)
+        table = find_tables(text)[record.kind]
+        if record.run_id in map(table.run_id, table.rows):
+            return text
+    raise UserError(
+        f"{path}: a row for {record.run_id} cannot be added so that it reads as one; allowed: a table with the column "
+        f"{SECTIONS[record.kind][1][1]}, outside code and comments; fix: close an open code fence or comment"
+    )
+
+
+def _insert_line(lines: list[str], table: LogTable, cells: dict[str, str]) -> None:
+    last = table.rows[-1].line if table.rows else table.line + 1
+    line = "| " + " | ".join(cells.get(machine_name(title), "") for title in table.header) + " |"
+    ending = _ending(lines[table.line])
+    if _ending(lines[last]):
+        line += ending
+    else:  # the file ends without a newline, and still does
+        lines[last] += ending
+    lines.insert(last + 1, line)
+
+
+def _update_line(line: str, header: tuple[str, ...], cells: dict[str, str]) -> str:
+    """A raw row with the machine's cells renewed; a cell that says the same keeps its very bytes."""
+    spans = split_cells(line)
+    wanted = [cells.get(machine_name(title)) for title in header]
+    conclusions = [machine_name(title) == "conclusion" for title in header]
+    ending = _ending(line)
+    for (start, end), cell, is_conclusion in reversed(list(zip(spans, wanted, conclusions, strict=False))):
+        raw = line[start:end]
+        if cell is None or raw.strip() == cell or (is_conclusion and not is_generated(raw)):
+            continue
+        left = raw[: len(raw) - len(raw.lstrip())] if raw.strip() else ""
+        right = raw[len(raw.rstrip()) :]
+        line = f"{line[:start]}{left or ' '}{cell}{right or ' '}{line[end:]}"
+    missing = wanted[len(spans) :]
+    if missing:
+        body = line.rstrip()
+        closed = _pipes(body)[-1:] == [len(body) - 1]
+        line = body + ("" if closed else " |") + "".join(f" {cell or ''} |" for cell in missing) + ending
+    return line
+
+
+def _with_section(text: str, kind: str) -> str:
+    newline = _ending(_LINE.findall(text)[0]) or "\n"
+    gap = "" if _ending(_LINE.findall(text)[-1]) else newline
+    return text + gap + _section(kind, newline)
+
+
+def _section(kind: str, newline: str) -> str:
+    title, columns = SECTIONS[kind]
+    table = f"| {' | '.join(columns)} |{newline}|{'---|' * len(columns)}{newline}"
+    return f"{newline}{title}{newline}{newline}{table}"
+
+
+def _ending(line: str) -> str:
+    return line[len(line.rstrip("\r\n")) :]

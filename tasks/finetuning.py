@@ -1,0 +1,128 @@
+"""The launch side of fine-tuning: cells of task x seed x start, each a job of its own, and their scores."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tasks.benchmarks import TASKS
+from tasks.errors import StageError
+from tasks.launch import OnProgress, finished_result, run_job
+from tasks.leases import lease_devices
+from tasks.records import CellResult, Checkpoint, Score
+from tasks.run_folder import Home, RunFolder, content_hash
+from tasks.scores import METRICS, bootstrap_interval, overlap_baseline
+from tasks.specs import CellProtocol
+from tasks.task_data import PreparedTask, load_examples
+
+# Raise when the same checkpoint, data and protocol would give other predictions.
+CONTRACT_VERSION = 1
+
+
+def finetune(
+    checkpoint: Checkpoint,
+    data: PreparedTask,
+    protocol: CellProtocol,
+    head: str,
+    seed: int,
+    start: str,
+    run: RunFolder,
+    home: Home,
+    on_progress: OnProgress | None = None,
+) -> CellResult:
+    """Fine-tune one cell, or find it done.
+
+    Args:
+        start: `checkpoint`, or `random` for the same model with random weights.
+
+    Raises:
+        StageError: the job failed.
+    """
+    settings = protocol.model_dump(mode="json", exclude={"seeds", "data"})
+    weights = checkpoint.weights_sha256
+    identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, head, seed, start])
+    folder = run.cell(data.task, seed, start)
+    done = finished_result(folder, identity)
+    if done is None:
+        with lease_devices(home) as devices:
+            job = {
+                "kind": "finetuning",
+                "identity": identity,
+                "task": data.task,
+                "seed": seed,
+                "start": start,
+                "head": head,
+                "checkpoint": checkpoint.folder,
+                "data": data.folder,
+                "protocol": protocol.model_dump(mode="json"),
+                "device": devices[0].kind,
+            }
+            done = run_job(folder, job, devices, on_progress=on_progress)
+    return CellResult.model_validate(done)
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions of a split, in the order of its examples."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["label", "prediction"])
+    return table["label"].to_numpy(), table["prediction"].to_numpy()
+
+
+def score_task(cells: list[CellResult], data: PreparedTask) -> list[Score]:
+    """Score the cells of one task and one start: every split, every metric, with interval and floors.
+
+    Args:
+        cells: the seeds of one task, some possibly failed.
+
+    Raises:
+        StageError: the seeds' predictions are not of the same examples.
+    """
+    from tasks.metric import CogitoMetric
+
+    task = TASKS[data.task]
+    complete = [cell for cell in cells if cell.status == "complete"]
+    failed = [cell.seed for cell in cells if cell.status == "failed"]
+    train = load_examples(data.folder, "train")
+    scores = []
+    for split in task.eval_splits:
+        examples = load_examples(data.folder, f"eval-{split.label}")
+        references = examples["labels"]
+        predictions: dict[int, np.ndarray] = {}
+        for cell in complete:
+            labels, answers = read_predictions(cell.predictions[split.label])
+            if not np.array_equal(labels, references):
+                raise StageError(f"{cell.predictions[split.label]}: was made for other examples of {split.label}")
+            predictions[cell.seed] = answers
+        for name in task.metrics:
+            metric = METRICS[name]
+            library = CogitoMetric(config_name=name)
+            values = {
+                seed: library.compute(predictions=answers, references=references)[name]
+                for seed, answers in predictions.items()
+            }
+            interval = bootstrap_interval(name, references, list(predictions.values())) if values else None
+            floor = metric.floor(references)
+            scores.append(
+                Score(
+                    task=split.label,
+                    metric=name,
+                    primary=name == task.primary_metric,
+                    start=cells[0].start,
+                    value=float(np.mean(list(values.values()))) if values else None,
+                    interval=interval,
+                    n=len(references),
+                    seed_values=values,
+                    sd=float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else None,
+                    floor=floor,
+                    floor_name=metric.floor_name,
+                    overlap_baseline=overlap_baseline(
+                        name,
+                        (train["features"], train["labels"]),
+                        (examples["features"], references),
+                        regression=task.is_regression,
+                    ),
+                    above_floor=interval is not None and interval[0] > floor,
+                    failed_seeds=failed,
+                )
+            )
+    return scores

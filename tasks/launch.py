@@ -1,0 +1,159 @@
+"""Starting a job in processes of its own, hearing its progress, and leaving none behind.
+
+JSON in (`job.json`), JSON out (`result.json`); what else the job prints goes to `log.txt` in its folder.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks.errors import StageError
+from tasks.leases import Device
+from tasks.run_folder import read_json, write_json
+from tasks.worker import PROGRESS_MARK
+
+log = logging.getLogger("cogito.launch")
+
+# What a job never needs, so never gets.
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
+LAST_LINES = 12
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def finished_result(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The result of a job that was done before with the same identity, else None."""
+    try:
+        result = read_json(folder / "result.json")
+    except (OSError, ValueError):
+        return None
+    if result.pop("identity", None) != identity:
+        return None
+    return result
+
+
+def run_job(
+    folder: Path,
+    job: dict[str, Any],
+    devices: list[Device],
+    *,
+    launcher: bool = False,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Run one job to its end in child processes.
+
+    Args:
+        folder: the job's own folder.
+        job: JSON-ready, with `kind` and `identity`.
+        devices: leased devices; with `launcher` one process per device.
+        launcher: start by `accelerate launch`.
+        on_progress: called with the figures of every progress line.
+
+    Raises:
+        StageError: the job failed; the message is that of the first rank that reported an error.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in [folder / "result.json", *folder.glob("error-*.json")]:
+        stale.unlink(missing_ok=True)
+    write_json(folder / "job.json", job)
+    command = [sys.executable, *(_accelerate_arguments(devices) if launcher else [])]
+    command += ["-m", "tasks.worker", str(folder / "job.json")]
+    with (folder / "log.txt").open("a", encoding="utf-8") as log_file:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=_environment(devices),
+            start_new_session=os.name == "posix",
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith(PROGRESS_MARK):
+                    if on_progress:
+                        on_progress(json.loads(line.removeprefix(PROGRESS_MARK)))
+                else:
+                    log_file.write(line)
+                    log_file.flush()
+            process.wait()
+        finally:
+            end_process_tree(process.pid)
+            process.wait()
+    result = finished_result(folder, job["identity"])
+    if process.returncode != 0 or result is None:
+        raise StageError(_failure_message(folder, process.returncode))
+    return result
+
+
+def end_process_tree(pid: int) -> None:
+    """End a process and all its descendants."""
+    try:
+        root = psutil.Process(pid)
+        family = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(family, timeout=5)
+    for member in alive:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _accelerate_arguments(devices: list[Device]) -> list[str]:
+    arguments = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+    arguments += ["--dynamo_backend", "no", "--num_processes", str(len(devices))]
+    if len(devices) > 1:
+        # --multi_gpu starts one process per device on CPUs too; --cpu would silently start a single one.
+        arguments += ["--multi_gpu", "--main_process_port", "0"]
+    elif devices[0].kind == "cpu":
+        arguments += ["--cpu"]
+    return [*arguments, "--module"]
+
+
+def _environment(devices: list[Device]) -> dict[str, str]:
+    owner = psutil.Process()
+    environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    environment |= {
+        "COGITO_OWNER_PID": str(owner.pid),
+        "COGITO_OWNER_CREATED": str(owner.create_time()),
+        "OMP_NUM_THREADS": str(max(device.threads for device in devices)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
+    if devices[0].kind == "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(device.index for device in devices)
+    else:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        # Large tensors are reused instead of being mapped and unmapped at every step.
+        environment.setdefault(
+            "GLIBC_TUNABLES",
+            "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864",
+        )
+    return environment
+
+
+def _failure_message(folder: Path, exit_code: int) -> str:
+    for path in sorted(folder.glob("error-*.json")):
+        return str(read_json(path)["message"])
+    lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    tail = " | ".join(line.strip() for line in lines[-LAST_LINES:] if line.strip())
+    return f"the process ended with code {exit_code} and no result; its last lines: {tail}"

@@ -1,0 +1,96 @@
+"""Leases on GPUs, or on shares of the CPU, so that jobs of all runs of one COGITO_HOME never share a device.
+
+A lease is a file lock, freed by the operating system when its owner dies.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import psutil
+from filelock import FileLock, Timeout
+
+from tasks.run_folder import Home
+
+# On machines without a GPU the cores are dealt out to at most this many jobs at once.
+MAX_CPU_JOBS = 4
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Device:
+    """A leased device: a GPU by its index, or a share of the CPU with its number of threads."""
+
+    kind: str
+    index: str
+    threads: int
+
+
+@cache
+def visible_devices() -> tuple[Device, ...]:
+    """All devices of this machine that jobs can lease."""
+    cores = usable_cores()
+    gpus = _gpu_indices()
+    if gpus:
+        return tuple(Device("cuda", index, max(1, cores // len(gpus))) for index in gpus)
+    jobs = min(cores, MAX_CPU_JOBS)
+    return tuple(Device("cpu", str(number), max(1, cores // jobs)) for number in range(jobs))
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return len(process.cpu_affinity() or [0])
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
+    """Hold `count` devices until the block ends; waits while they are taken."""
+    devices = visible_devices()
+    assert count <= len(devices), "the caller asks for no more than there is"
+    with ExitStack() as held:
+        leased: list[Device] = []
+        # Only one asks at a time, so that a job that needs many devices is not starved by jobs that need one.
+        with home.lock("device-queue"):
+            while len(leased) < count:
+                for device in devices:
+                    if device in leased or len(leased) == count:
+                        continue
+                    lock = FileLock(home.leases / f"{device.kind}-{device.index}.lock")
+                    try:
+                        lock.acquire(timeout=0)
+                    except Timeout:
+                        continue
+                    held.callback(lock.release)
+                    leased.append(device)
+                if len(leased) < count:
+                    time.sleep(POLL_SECONDS)
+        yield leased
+
+
+@contextmanager
+def lease_for_training(home: Home, processes: int) -> Iterator[list[Device]]:
+    """Devices for one process each: that many GPUs, or the whole CPU shared out evenly."""
+    devices = visible_devices()
+    if devices[0].kind == "cuda":
+        with lease_devices(home, processes) as leased:
+            yield leased
+        return
+    with lease_devices(home, len(devices)):
+        yield [Device("cpu", str(number), max(1, usable_cores() // processes)) for number in range(processes)]
+
+
+def _gpu_indices() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [index.strip() for index in named.split(",") if index.strip()]
+    return [str(index) for index in range(torch.cuda.device_count())]

@@ -1,0 +1,57 @@
+"""The plots of a run, as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    figure.savefig(part, dpi=110, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    part.replace(path)
+
+
+def plot_singular_values(values: np.ndarray, path: Path) -> None:
+    """Singular values of the mean concept matrix [min(C, H)], relative to the largest, on a logarithmic axis."""
+    figure, axes = _figure(6, 3.5)
+    axes.semilogy(np.arange(1, len(values) + 1), np.maximum(values / values[0], 1e-6), marker=".")
+    axes.set(xlabel="direction", ylabel="singular value / largest", title="Singular values of the mean concept matrix")
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_similarity(similarity: np.ndarray, path: Path) -> None:
+    """Mean cosine between concepts [C, C]."""
+    figure, axes = _figure(5, 4.2)
+    image = axes.imshow(similarity, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+    axes.set(xlabel="concept", ylabel="concept", title="Mean cosine between concepts")
+    figure.colorbar(image, ax=axes)
+    _save(figure, path)
+
+
+def plot_curve(points: Sequence[dict[str, float]], unigram_entropy: float, path: Path) -> None:
+    """Training and evaluation loss over steps, beside what a model without context reaches."""
+    figure, axes = _figure(6, 3.5)
+    axes.plot([p["step"] for p in points], [p["task_loss"] for p in points], lw=0.8, alpha=0.6, label="training")
+    evaluated = [p for p in points if "eval_loss" in p]
+    axes.plot([p["step"] for p in evaluated], [p["eval_loss"] for p in evaluated], marker=".", label="held-out")
+    axes.axhline(unigram_entropy, ls="--", color="gray", lw=1, label=f"unigram entropy {unigram_entropy:.2f}")
+    axes.set(xlabel="step", ylabel="loss (nats per masked token)", title="Pretraining loss")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    _save(figure, path)

@@ -1,0 +1,288 @@
+"""The rank side of pretraining: what every process of `accelerate launch` runs.
+
+The step's loss is divided by the labelled tokens of the whole step over all processes and micro-batches, so the curve
+does not depend on how the global batch is cut. Nothing but dropout draws from the global random state.
+Legend: B samples of a micro-batch, N tokens.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Subset
+
+from models.autoencoder import ConceptModelForMaskedLM
+from models.checkpoints import save_checkpoint
+from models.configuration import ConceptConfig
+from models.pretraining_step import PretrainingStep
+from tasks.corpus import load_tokenizer
+from tasks.corruption import IGNORE_INDEX, CorruptionSettings
+from tasks.errors import StageError
+from tasks.run_folder import building, write_json, write_manifest
+from tasks.specs import ExperimentSpec
+from tasks.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks
+from tasks.tracking import start_tracking
+from tasks.training_state import last_complete_state, load_state, save_state
+from tasks.worker import report_progress
+
+# Progress lines and the training curve are written about this often.
+REPORT_SECONDS = 1.0
+
+
+def learning_rate_factor(schedule: str, warmup_steps: int, steps: int) -> Callable[[int], float]:
+    """The factor on the learning rate at a step: linear warm-up, then the schedule, to zero at the end."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, steps - warmup_steps)
+        if schedule == "constant":
+            return 1.0
+        if schedule == "linear":
+            return max(0.0, 1.0 - done)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+    return factor
+
+
+def training_steps(spec: ExperimentSpec, train_blocks: int) -> int:
+    """Optimiser steps of a whole training."""
+    steps = math.ceil(spec.training.epochs * train_blocks / spec.training.global_batch_size)
+    return min(steps, spec.training.max_steps or steps)
+
+
+def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices; leave biases, norms and loss weights alone."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """Train to the end, from the last complete state if there is one; rank 0 returns the result."""
+    spec = ExperimentSpec.model_validate(job["spec"])
+    training = spec.training
+    use_cpu = job["device"] == "cpu"
+    bf16 = training.mixed_precision == "bf16" or (training.mixed_precision == "auto" and not use_cpu)
+    accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if bf16 else "no")
+    if accelerator.num_processes != job["processes"]:
+        raise StageError(f"asked for {job['processes']} processes, the launcher started {accelerator.num_processes}")
+
+    corpus = Path(job["corpus"])
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    config = ConceptConfig(**job["config"])
+    torch.manual_seed(training.seed)
+    module = PretrainingStep(
+        ConceptModelForMaskedLM(config), spec.objective.concept_losses, spec.objective.loss_weighting
+    )
+    optimizer = torch.optim.AdamW(
+        parameter_groups(module, training.weight_decay), lr=training.learning_rate, fused=True
+    )
+    blocks = TokenBlocks(corpus, "train")
+    steps = training_steps(spec, len(blocks))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, learning_rate_factor(training.schedule, min(training.warmup_steps, steps // 2), steps)
+    )
+    settings = CorruptionSettings(
+        spec.objective.mask_prob, tokenizer.mask_token_id, config.vocab_size, tuple(tokenizer.all_special_ids)
+    )
+    micro_batches = MicroBatches(
+        blocks, job["objective"], settings, tokenizer.pad_token_id, seed=training.seed,
+        global_batch_size=training.global_batch_size, per_device_batch_size=training.per_device_batch_size,
+        rank=accelerator.process_index, world_size=accelerator.num_processes, steps=steps,
+    )  # fmt: skip
+    held_out = HeldOutBatches(
+        TokenBlocks(corpus, "held_out"), job["objective"], settings, tokenizer.pad_token_id, seed=training.seed,
+        batch_size=training.per_device_batch_size, max_blocks=training.max_eval_blocks,
+        rank=accelerator.process_index, world_size=accelerator.num_processes,
+    )  # fmt: skip
+    step_module = accelerator.prepare(module)
+    optimizer = accelerator.prepare(optimizer)
+    # Dropout differs between ranks; the initial weights do not.
+    torch.manual_seed(training.seed * 1000 + accelerator.process_index)
+
+    state = last_complete_state(folder / "checkpoints")
+    done = load_state(state, module, optimizer, scheduler, accelerator) if state else 0
+    curve = _Curve(folder / "curve.jsonl", done) if accelerator.is_main_process else None
+    tracking = start_tracking(job, done) if accelerator.is_main_process else None
+
+    device = accelerator.device
+    loader = DataLoader(
+        Subset(micro_batches, range(done * micro_batches.per_step, len(micro_batches))),
+        batch_size=None,
+        num_workers=0 if use_cpu else 2,
+        pin_memory=not use_cpu,
+    )
+    batches = iter(loader)
+    module.train()
+    started = time.monotonic()
+    first_step, trained_tokens, last_report = done, 0, 0.0
+    train_losses: list[float] = []
+    eval_loss = math.nan
+    for step in range(done, steps):
+        group = list(islice(batches, micro_batches.per_step))
+        losses, tokens = _forward_backward(accelerator, step_module, group, training.global_batch_size, device)
+        gradient_norm = accelerator.clip_grad_norm_(step_module.parameters(), training.max_grad_norm)
+        learning_rate = scheduler.get_last_lr()[0]
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        trained_tokens += tokens
+        losses = {name: value.item() for name, value in losses.items()}
+        if not math.isfinite(losses["total"]) or not math.isfinite(float(gradient_norm)):
+            raise StageError(
+                f"step {step + 1}: the loss ({losses['task']}) or the gradient norm ({float(gradient_norm)}) is not "
+                "finite; fix: lower training.learning_rate or raise training.warmup_steps"
+            )
+        train_losses = [*train_losses[-99:], losses["task"]]
+        finished = step + 1
+        evaluate = finished % training.eval_every_steps == 0 or finished == steps
+        if evaluate:
+            eval_loss = _evaluate(accelerator, module, held_out, device)
+        if curve is not None and tracking is not None:
+            figures = {
+                "step": finished,
+                "epoch": round(finished * training.global_batch_size / len(blocks), 4),
+                "learning_rate": learning_rate,
+                "gradient_norm": float(gradient_norm),
+                **{f"{name}_loss": value for name, value in losses.items()},
+                **({"eval_loss": eval_loss} if evaluate else {}),
+            }
+            curve.add(figures)
+            tracking.log(figures, step=finished)
+            now = time.monotonic()
+            if evaluate or now - last_report >= REPORT_SECONDS:
+                last_report = now
+                speed = (finished - first_step) / (now - started)
+                report_progress(**figures, steps=steps, steps_per_second=speed)
+        if finished % training.checkpoint_every_steps == 0 and finished < steps:
+            save_state(
+                folder / "checkpoints", finished, module, optimizer, scheduler, accelerator, training.keep_checkpoints
+            )
+    seconds = time.monotonic() - started
+    accelerator.wait_for_everyone()
+    if steps == done:
+        # Killed between the last step's state and the result: all that is missing is the evaluation.
+        eval_loss = _evaluate(accelerator, module, held_out, device)
+    if steps > done:
+        save_state(folder / "checkpoints", steps, module, optimizer, scheduler, accelerator, 1)
+    if not accelerator.is_main_process:
+        return None
+    assert tracking is not None
+    with building(folder / "model") as model_folder:
+        save_checkpoint(module.model, model_folder)
+        tokenizer.save_pretrained(str(model_folder))
+        write_json(model_folder / "experiment.json", {"run_id": job["run_id"], "spec": job["spec"]})
+        write_manifest(model_folder)
+    url = tracking.finish()
+    speeds = _speeds(folder, seconds, steps - first_step, trained_tokens)
+    return {
+        "model": folder / "model",
+        "steps": steps,
+        "epochs": steps * training.global_batch_size / len(blocks),
+        "train_loss": sum(train_losses) / len(train_losses) if train_losses else _last_train_loss(folder),
+        "eval_loss": eval_loss,
+        "curve": folder / "curve.jsonl",
+        **speeds,
+        "processes": accelerator.num_processes,
+        "device": torch.cuda.get_device_name() if not use_cpu else "CPU",
+        "precision": "bf16" if bf16 else "fp32",
+        "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+        "wandb_url": url,
+    }
+
+
+def _forward_backward(
+    accelerator: Accelerator,
+    step_module: torch.nn.Module,
+    group: list[dict[str, torch.Tensor | None]],
+    global_batch_size: int,
+    device: torch.device,
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Gradients of one step; returns its losses over all processes, and its tokens over all processes."""
+    world = accelerator.num_processes
+    group = [
+        {name: None if tensor is None else tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        for batch in group
+    ]
+    counts = torch.zeros(2, device=device, dtype=torch.float64)
+    for batch in group:
+        labels = batch["labels"]
+        assert labels is not None
+        counts += torch.stack([(labels != IGNORE_INDEX).sum(), torch.tensor(labels.numel(), device=device)])
+    labelled, tokens = accelerator.reduce(counts, reduction="sum")
+    sums: dict[str, torch.Tensor] = {}
+    for number, batch in enumerate(group):
+        last = number == len(group) - 1
+        assert batch["labels"] is not None
+        # DDP averages gradients over processes; the factor `world` turns that into the sum.
+        share = len(batch["labels"]) * world / global_batch_size
+        with nullcontext() if last else accelerator.no_sync(step_module):
+            losses = step_module(**batch, num_items_in_batch=labelled.float() / world, share=share)
+            accelerator.backward(losses["total"])
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + loss.detach().float()
+    means = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean")
+    return dict(zip(sums, means, strict=True)), int(tokens)
+
+
+@torch.no_grad()
+def _evaluate(
+    accelerator: Accelerator, module: PretrainingStep, batches: HeldOutBatches, device: torch.device
+) -> float:
+    """The task loss on held-out text in nats per labelled token; never includes concept losses."""
+    module.eval()
+    totals = torch.zeros(2, device=device, dtype=torch.float64)
+    for number in range(len(batches)):
+        batch = {name: None if t is None else t.to(device) for name, t in batches[number].items()}
+        labels = batch["labels"]
+        assert labels is not None
+        with accelerator.autocast():
+            losses = module(**batch, num_items_in_batch=1.0, share=1.0)
+        totals += torch.stack([losses["task"].double(), (labels != IGNORE_INDEX).sum().double()])
+    module.train()
+    loss, count = accelerator.reduce(totals, reduction="sum")
+    return float(loss / count)
+
+
+class _Curve:
+    """The training curve as JSON lines; on resume what lies after the resumed step is dropped."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= done]
+        path.write_text("".join(kept), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8")
+
+    def add(self, figures: dict[str, Any]) -> None:
+        self.file.write(json.dumps(figures) + "\n")
+        self.file.flush()
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            # A kill may leave half a line at the end.
+            yield from [line for line in file if line.endswith("\n")]
+
+
+def _last_train_loss(folder: Path) -> float:
+    losses = [json.loads(line)["task_loss"] for line in _lines(folder / "curve.jsonl")]
+    return sum(losses[-100:]) / len(losses[-100:])
+
+
+def _speeds(folder: Path, seconds: float, steps: int, tokens: int) -> dict[str, float]:
+    """Speed of this process group's own steps; a resumed run reports what it saw itself."""
+    return {
+        "steps_per_second": steps / seconds if steps else 0.0,
+        "tokens_per_second": tokens / seconds if steps else 0.0,
+        "seconds": seconds,
+    }

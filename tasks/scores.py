@@ -1,0 +1,158 @@
+"""Metrics, their floors and their intervals. A new metric is one row of METRICS.
+
+The value comes from scikit-learn or scipy through `evaluate` (see `tasks.metric`); the bootstrap needs the same figure
+for thousands of resamples at once, which each row gives in vectorised form (the tests hold the two together).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+RESAMPLES = 2_000
+# (references [..., n], predictions [..., n]) -> figures [...]
+AlongLastAxis = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _accuracy(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    return (references == predictions).mean(axis=-1)
+
+
+def _f1(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    hits = ((references == 1) & (predictions == 1)).sum(axis=-1)
+    total = (references == 1).sum(axis=-1) + (predictions == 1).sum(axis=-1)
+    return np.divide(2.0 * hits, total, out=np.zeros(np.shape(total)), where=total > 0)
+
+
+def _pearson(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    x = references - references.mean(axis=-1, keepdims=True)
+    y = predictions - predictions.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    # A constant prediction has no correlation; it counts as 0, its floor.
+    return np.divide((x * y).sum(axis=-1), scale, out=np.zeros(np.shape(scale)), where=scale > 1e-12)
+
+
+def _spearman(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    from scipy.stats import rankdata
+
+    return _pearson(rankdata(references, axis=-1), rankdata(predictions, axis=-1))
+
+
+def _sklearn_accuracy(references: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(references, predictions))
+
+
+def _sklearn_f1(references: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(references, predictions, zero_division=0))
+
+
+def _scipy_correlation(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def correlation(references: np.ndarray, predictions: np.ndarray) -> float:
+        from scipy import stats
+
+        if np.ptp(predictions) < 1e-12 or np.ptp(references) < 1e-12:
+            return 0.0
+        return float(getattr(stats, name)(references, predictions).statistic)
+
+    return correlation
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        compute: (references, predictions) -> figure, by the library.
+        vectorised: the same along the last axis, for the bootstrap.
+        floor_name: the trivial answer that sets the floor.
+        floor: references -> what that answer scores.
+        is_percent: shown as a percentage rather than as a plain figure.
+    """
+
+    name: str
+    compute: Callable[[np.ndarray, np.ndarray], float]
+    vectorised: AlongLastAxis
+    floor_name: str
+    floor: Callable[[np.ndarray], float]
+    is_percent: bool
+
+
+def _majority_share(references: np.ndarray) -> float:
+    return float(np.unique(references, return_counts=True)[1].max() / len(references))
+
+
+def _always_positive_f1(references: np.ndarray) -> float:
+    return float(_f1(references, np.ones_like(references)))
+
+
+METRICS: dict[str, Metric] = {
+    row.name: row
+    for row in [
+        Metric("accuracy", _sklearn_accuracy, _accuracy, "majority class", _majority_share, True),
+        Metric("f1", _sklearn_f1, _f1, "always positive", _always_positive_f1, True),
+        Metric("pearson", _scipy_correlation("pearsonr"), _pearson, "constant", lambda references: 0.0, False),
+        Metric("spearman", _scipy_correlation("spearmanr"), _spearman, "constant", lambda references: 0.0, False),
+    ]
+}
+
+
+def bootstrap_interval(metric: str, references: np.ndarray, predictions: Sequence[np.ndarray]) -> tuple[float, float]:
+    """95 % percentile interval over examples of the metric's mean over seeds.
+
+    Args:
+        metric: row of METRICS.
+        references: [n].
+        predictions: one [n] per seed; every seed sees the same resampled examples.
+
+    Returns:
+        Lower and upper end.
+    """
+    from scipy.stats import bootstrap
+
+    vectorised = METRICS[metric].vectorised
+
+    def mean_over_seeds(*resampled: np.ndarray, axis: int) -> np.ndarray:
+        assert axis == -1
+        return np.mean([vectorised(resampled[0], one) for one in resampled[1:]], axis=0)
+
+    result = bootstrap(
+        (references, *predictions), mean_over_seeds, paired=True, vectorized=True, method="percentile",
+        n_resamples=RESAMPLES, batch=100, confidence_level=CONFIDENCE, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    low, high = result.confidence_interval
+    return float(low), float(high)
+
+
+def overlap_baseline(
+    metric: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], *, regression: bool
+) -> float:
+    """What a linear model on word-overlap features alone reaches.
+
+    Args:
+        train, test: features [n, f] and labels [n].
+    """
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model: Any = LinearRegression() if regression else LogisticRegression(max_iter=1000)
+    fitted = make_pipeline(StandardScaler(), model).fit(*train)
+    return METRICS[metric].compute(test[1], fitted.predict(test[0]))
+
+
+def overlap_features(first: str, second: str) -> tuple[float, float, float, float]:
+    """Share of common words (Jaccard), share of the shorter text's words, number in common, difference in length."""
+    a, b = first.lower().split(), second.lower().split()
+    common, union = len({*a} & {*b}), len({*a} | {*b})
+    return (
+        common / max(union, 1),
+        common / max(min(len({*a}), len({*b})), 1),
+        float(common),
+        float(abs(len(a) - len(b))),
+    )

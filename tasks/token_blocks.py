@@ -1,0 +1,146 @@
+"""Reading a prepared corpus: blocks from a memory map, the order of an epoch, corrupted micro-batches.
+
+The order of samples is a pure function of (seed, epoch); a step takes the next `global_batch_size` samples of the
+endless stream of epochs, whatever the number of processes.
+Legend: B samples of a micro-batch, N tokens.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tasks.corruption import IGNORE_INDEX, OBJECTIVES, CorruptionSettings, sample_generator
+
+# Blocks of unequal length are sorted within windows of this many global batches.
+GROUPING_WINDOW = 50
+
+
+class TokenBlocks:
+    """The blocks of one side (`train` or `held_out`) of a prepared corpus."""
+
+    def __init__(self, corpus: Path, side: str) -> None:
+        facts = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))
+        dtype = np.uint16 if facts["vocab_size"] <= 2**16 else np.uint32
+        self.tokens = np.memmap(corpus / side / "tokens.bin", dtype=dtype, mode="r")
+        self.starts, self.lengths = np.load(corpus / side / "blocks.npy", mmap_mode="r")
+        self.equal_lengths = facts["blocks"] == "concat"
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def block(self, index: int) -> np.ndarray:
+        """Token ids of a block as int64."""
+        start = int(self.starts[index])
+        return self.tokens[start : start + int(self.lengths[index])].astype(np.int64)
+
+
+def epoch_order(blocks: TokenBlocks, seed: int, epoch: int, global_batch_size: int) -> np.ndarray:
+    """All block indices in the order of an epoch; blocks of like length stand together when lengths differ."""
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(blocks))
+    if blocks.equal_lengths:
+        return order
+    window = GROUPING_WINDOW * global_batch_size
+    lengths = np.asarray(blocks.lengths)
+    parts = [order[start : start + window] for start in range(0, len(order), window)]
+    order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+    whole = len(order) // global_batch_size * global_batch_size
+    batches = order[:whole].reshape(-1, global_batch_size)
+    return np.concatenate([batches[generator.permutation(len(batches))].ravel(), order[whole:]])
+
+
+def corrupt_and_pad(samples: list[tuple[np.ndarray, np.ndarray]], pad_token_id: int) -> dict[str, torch.Tensor | None]:
+    """Stack corrupted samples (ids [n], labels [n]) into input_ids, labels [B, N] and attention_mask (None if full)."""
+    longest = max(len(ids) for ids, _ in samples)
+    input_ids = np.full((len(samples), longest), pad_token_id, dtype=np.int64)
+    labels = np.full((len(samples), longest), IGNORE_INDEX, dtype=np.int64)
+    mask = np.zeros((len(samples), longest), dtype=np.int64)
+    for row, (ids, targets) in enumerate(samples):
+        input_ids[row, : len(ids)], labels[row, : len(ids)], mask[row, : len(ids)] = ids, targets, 1
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(labels),
+        "attention_mask": None if mask.all() else torch.from_numpy(mask),
+    }
+
+
+class MicroBatches(Dataset):
+    """All micro-batches of one rank, from the first step to the last.
+
+    Item `k` is micro-batch `k % per_step` of step `k // per_step`. The samples of a step are dealt out to the ranks and
+    then split evenly into micro-batches, so any global batch size fits any number of processes.
+    """
+
+    def __init__(
+        self,
+        blocks: TokenBlocks,
+        objective: str,
+        settings: CorruptionSettings,
+        pad_token_id: int,
+        *,
+        seed: int,
+        global_batch_size: int,
+        per_device_batch_size: int,
+        rank: int,
+        world_size: int,
+        steps: int,
+    ) -> None:
+        if global_batch_size < world_size:
+            raise ValueError(f"global_batch_size {global_batch_size} is smaller than the {world_size} processes")
+        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective], settings
+        self.pad_token_id, self.seed, self.global_batch_size = pad_token_id, seed, global_batch_size
+        self.rank, self.world_size, self.steps = rank, world_size, steps
+        largest_share = -(-global_batch_size // world_size)
+        smallest_share = global_batch_size // world_size
+        self.per_step = min(-(-largest_share // per_device_batch_size), smallest_share)
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.steps * self.per_step
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            # A step may straddle two epochs, never three.
+            self._orders = {known: order for known, order in self._orders.items() if known >= epoch - 1}
+            self._orders[epoch] = epoch_order(self.blocks, self.seed, epoch, self.global_batch_size)
+        return self._orders[epoch]
+
+    def __getitem__(self, item: int) -> dict[str, torch.Tensor | None]:
+        step, part = divmod(item, self.per_step)
+        first = step * self.global_batch_size
+        mine = np.arange(first + self.rank, first + self.global_batch_size, self.world_size)
+        samples = []
+        for position in np.array_split(mine, self.per_step)[part]:
+            epoch, offset = divmod(int(position), len(self.blocks))
+            index = int(self._order(epoch)[offset])
+            generator = sample_generator(0, self.seed, epoch, index)
+            samples.append(self.corrupt(self.blocks.block(index), generator, self.settings))
+        return corrupt_and_pad(samples, self.pad_token_id)
+
+
+class HeldOutBatches(Dataset):
+    """Fixed corrupted batches of held-out text for the evaluation loss; the same at every evaluation and world size."""
+
+    def __init__(
+        self, blocks: TokenBlocks, objective: str, settings: CorruptionSettings, pad_token_id: int,
+        *, seed: int, batch_size: int, max_blocks: int, rank: int = 0, world_size: int = 1,
+    ) -> None:  # fmt: skip
+        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective], settings
+        self.pad_token_id, self.seed = pad_token_id, seed
+        # Spread evenly over the held-out text rather than reading its beginning.
+        count = min(max_blocks, len(blocks))
+        chosen = np.linspace(0, len(blocks) - 1, count).round().astype(np.int64)[rank::world_size]
+        self.batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, item: int) -> dict[str, torch.Tensor | None]:
+        samples = []
+        for index in self.batches[item]:
+            generator = sample_generator(1, self.seed, 0, int(index))
+            samples.append(self.corrupt(self.blocks.block(int(index)), generator, self.settings))
+        return corrupt_and_pad(samples, self.pad_token_id)

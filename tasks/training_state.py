@@ -1,0 +1,77 @@
+"""Training states on disk: written whole by all ranks, marked complete last, old ones removed.
+
+`step-00000500/` holds `module.pt`, `optimizer.pt`, `scheduler.pt` and one `random-RANK.pt` per process;
+`complete.json` lists the files with their sizes. A folder without a true marker is skipped with a warning.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.errors import StageError
+from tasks.run_folder import read_json, remove_tree, write_json
+
+log = logging.getLogger("cogito.training_state")
+
+
+def save_state(
+    folder: Path, step: int, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any, keep: int
+) -> None:
+    """Save the state after `step`; every rank calls this. Only the newest `keep` states stay."""
+    target = folder / f"step-{step:08d}"
+    part = folder / f".step-{step:08d}.part"
+    if accelerator.is_main_process:
+        remove_tree(part)
+        part.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    rank = accelerator.process_index
+    random: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    torch.save(random, part / f"random-{rank}.pt")
+    if accelerator.is_main_process:
+        torch.save(module.state_dict(), part / "module.pt")
+        torch.save(optimizer.state_dict(), part / "optimizer.pt")
+        torch.save(scheduler.state_dict(), part / "scheduler.pt")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        files = {path.name: path.stat().st_size for path in sorted(part.glob("*.pt"))}
+        write_json(part / "complete.json", {"step": step, "processes": accelerator.num_processes, "files": files})
+        remove_tree(target)
+        part.replace(target)
+        for old in sorted(folder.glob("step-*"))[:-keep]:
+            remove_tree(old)
+    accelerator.wait_for_everyone()
+
+
+def last_complete_state(folder: Path) -> Path | None:
+    """The newest state whose marker is true, else None."""
+    for state in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            files = read_json(state / "complete.json")["files"]
+            if all((state / name).stat().st_size == size for name, size in files.items()):
+                return state
+        except (OSError, ValueError, KeyError):
+            pass
+        log.warning("training state %s is incomplete and skipped", state)
+    return None
+
+
+def load_state(state: Path, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any) -> int:
+    """Restore everything and return the step it was saved after."""
+    facts = read_json(state / "complete.json")
+    if facts["processes"] != accelerator.num_processes:
+        raise StageError(
+            f"{state}: was saved by {facts['processes']} processes and cannot go on with {accelerator.num_processes}; "
+            f"fix: --processes {facts['processes']}, or --fresh for a new run"
+        )
+    module.load_state_dict(torch.load(state / "module.pt", map_location="cpu", weights_only=True))
+    optimizer.load_state_dict(torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True))
+    scheduler.load_state_dict(torch.load(state / "scheduler.pt", map_location="cpu", weights_only=True))
+    random = torch.load(state / f"random-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
+    return int(facts["step"])

@@ -1,0 +1,100 @@
+"""A real Chromium without a window: opens a page, waits until it is drawn, takes its picture.
+
+python tests/browser.py URL PICTURE.png [TEXT ...]
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WIDTH, HEIGHT = 1400, 1000
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",  # Prefect draws its run graph by WebGL: in software where there is no GPU
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
+
+
+def find_chromium() -> tuple[str, str] | None:
+    """The paths of a Chromium and of its driver; None where one of them is missing."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    return (browser, driver) if browser and driver else None
+
+
+def open_page(
+    url: str, wait_for_texts: list[str], screenshot: Path, timeout_seconds: float = 60, click: str = ""
+) -> str:
+    """Open a page in a fresh browser, wait until it shows all texts and stands still, and save its picture as PNG.
+
+    `click` is the label of something to press first, such as Prefect's tab `Task Runs`. A page that never stands still,
+    such as the graph of a running flow, is taken as it is when the time is over.
+
+    Returns:
+        The visible text of the page.
+
+    Raises:
+        FileNotFoundError: there is no Chromium or no driver.
+        TimeoutError: a text did not appear; the picture is saved all the same.
+    """
+    from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+
+    found = find_chromium()
+    if not found:
+        raise FileNotFoundError("no Chromium with chromedriver; fix: apt-get install chromium chromium-driver")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = Options()
+        options.binary_location = found[0]
+        for flag in [*FLAGS, f"--user-data-dir={profile}"]:
+            options.add_argument(flag)
+        browser = webdriver.Chrome(options=options, service=Service(found[1]))
+        try:
+            size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.get(url)
+            deadline = time.monotonic() + timeout_seconds
+            pressed = not click
+            text, picture, before = "", b"", None
+            while time.monotonic() < deadline:
+                try:
+                    text = browser.find_element(By.TAG_NAME, "body").text
+                    picture = browser.get_screenshot_as_png()
+                    if not pressed:
+                        labels = browser.find_elements(By.XPATH, f"//*[text()[normalize-space()='{click}']]")
+                        next(label for label in labels if label.is_displayed()).click()
+                        pressed = True
+                        continue
+                except (StopIteration, WebDriverException):
+                    time.sleep(0.3)  # not there yet, or just replaced
+                    continue
+                if all(wanted in text for wanted in wait_for_texts):
+                    if picture == before:
+                        break
+                    before = picture
+                time.sleep(1.5)
+            if picture:
+                screenshot.parent.mkdir(parents=True, exist_ok=True)
+                screenshot.write_bytes(picture)
+        finally:
+            browser.quit()
+    missing = [wanted for wanted in wait_for_texts if wanted not in text] + ([] if pressed else [click])
+    if missing:
+        raise TimeoutError(f"{url}: {missing} not shown within {timeout_seconds:g} s; the page says: {text[:2000]!r}")
+    return text
+
+
+if __name__ == "__main__":
+    print(open_page(sys.argv[1], sys.argv[3:], Path(sys.argv[2])))

@@ -1,0 +1,365 @@
+"""The local server of a home: one is started however many ask, it is found again, and Prefect really works with it."""
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import psutil
+import pytest
+
+from flows import server
+from flows.server import configure_prefect, ensure_server, find_server, stop_server, ui_address
+from tasks.errors import UserError
+from tasks.run_folder import Home, read_json, write_json
+
+ROOT = Path(__file__).parents[1]
+ENSURE = """
+from flows.server import ensure_server
+from tasks.run_folder import cogito_home
+print(ensure_server(cogito_home()))
+"""
+
+
+@contextmanager
+def kept_environment() -> Iterator[None]:
+    """Put the process's environment back as it was; starts without any Prefect or Cogito setting."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("PREFECT_", "COGITO_")) or name.lower().endswith("_proxy") or name == "DO_NOT_TRACK":
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        server._refresh_settings()
+
+
+@pytest.fixture
+def environment() -> Iterator[None]:
+    with kept_environment():
+        yield
+
+
+def start_python(home: Home, code: str, **settings: str) -> subprocess.Popen[str]:
+    with kept_environment():
+        clean = {**os.environ, "COGITO_HOME": str(home.root), "PYTHONPATH": str(ROOT), **settings}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=clean,
+        cwd=home.root,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run_python(home: Home, code: str, **settings: str) -> str:
+    process = start_python(home, code, **settings)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+def post(url: str, body: Any) -> tuple[int, Any]:
+    with urlopen(Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"}), timeout=20) as answer:
+        return answer.status, json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def both_urls(home: Home) -> Iterator[list[str]]:
+    """What two simultaneous callers got, in a home whose server.json names a dead process, with port 4200 taken."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    record = {"port": 4200, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+    process.wait()
+    write_json(home.prefect / "server.json", record)
+    with kept_environment(), closing(socket.socket()) as taken:
+        try:
+            taken.bind(("127.0.0.1", 4200))
+            taken.listen()
+        except OSError:
+            pass  # someone else has it already, which serves as well
+        fast = {"PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1"}
+        callers = [start_python(home, ENSURE, **fast) for _ in range(2)]
+        answers = [caller.communicate(timeout=150) for caller in callers]
+    yield [out.strip() or err for out, err in answers]
+    with kept_environment():
+        stop_server(home)
+
+
+@pytest.fixture(scope="module")
+def api_url(both_urls: list[str]) -> str:
+    return both_urls[0]
+
+
+@pytest.fixture
+def web_server() -> Iterator[HTTPServer]:
+    """A server that answers every GET with 200 and its `answer`: a web page, unless a test says otherwise."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(web.answer)  # type: ignore[attr-defined]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    web = HTTPServer(("127.0.0.1", 0), Handler)
+    web.answer = b"<html></html>"  # type: ignore[attr-defined]
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    yield web
+    web.shutdown()
+    web.server_close()
+
+
+@pytest.mark.prefect
+def test_two_callers_start_one_server_in_place_of_a_dead_one(home: Home, both_urls: list[str]) -> None:
+    assert both_urls[0] == both_urls[1]
+    assert both_urls[0].startswith("http://127.0.0.1:42"), both_urls[0]
+    servers = [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if "prefect" in (process.info["cmdline"] or [])
+        and (process.info["environ"] or {}).get("PREFECT_HOME") == str(home.prefect)
+    ]
+    assert servers == [read_json(home.prefect / "server.json")["pid"]]
+
+
+@pytest.mark.prefect
+def test_a_running_server_is_found_at_once(home: Home, api_url: str, environment: None) -> None:
+    start = time.monotonic()
+    assert find_server(home) == api_url
+    assert ensure_server(home) == api_url
+    assert time.monotonic() - start < 2
+    assert os.environ["PREFECT_API_URL"] == api_url
+
+
+@pytest.mark.prefect
+def test_a_recycled_pid_is_not_taken_for_the_server(home: Home, api_url: str) -> None:
+    file = home.prefect / "server.json"
+    record = read_json(file)
+    write_json(file, {**record, "created": record["created"] - 100})
+    try:
+        assert find_server(home) is None
+    finally:
+        write_json(file, record)
+    assert find_server(home) == api_url
+
+
+@pytest.mark.prefect
+def test_the_api_answers_null_fields(api_url: str) -> None:
+    """With a too new FastAPI this is answered 422, and `prefect flow-run ls` crashes."""
+    status, flows = post(f"{api_url}/flows/filter", {"flows": None, "flow_runs": None, "deployments": None})
+    assert (status, type(flows)) == (200, list)
+
+
+@pytest.mark.prefect
+def test_the_ui_asks_the_api_under_its_own_address(api_url: str) -> None:
+    """By default it asks port 4200, whatever port it was served from."""
+    with urlopen(f"{ui_address(api_url)}/ui-settings", timeout=20) as answer:
+        settings = json.loads(answer.read())
+    assert (settings["api_url"], settings["default_ui"]) == ("/api", "v1")
+
+
+@pytest.mark.prefect
+def test_silent_runs_are_watched_once(home: Home, api_url: str) -> None:
+    server._watch_silent_runs(api_url)
+    _, automations = post(f"{api_url}/automations/filter", {})
+    assert [automation["name"] for automation in automations] == [server.SILENT_RUN_AUTOMATION["name"]]
+
+
+@pytest.mark.prefect
+def test_a_cron_deployment_yields_scheduled_runs(api_url: str) -> None:
+    """With a too new SQLAlchemy the scheduler silently creates none."""
+    _, flow = post(f"{api_url}/flows/", {"name": "nightly"})
+    schedule = {"active": True, "schedule": {"cron": "0 3 * * *", "timezone": "UTC"}}
+    post(f"{api_url}/deployments/", {"name": "nightly", "flow_id": flow["id"], "schedules": [schedule]})
+    wanted = {"flows": {"id": {"any_": [flow["id"]]}}}
+    deadline = time.monotonic() + 60
+    runs: list[dict[str, Any]] = []
+    while not runs and time.monotonic() < deadline:
+        time.sleep(0.5)
+        _, runs = post(f"{api_url}/flow_runs/filter", wanted)
+    assert {run["state_type"] for run in runs} == {"SCHEDULED"}
+    assert len({run["expected_start_time"] for run in runs}) >= 2
+
+
+@pytest.mark.prefect
+def test_an_already_imported_prefect_follows_and_stays_quiet_in_the_terminal(home: Home, api_url: str) -> None:
+    code = """
+import prefect
+from flows.server import ensure_server
+from tasks.run_folder import cogito_home
+ensure_server(cogito_home())
+@prefect.flow(name="follower", flow_run_name="follower-1")
+def follower():
+    return str(prefect.get_client().api_url)
+print(follower())
+"""
+    assert run_python(home, code).rstrip("/") == api_url
+    _, runs = post(f"{api_url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["follower-1"]}}})
+    assert [run["state_type"] for run in runs] == ["COMPLETED"]
+
+
+@pytest.mark.prefect
+def test_without_a_server_prefect_still_works(home: Home, api_url: str, tmp_path: Path) -> None:
+    alone = Home(tmp_path)
+    with (
+        closing(sqlite3.connect(home.prefect / "prefect.db")) as source,
+        closing(sqlite3.connect(alone.prefect / "prefect.db")) as target,
+    ):
+        source.backup(target)  # spares the seconds that building the tables takes
+    code = """
+from flows.server import ensure_server
+from tasks.run_folder import cogito_home
+url = ensure_server(cogito_home())
+from prefect import flow
+@flow
+def double(number: int) -> int:
+    return 2 * number
+print(url, double(21))
+"""
+    assert run_python(alone, code, COGITO_SERVER="off") == "None 42"
+    assert not (alone.prefect / "server.json").exists()
+
+
+@pytest.mark.prefect
+def test_stop_ends_the_process_and_the_next_start_keeps_the_port(home: Home, api_url: str, environment: None) -> None:
+    pid = read_json(home.prefect / "server.json")["pid"]
+    os.environ["PREFECT_API_URL"] = api_url
+    assert stop_server(home)
+    assert not psutil.pid_exists(pid)
+    assert find_server(home) is None
+    assert "PREFECT_API_URL" not in os.environ
+    assert not stop_server(home)
+    assert run_python(home, ENSURE) == api_url
+
+
+@pytest.mark.prefect
+def test_a_server_that_is_not_ready_in_time_is_ended_with_a_warning(
+    tmp_path: Path, environment: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path)
+    assert ensure_server(home, timeout_seconds=0.5) is None
+    assert "WARNING" in capsys.readouterr().err
+    assert not (home.prefect / "server.json").exists()
+    assert "PREFECT_API_URL" not in os.environ
+    children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if "prefect" in child.cmdline()]
+
+
+def test_another_server_on_the_port_is_not_taken_for_ours(tmp_path: Path, web_server: HTTPServer) -> None:
+    web_server.answer = b"true"  # type: ignore[attr-defined]
+    home = Home(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        created = psutil.Process(process.pid).create_time()
+        write_json(
+            home.prefect / "server.json", {"port": web_server.server_port, "pid": process.pid, "created": created}
+        )
+        assert find_server(home) is None
+        write_json(home.prefect / "server.json", {"port": web_server.server_port, "pid": os.getpid(), "created": 0})
+        assert find_server(home) is None
+        mine = psutil.Process().create_time()
+        write_json(home.prefect / "server.json", {"port": web_server.server_port, "pid": os.getpid(), "created": mine})
+        assert find_server(home) == f"http://127.0.0.1:{web_server.server_port}/api"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"port": 1}', '{"pid": "x", "port": 4200, "created": 1}'])
+def test_a_broken_record_is_no_server(tmp_path: Path, content: str, environment: None) -> None:
+    home = Home(tmp_path)
+    (home.prefect / "server.json").write_text(content)
+    assert find_server(home) is None
+    assert not stop_server(home)
+    assert not (home.prefect / "server.json").exists()
+
+
+def test_a_given_server_is_used_as_it_is(tmp_path: Path, web_server: HTTPServer, environment: None) -> None:
+    web_server.answer = b"true"  # type: ignore[attr-defined]
+    given = f"http://127.0.0.1:{web_server.server_port}/api"
+    os.environ |= {"PREFECT_API_URL": given, "PREFECT_HOME": "/somewhere"}
+    assert ensure_server(Home(tmp_path)) == given
+    assert os.environ["PREFECT_HOME"] == "/somewhere"
+    assert not (tmp_path / "prefect" / "server.json").exists()
+
+
+def test_a_given_address_that_is_no_api_is_an_error(tmp_path: Path, web_server: HTTPServer, environment: None) -> None:
+    """Prefect's own UI answers every path with 200 and a page: the `/api` was forgotten."""
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{web_server.server_port}"
+    with pytest.raises(UserError, match="not as a Prefect API"):
+        ensure_server(Home(tmp_path))
+
+
+def test_an_unreachable_given_server_is_an_error_without_its_password(tmp_path: Path, environment: None) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    os.environ["PREFECT_API_URL"] = f"http://ada:hunter2@127.0.0.1:{port}/api"
+    with pytest.raises(UserError, match="fix: ") as caught:
+        ensure_server(Home(tmp_path))
+    assert f"127.0.0.1:{port}/api" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_misspelt_mode_is_an_error(tmp_path: Path, environment: None) -> None:
+    os.environ["COGITO_SERVER"] = "of"
+    with pytest.raises(UserError, match="did you mean 'off'"):
+        ensure_server(Home(tmp_path))
+
+
+def test_what_the_user_set_stays(tmp_path: Path, environment: None) -> None:
+    os.environ |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "45", "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_HOME": "/old"}
+    configure_prefect(Home(tmp_path))
+    assert os.environ["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "45"
+    assert "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL" not in os.environ
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "prefect")
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert "no_proxy" not in os.environ
+
+
+def test_a_proxy_is_not_asked_for_this_machine(tmp_path: Path, environment: None) -> None:
+    os.environ |= {"HTTP_PROXY": "http://proxy.example:3128", "NO_PROXY": "intranet.example,localhost"}
+    configure_prefect(Home(tmp_path))
+    configure_prefect(Home(tmp_path))
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "intranet.example,localhost,127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("api", "ui"),
+    [
+        ("http://127.0.0.1:4201/api", "http://127.0.0.1:4201"),
+        ("http://127.0.0.1:4201/api/", "http://127.0.0.1:4201"),
+        ("https://prefect.example/team/api", "https://prefect.example/team"),
+        (
+            "https://api.prefect.cloud/api/accounts/1/workspaces/2",
+            "https://app.prefect.cloud/account/1/workspace/2",
+        ),
+    ],
+)
+def test_the_address_of_the_ui(api: str, ui: str) -> None:
+    assert ui_address(api) == ui
+
+
+def test_importing_the_module_does_not_import_prefect() -> None:
+    code = "import sys, flows.server; print([name for name in ('prefect', 'httpx', 'torch') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
