@@ -148,14 +148,15 @@ def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
         try:
             with home.lock("server").acquire(timeout=timeout_seconds):
                 server = _recorded_server(home)
-                if not (server and _wait_until_healthy(server, deadline)):
+                # One that lives but does not answer may still be starting, for another caller, or be stuck for good.
+                if not (server and _wait_until_healthy(server, time.monotonic() + timeout_seconds / 2)):
                     server = _start_server(home, server, deadline)
         except Timeout:
             server = None
     if server is None:
         _warn(
-            f"no Prefect server was ready within {timeout_seconds:g} s: going on with a temporary one, without UI; "
-            f"its output: {home.logs / 'server.log'}; COGITO_SERVER=off skips it"
+            "the Prefect server did not become ready: going on with a temporary one, without UI; "
+            f"its output: {home.logs / 'server.log'}; COGITO_SERVER=off starts none"
         )
         return None
     os.environ["PREFECT_API_URL"] = server.api_url

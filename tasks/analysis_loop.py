@@ -24,7 +24,7 @@ def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     except CheckpointError as error:
         raise StageError(str(error)) from error
     device = torch.device(job["device"])
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  (transformers wraps `to` for its own checks)
     blocks = TokenBlocks(Path(job["corpus"]), "held_out")
     count = min(job["max_samples"], len(blocks))
     chosen = np.linspace(0, len(blocks) - 1, count).round().astype(np.int64)
@@ -35,7 +35,7 @@ def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             samples = [(one, np.full(len(one), IGNORE_INDEX)) for one in ids]
             batch = corrupt_and_pad(samples, job["pad_token_id"])
             tensors = {name: None if t is None else t.to(device) for name, t in batch.items() if name != "labels"}
-            stream.update(model.encoder(**tensors))
+            stream.update(model.get_submodule("encoder")(**tensors))
             report_progress(step=min(start + job["batch_size"], count), steps=count)
     singular = stream.singular_values().numpy()
     similarity = stream.mean_similarity().numpy()

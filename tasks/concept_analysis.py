@@ -27,6 +27,7 @@ def analyse_concepts(
         [CONTRACT_VERSION, checkpoint.weights_sha256, corpus.corpus_id, spec.model_dump(mode="json")]
     )
     done = finished_result(run.analysis, identity)
+    reused = done is not None
     if done is None:
         with lease_devices(home) as devices:
             job = {
@@ -40,4 +41,4 @@ def analyse_concepts(
                 "device": devices[0].kind,
             }
             done = run_job(run.analysis, job, devices, on_progress=on_progress)
-    return AnalysisResult.model_validate(done)
+    return AnalysisResult.model_validate({**done, "reused": reused})

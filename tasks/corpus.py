@@ -9,12 +9,13 @@ be full; with `document` every document is cut into [CLS] part [SEP] blocks of i
 import hashlib
 import logging
 import shutil
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +26,15 @@ from tasks.run_folder import Home, building, check_manifest, content_hash, read_
 from tasks.sources import TOKENIZER_FILES, Source, find_tokenizer, load_split, tokenizer_fingerprint
 from tasks.specs import PYTHON_DOCS, DataSpec
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 log = logging.getLogger("cogito.corpus")
 
 # Raise when the same input would give other bytes on disk.
 CONTRACT_VERSION = 1
 DOCUMENTS_PER_BATCH = 256
 SPECIAL_TOKENS = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
+
+# transformers' lazy modules break when several threads import from them at once.
+_IMPORTING = threading.Lock()
 
 # Called with documents done and documents in all (None when unknown).
 Progress = Callable[[int, int | None], None]
@@ -74,24 +75,30 @@ def prepare_corpus(
     corpus_id = content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), settings])
     target = home.corpora / corpus_id
     with home.lock(f"corpus-{corpus_id}"):
-        if not (target / "manifest.json").exists():
+        reused = (target / "manifest.json").exists()
+        if not reused:
             with building(target) as folder:
                 facts = _tokenise(spec, source, home, tokenizer, folder, progress)
                 write_json(folder / "corpus.json", facts)
                 write_manifest(folder)
     check_manifest(target, hashes=False)
     return CorpusResult(
-        corpus_id=corpus_id, folder=target, tokenizer=target / "tokenizer", **read_json(target / "corpus.json")
+        corpus_id=corpus_id,
+        folder=target,
+        tokenizer=target / "tokenizer",
+        reused=reused,
+        **read_json(target / "corpus.json"),
     )
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, with the special tokens that the models need.
 
     Raises:
         UserError: it cannot be read, or lacks a special token.
     """
-    from transformers import AutoTokenizer
+    with _IMPORTING:
+        from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -210,7 +217,8 @@ class _BlockWriter:
         folder.mkdir()
         self.folder, self.spec, self.dtype = folder, spec, dtype
         self.file = (folder / "tokens.bin").open("wb")
-        self.first, self.last = np.array([cls_id], dtype=dtype), np.array([sep_id], dtype=dtype)
+        self.first: np.ndarray = np.array([cls_id], dtype=dtype)
+        self.last: np.ndarray = np.array([sep_id], dtype=dtype)
         self.documents, self.starts, self.lengths = array("q"), array("q"), array("q")
         self.counts = np.zeros(vocab_size, dtype=np.int64)
         self.tokens_written = self.text_tokens = self.bytes_read = 0

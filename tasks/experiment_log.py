@@ -4,6 +4,7 @@ The machine owns the cells of rows whose run id it knows, and nothing else: ever
 `cogito log show --log master_experiment_log.md`
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,6 +80,11 @@ class LogTable:
     def run_id(self, row: LogRow) -> str | None:
         """The name in backticks in the column that keys this table; None where it has none."""
         return _name_in(self.cell(row, KEY_COLUMNS[self.kind]))
+
+
+def default_log(given: str | Path | None = None) -> Path:
+    """The log's path: as given, else COGITO_LOG, else `master_experiment_log.md` in the working directory."""
+    return Path(given or os.environ.get("COGITO_LOG") or "master_experiment_log.md").expanduser().resolve()
 
 
 def read_log(path: Path) -> dict[str, "pandas.DataFrame"]:

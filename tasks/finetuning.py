@@ -42,6 +42,7 @@ def finetune(
     identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, head, seed, start])
     folder = run.cell(data.task, seed, start)
     done = finished_result(folder, identity)
+    reused = done is not None
     if done is None:
         with lease_devices(home) as devices:
             job = {
@@ -57,7 +58,7 @@ def finetune(
                 "device": devices[0].kind,
             }
             done = run_job(folder, job, devices, on_progress=on_progress)
-    return CellResult.model_validate(done)
+    return CellResult.model_validate({**done, "reused": reused})
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:

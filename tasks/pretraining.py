@@ -68,7 +68,7 @@ def pretrain(
     done = finished_result(run.pretraining, identity)
     if done is not None:
         check_manifest(Path(done["model"]), hashes=False)
-        return PretrainingResult.model_validate(done)
+        return PretrainingResult.model_validate({**done, "reused": True})
     devices = visible_devices()
     on_gpu = devices[0].kind == "cuda"
     count = processes or (len(devices) if on_gpu else 1)

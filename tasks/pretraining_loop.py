@@ -137,13 +137,13 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         trained_tokens += tokens
-        losses = {name: value.item() for name, value in losses.items()}
-        if not math.isfinite(losses["total"]) or not math.isfinite(float(gradient_norm)):
+        values = {name: value.item() for name, value in losses.items()}
+        if not math.isfinite(values["total"]) or not math.isfinite(float(gradient_norm)):
             raise StageError(
-                f"step {step + 1}: the loss ({losses['task']}) or the gradient norm ({float(gradient_norm)}) is not "
+                f"step {step + 1}: the loss ({values['task']}) or the gradient norm ({float(gradient_norm)}) is not "
                 "finite; fix: lower training.learning_rate or raise training.warmup_steps"
             )
-        train_losses = [*train_losses[-99:], losses["task"]]
+        train_losses = [*train_losses[-99:], values["task"]]
         finished = step + 1
         evaluate = finished % training.eval_every_steps == 0 or finished == steps
         if evaluate:
@@ -154,7 +154,7 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
                 "epoch": round(finished * training.global_batch_size / len(blocks), 4),
                 "learning_rate": learning_rate,
                 "gradient_norm": float(gradient_norm),
-                **{f"{name}_loss": value for name, value in losses.items()},
+                **{f"{name}_loss": value for name, value in values.items()},
                 **({"eval_loss": eval_loss} if evaluate else {}),
             }
             curve.add(figures)

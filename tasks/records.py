@@ -14,12 +14,16 @@ from tasks.errors import UserError
 from tasks.run_folder import RunFolder, read_json, write_json
 
 SCHEMA_VERSION = 1
+# What a fine-tuning starts from: the pretrained weights, or random ones for comparison.
+Start = Literal["checkpoint", "random"]
 
 
 class Result(BaseModel):
     """Base of all results: immutable, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reused: bool = Field(False, exclude=True, description="found finished rather than made now; never stored")
 
 
 class CorpusResult(Result):
@@ -92,7 +96,7 @@ class CellResult(Result):
 
     task: str
     seed: int
-    start: Literal["checkpoint", "random"]
+    start: Start
     status: Literal["complete", "failed"]
     error: str | None = None
     predictions: dict[str, Path] = Field(default_factory=dict, description="score label -> Parquet file")
@@ -110,7 +114,7 @@ class Score(Result):
     task: str = Field(description="label of the scored split: `mnli-m`")
     metric: str
     primary: bool
-    start: Literal["checkpoint", "random"]
+    start: Start
     value: float | None = Field(description="mean over seeds; None when every seed failed")
     interval: tuple[float, float] | None = Field(description="95 % bootstrap interval over examples")
     n: int

@@ -199,14 +199,17 @@ def check_manifest(folder: Path, *, hashes: bool = True) -> None:
     """
     manifest = folder / "manifest.json"
     try:
-        files = read_json(manifest)["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = {
+            str(name): {"size": int(facts["size"]), "sha256": str(facts["sha256"])}
+            for name, facts in read_json(manifest)["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{manifest}: not a readable manifest ({error}); fix: publish or copy the folder again"
         ) from error
     for name, facts in files.items():
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
+        path = Path(os.path.normpath(folder / name))
+        if not path.is_relative_to(os.path.normpath(folder)):
             raise UserError(f"{manifest}: names a file outside its folder: {name!r}")
         if not path.is_file():
             raise UserError(f"{folder}: corrupt: {name} is missing though its manifest lists it; fix: copy it again")

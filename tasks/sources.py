@@ -172,8 +172,8 @@ def _folder_fingerprint(folder: Path, home: Home) -> str:
     current = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
-            facts = path.stat()
-            stamp = f"{facts.st_size}-{facts.st_mtime_ns}"
+            status = path.stat()
+            stamp = f"{status.st_size}-{status.st_mtime_ns}"
             name = path.relative_to(folder).as_posix()
             old = known.get(name)
             current[name] = old if old and old["stamp"] == stamp else {"stamp": stamp, "sha256": file_sha256(path)}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.variants import VARIANTS
+from models.variants import HEAD_DECODERS, VARIANTS
 from tasks.benchmarks import TASKS
 from tasks.errors import UserError, unknown_name
 from tasks.run_folder import content_hash
@@ -19,7 +19,6 @@ from tasks.run_folder import content_hash
 LOSS_NAMES = (
     "orthogonality", "soft_orthogonality", "uniformity", "variance", "covariance", "vicreg", "combined", "t_regs_mst",
 )  # fmt: skip
-HEAD_NAMES = ("via_decoder", "weighted_decoder", "weighted_pooling")
 PYTHON_DOCS = "builtin/python_docs"
 
 
@@ -37,7 +36,7 @@ def _member(kind: str, allowed: Iterable[str]) -> AfterValidator:
 VariantName = Annotated[str, _member("variant", VARIANTS)]
 TaskName = Annotated[str, _member("task", TASKS)]
 LossName = Annotated[str, _member("concept loss", LOSS_NAMES)]
-HeadName = Annotated[str, _member("head", HEAD_NAMES)]
+HeadName = Annotated[str, _member("head", HEAD_DECODERS)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -180,6 +179,7 @@ class PublishSpec(Spec):
     )
     repo: str | None = Field(None, description="Hub repository; None: your account and the run id")
     private: bool = True
+    license: str | None = Field(None, description="licence that the model card states")
 
 
 class TaskOverride(Spec):
@@ -296,6 +296,12 @@ class ExperimentSpec(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _head_fits(self) -> "ExperimentSpec":
+        if self.evaluation.head is not None:
+            check_head(self.evaluation.head, self.model.variant)
+        return self
+
     @property
     def max_sequence_length(self) -> int:
         return self.model.max_sequence_length or self.data.block_tokens
@@ -304,6 +310,18 @@ class ExperimentSpec(Spec):
     def run_prefix(self) -> str:
         """The run id without its timestamp: `perceiver_mlm_H512L6C128`."""
         return f"{self.model.variant}_{self.model.size_name}"
+
+
+def check_head(head: str, variant: str) -> None:
+    """Refuse a head that cannot read the variant's decoder.
+
+    Raises:
+        ValueError: with the heads that can.
+    """
+    decoder = VARIANTS[variant].decoder
+    fitting = [name for name, decoders in HEAD_DECODERS.items() if decoders is None or decoder in decoders]
+    if head not in fitting:
+        raise ValueError(f"head {head} does not fit variant {variant}; allowed: {', '.join(fitting)}")
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
@@ -317,15 +335,21 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
         UserError: with one line per mistake: place, what is wrong, what is allowed.
     """
     raw, lines = _read_yaml(path)
-    return _validate(raw, overrides, str(path), lines)
+    return build_spec(raw, overrides, str(path), lines)
 
 
-def override_spec(spec: ExperimentSpec, overrides: Sequence[str]) -> ExperimentSpec:
-    """A copy of a spec with `key=value` overrides applied and validated."""
-    return _validate(spec.model_dump(mode="json"), overrides, spec.name, {})
+def build_spec(
+    raw: dict[str, Any], overrides: Sequence[str], source: str, lines: dict[tuple, int] | None = None
+) -> ExperimentSpec:
+    """Validate a mapping as a spec, with overrides applied.
 
+    Args:
+        source: named in messages.
+        lines: line of every key in the source, where there is one.
 
-def _validate(raw: dict[str, Any], overrides: Sequence[str], source: str, lines: dict[tuple, int]) -> ExperimentSpec:
+    Raises:
+        UserError: with one line per mistake.
+    """
     overridden = {tuple(key.split(".")): f"--set {key}" for key in (_apply_override(raw, text) for text in overrides)}
     try:
         return ExperimentSpec.model_validate(raw)
@@ -333,7 +357,7 @@ def _validate(raw: dict[str, Any], overrides: Sequence[str], source: str, lines:
         messages = []
         for mistake in error.errors():
             location = tuple(part for part in mistake["loc"] if part != "[key]")
-            messages.append(f"{_place(location, source, lines, overridden)}: {_explain(mistake, location)}")
+            messages.append(f"{_place(location, source, lines or {}, overridden)}: {_explain(mistake, location)}")
         raise UserError("\n".join(messages)) from None
 
 

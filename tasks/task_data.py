@@ -36,7 +36,7 @@ class PreparedTask:
     task: str
     identity: str
     folder: Path
-    optimistic: bool
+    train_examples: int
 
 
 def find_task_source(task: Task, data: str, home: Home, data_root: Path | None) -> Source:
@@ -64,7 +64,8 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
             with building(target) as folder:
                 _tokenise_splits(task, protocol, tokenizer, source, home, folder)
                 write_manifest(folder)
-    return PreparedTask(task.name, identity, target, protocol.select_on == "dev")
+    with np.load(target / "train.npz") as train:
+        return PreparedTask(task.name, identity, target, len(train["labels"]))
 
 
 def load_examples(folder: Path, part: str) -> dict[str, np.ndarray]:

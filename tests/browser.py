@@ -14,7 +14,6 @@ FLAGS = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
-    "--enable-unsafe-swiftshader",  # Prefect draws its run graph by WebGL: in software where there is no GPU
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

@@ -1,0 +1,322 @@
+"""The command. `cogito --help` lists what it can do; `python -m flows.cli` is the same.
+
+Exit codes: 0 done, 1 a stage failed, 2 bad input. With --json standard output carries JSON alone.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from tasks.errors import StageError, UserError, unknown_name
+
+app = typer.Typer(
+    name="cogito",
+    help="Pretrain, evaluate and log concept encoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+log_app = typer.Typer(help="Read the Master Experiment Log.", no_args_is_help=True)
+app.add_typer(log_app, name="log")
+
+SpecPath = Annotated[Path, typer.Argument(help="Experiment file, for example experiments/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. training.epochs=1.")
+]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder that mirrors data sets and tokenizers by Hub name (COGITO_DATA_ROOT).")
+]
+LogPath = Annotated[Path | None, typer.Option("--log", help="The log (COGITO_LOG; default master_experiment_log.md).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON alone on standard output.")]
+
+
+@app.command()
+def run(
+    spec: SpecPath,
+    fresh: Annotated[bool, typer.Option(help="Start a new run even if this spec was run before.")] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Training processes; default every GPU, or one on a CPU.")
+    ] = None,
+    data_root: DataRoot = None,
+    log: LogPath = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole experiment, or continue or reuse its run."""
+    from tasks.preflight import find_inputs
+    from tasks.run_folder import cogito_home
+    from tasks.sources import resolve_data_root
+    from tasks.specs import load_spec
+
+    loaded = load_spec(spec, overrides or [])
+    mirror = resolve_data_root(data_root)
+    find_inputs(loaded, cogito_home(), mirror)
+    arguments = {"spec": loaded, "processes": processes, "fresh": fresh}
+    _run_flow("experiment", arguments, mirror, log, as_json)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="Run id, folder, or Hub id with an optional @revision.")],
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated rows of `cogito ls tasks`.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=100, help="Seeds per task.")] = None,
+    head: Annotated[str | None, typer.Option(help="Row of `cogito ls heads`; default the variant's own.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder, for a checkpoint without one.")] = None,
+    data_root: DataRoot = None,
+    log: LogPath = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune, score and analyse an existing checkpoint: a row in the evaluation table."""
+    from tasks.preflight import find_evaluation_inputs, find_task_sources
+    from tasks.run_folder import cogito_home
+    from tasks.runs import evaluation_head, evaluation_spec
+    from tasks.sources import find_dataset, resolve_data_root
+
+    home, mirror = cogito_home(), resolve_data_root(data_root)
+    names = [name.strip() for name in tasks.split(",")] if tasks else None
+    found, _ = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
+    spec = evaluation_spec(found, names, seeds, head, overrides or [])
+    evaluation_head(spec, found)
+    find_task_sources(spec.evaluation, home, mirror)
+    find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
+    arguments = {
+        "checkpoint": checkpoint, "tasks": names, "seeds": seeds, "head": head, "tokenizer": tokenizer,
+        "overrides": overrides,
+    }  # fmt: skip
+    _run_flow("evaluation", arguments, mirror, log, as_json)
+
+
+@app.command()
+def analyse(
+    checkpoint: Annotated[str, typer.Argument(help="Run id, folder, or Hub id with an optional @revision.")],
+    tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder, for a checkpoint without one.")] = None,
+    data_root: DataRoot = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the concept geometry of a checkpoint on held-out text; writes no row."""
+    from tasks.concept_analysis import analyse_concepts
+    from tasks.corpus import prepare_corpus
+    from tasks.preflight import find_evaluation_inputs
+    from tasks.run_folder import RunFolder, cogito_home
+    from tasks.runs import evaluation_spec
+    from tasks.sources import find_dataset, resolve_data_root
+
+    home, mirror = cogito_home(), resolve_data_root(data_root)
+    found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
+    spec = evaluation_spec(found, None, None, None, overrides or [])
+    source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
+    corpus = prepare_corpus(spec.data, source, home, mirror, tokenizer_folder=tokenizer_folder)
+    folder = RunFolder(home.root / "analyses" / f"{found.weights_sha256[:16]}-{corpus.corpus_id}")
+    result = analyse_concepts(found, corpus, spec.analysis, folder, home)
+    if as_json:
+        _print_json({"checkpoint": found.name, **result.model_dump(mode="json")})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("figure", "value", title=f"Concept geometry of {found.name}, {result.samples} samples")
+    for name, value in result.figures.items():
+        table.add_row(name, f"{value:.5g}")
+    Console().print(table)
+    for name, path in result.plots.items():
+        print(f"{name}: {path}")
+
+
+@app.command()
+def check(specs: Annotated[list[Path], typer.Argument(help="Experiment files.")], overrides: Overrides = None) -> None:
+    """Check experiment files; all mistakes of all files at once."""
+    from tasks.specs import load_spec
+
+    problems = []
+    for path in specs:
+        try:
+            load_spec(path, overrides or [])
+            print(f"{path}: ok")
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+@app.command()
+def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print the resolved spec with its parameter count and identity."""
+    import yaml
+
+    from models.autoencoder import ConceptModelForMaskedLM
+    from models.configuration import ConceptConfig
+    from tasks.pretraining import model_config
+    from tasks.run_folder import content_hash
+    from tasks.specs import load_spec
+
+    loaded = load_spec(spec, overrides or [])
+    resolved = loaded.model_dump(mode="json")
+    vocab_size = loaded.data.train_tokenizer_vocab_size or ConceptConfig().vocab_size
+    config = ConceptConfig(**model_config(loaded, vocab_size, None, {}))
+    facts = {
+        "parameters": ConceptModelForMaskedLM.count_parameters(config),
+        "vocab_size": vocab_size,
+        "identity": content_hash(resolved),
+    }
+    if as_json:
+        _print_json({"spec": resolved, **facts})
+        return
+    print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
+    assumed = "" if loaded.data.train_tokenizer_vocab_size else " (assuming ModernBERT's vocabulary)"
+    print(f"# parameters: {facts['parameters']:,} with {vocab_size:,} tokens{assumed}")
+    print(f"# identity: {facts['identity']}")
+
+
+@app.command("ls")
+def list_kind(
+    kind: Annotated[str, typer.Argument(help="variants, objectives, decoders, heads, losses, tasks or experiments")],
+    as_json: AsJson = False,
+) -> None:
+    """List what can be named in a spec."""
+    from flows.listing import KINDS
+
+    if kind not in KINDS:
+        raise UserError(unknown_name("kind", kind, KINDS))
+    rows = KINDS[kind]()
+    if as_json:
+        _print_json([{"name": name, "summary": summary} for name, summary in rows])
+        return
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, summary in rows:
+        print(f"{name:{width}}  {summary}")
+
+
+@log_app.command("show")
+def log_show(log: LogPath = None, as_json: AsJson = False) -> None:
+    """Show the rows of the log."""
+    from tasks.experiment_log import default_log, show_log
+
+    path = default_log(log)
+    rows = show_log(path)
+    if as_json:
+        _print_json(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("table", "run", "checkpoint", "scores", title=str(path))
+    for row in rows:
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in row["scores"].items())
+        table.add_row(row["table"], row["run_id"], row["checkpoint"], scores)
+    Console().print(table)
+
+
+@app.command()
+def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server of this COGITO_HOME.")] = False) -> None:
+    """Start or find the local Prefect server and print the address of its UI."""
+    from flows.server import ensure_server, stop_server, ui_address
+    from tasks.run_folder import cogito_home
+
+    if stop:
+        print("stopped" if stop_server(cogito_home()) else "no server was running")
+        return
+    url = ensure_server(cogito_home())
+    if url is None:
+        raise StageError("no server could be started; see logs/server.log under COGITO_HOME")
+    print(ui_address(url))
+
+
+def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Path | None, as_json: bool) -> None:
+    """Run a flow against the home's server and print what came out."""
+    from flows.server import ensure_server, ui_address
+    from tasks.experiment_log import default_log
+    from tasks.progress import DISPLAY
+    from tasks.run_folder import cogito_home
+
+    log_path = default_log(log)
+    url = ensure_server(cogito_home())
+    if url is not None:
+        print(f"Prefect UI: {ui_address(url)}", file=sys.stderr)
+    from prefect.states import State
+
+    if name == "experiment":
+        from flows.experiment import experiment as flow
+    else:
+        from flows.evaluation import evaluation as flow  # type: ignore[assignment]
+    arguments |= {"data_root": str(mirror) if mirror else None, "log": str(log_path)}
+    with DISPLAY.on_terminal():
+        state: State[Any] = flow(**arguments, return_state=True)
+    _report_outcome(state, log_path, as_json)
+
+
+def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
+    from tasks.records import load_record
+    from tasks.run_folder import cogito_home
+    from tasks.stages import BAD_INPUT
+
+    message = state.message or ""
+    if state.name == BAD_INPUT:
+        raise UserError(message)
+    run_id = message.partition(":")[0]
+    folder = cogito_home().run(run_id)
+    if not run_id or not folder.record.exists():
+        raise StageError(message or f"the flow ended as {state.name}")
+    record = load_record(folder)
+    if as_json:
+        _print_json(
+            {
+                "run_id": record.run_id,
+                "status": record.status,
+                "scores": [
+                    {
+                        "task": score.task, "metric": score.metric, "value": score.value, "n": score.n,
+                        "seed_values": score.seed_values, "start": score.start, "interval": score.interval,
+                        "floor": score.floor, "above_floor": score.above_floor,
+                        "overlap_baseline": score.overlap_baseline,
+                    }
+                    for score in record.scores
+                ],
+                "record": str(folder.record),
+                "log": str(log_path),
+            }
+        )  # fmt: skip
+    else:
+        from flows.listing import print_record
+
+        print_record(record, folder, log_path)
+    if not state.is_completed():
+        raise StageError(message)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str, allow_nan=False))
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    print(f"cogito: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> None:
+    """The entry point: one clear message and an exit code instead of a traceback."""
+    # Our own lines only: the root logger would repeat what Prefect logs.
+    logger = logging.getLogger("cogito")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(os.environ.get("COGITO_LOG_LEVEL", "INFO"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except UserError as error:
+        _fail(error, 2)
+    except StageError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail(KeyboardInterrupt("interrupted; the same command continues the run"), 130)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Evaluation of an existing checkpoint: fine-tuning fan-out and analysis -> a row in the evaluation table.
+
+Example: `cogito evaluate perceiver_mlm_H64L2C16_20261123_101500 --tasks mrpc,stsb`
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.states import Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.fan_out import evaluate_checkpoint, finish_run, prepare_tasks, settle, workers
+from tasks import stages
+from tasks.errors import UserError
+from tasks.experiment_log import default_log
+from tasks.preflight import find_evaluation_inputs, find_task_sources
+from tasks.records import Checkpoint, CorpusResult
+from tasks.run_folder import cogito_home
+from tasks.runs import evaluation_spec, open_evaluation_run
+from tasks.sources import find_dataset, resolve_data_root
+from tasks.specs import ExperimentSpec
+from tasks.task_data import PreparedTask
+
+
+@flow(
+    flow_run_name="evaluation-{checkpoint}",
+    task_runner=ThreadPoolTaskRunner(max_workers=workers()),  # type: ignore[arg-type]
+)
+def evaluation(
+    checkpoint: str,
+    tasks: list[str] | None = None,
+    seeds: int | None = None,
+    head: str | None = None,
+    tokenizer: str | None = None,
+    data_root: str | None = None,
+    log: str | None = None,
+    overrides: list[str] | None = None,
+) -> State:
+    """Fine-tune, score and analyse a checkpoint that exists.
+
+    Args:
+        checkpoint: run id, folder, or Hub id with an optional @revision.
+        tasks: tasks to score; default those of the checkpoint's own run, else the log's protocol.
+        seeds: seeds per task.
+        head: head to fine-tune; default that of the checkpoint's variant.
+        tokenizer: Hub id or folder, for a checkpoint without one.
+        data_root: a mirror folder, searched before the Hub; default COGITO_DATA_ROOT.
+        log: the Master Experiment Log; default COGITO_LOG.
+        overrides: `key=value` changes of the spec.
+    """
+    try:
+        home, mirror = cogito_home(), resolve_data_root(data_root)
+        found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
+        spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
+        sources = find_task_sources(spec.evaluation, home, mirror)
+        corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
+        data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
+        corpus, problem = settle(data)
+        if problem is not None:
+            raise UserError(f"data: {problem}")
+        prepared = prepare_tasks(spec, sources, tokenizer_folder)
+        return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log))
+    except UserError as error:
+        return Failed(message=str(error), name=stages.BAD_INPUT)
+
+
+def evaluate_in_own_run(
+    spec: ExperimentSpec,
+    checkpoint: Checkpoint,
+    corpus: CorpusResult,
+    tasks: dict[str, PreparedTask],
+    log: Path,
+    after: Iterable[Any] = (),
+) -> State:
+    """Evaluate under an evaluation run, which has its own folder, record and row."""
+    run, record = open_evaluation_run(spec, checkpoint, cogito_home(), log)
+    record.corpus = corpus
+    evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)
+    return finish_run(record, run, log)

@@ -1,0 +1,96 @@
+"""The whole experiment as one DAG: data -> pretraining -> publishing -> fine-tuning fan-out and analysis -> row.
+
+Order and names only; what a stage does stands in `tasks/<stage>.py`.
+Example: `cogito run experiments/quickstart.yaml`
+"""
+
+import time
+from pathlib import Path
+
+from prefect import flow
+from prefect.states import Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.evaluation import evaluate_in_own_run
+from flows.fan_out import evaluate_checkpoint, finish_run, note_stage, prepare_tasks, settle, workers
+from tasks import stages
+from tasks.checkpoint_source import resolve_checkpoint
+from tasks.errors import UserError
+from tasks.experiment_log import default_log
+from tasks.preflight import find_inputs
+from tasks.pretraining import pretraining_identity
+from tasks.records import RunRecord, StageRecord
+from tasks.run_folder import RunFolder, cogito_home
+from tasks.runs import needs_evaluation_run, open_training_run
+from tasks.sources import resolve_data_root
+from tasks.specs import ExperimentSpec
+
+
+@flow(
+    flow_run_name="experiment-{spec.name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=workers()),  # type: ignore[arg-type]
+)
+def experiment(
+    spec: ExperimentSpec,
+    data_root: str | None = None,
+    log: str | None = None,
+    processes: int | None = None,
+    fresh: bool = False,
+) -> State:
+    """Run, continue or reuse a whole experiment.
+
+    Args:
+        spec: the experiment.
+        data_root: a mirror folder, searched before the Hub; default COGITO_DATA_ROOT.
+        log: the Master Experiment Log; default COGITO_LOG.
+        processes: training processes; default every GPU, or one on a CPU.
+        fresh: start a new run even if this spec was run before.
+    """
+    try:
+        return _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh)
+    except UserError as error:
+        return Failed(message=str(error), name=stages.BAD_INPUT)
+
+
+def _experiment(spec: ExperimentSpec, data_root: Path | None, log: Path, processes: int | None, fresh: bool) -> State:
+    home = cogito_home()
+    inputs = find_inputs(spec, home, data_root)
+    started = time.monotonic()
+    data = stages.prepare_data.submit(spec.data, inputs.corpus, data_root)
+    corpus, problem = settle(data)
+    if problem is not None:
+        raise UserError(f"data: {problem}")
+    tasks = prepare_tasks(spec, inputs.tasks, corpus.tokenizer, after=[data])
+
+    identity = pretraining_identity(spec, inputs.data_identity)
+    run, record = open_training_run(spec, identity, home, log, fresh=fresh)
+    note_stage(record, "data", started, corpus, None)
+    record.corpus = corpus
+    started = time.monotonic()
+    training = stages.pretrain_model.submit(spec, corpus, run, processes, wait_for=[data])
+    record.pretraining, problem = settle(training)
+    note_stage(record, "pretraining", started, record.pretraining, problem)
+    if problem is not None:
+        return _stop_early(record, run, log, "pretraining failed")
+    record.save(run)
+
+    started = time.monotonic()
+    publishing = stages.publish_model.submit(record.pretraining.model, record, spec.publish, wait_for=[training])
+    published, problem = settle(publishing)
+    note_stage(record, "publishing", started, published, problem)
+    record.publishing = published or record.publishing
+    record.save(run)
+
+    checkpoint = resolve_checkpoint(run.run_id, home)
+    if needs_evaluation_run(record, spec):
+        return evaluate_in_own_run(spec, checkpoint, corpus, tasks, log, after=[publishing])
+    record.checkpoint = checkpoint
+    evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=[publishing])
+    return finish_run(record, run, log)
+
+
+def _stop_early(record: RunRecord, run: RunFolder, log: Path, reason: str) -> State:
+    """Later stages are skipped, and said to be; the row is written all the same."""
+    for name in ("publishing", "finetuning", "analysis"):
+        record.stages[name] = StageRecord(status="skipped", message=reason)
+    return finish_run(record, run, log)

@@ -1,0 +1,152 @@
+"""What both flows share: the fan-out over task x seed beside the concept analysis, the scores, the row."""
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import allow_failure
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed, State
+
+from tasks import stages
+from tasks.errors import UserError
+from tasks.leases import visible_devices
+from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
+from tasks.run_folder import RunFolder
+from tasks.sources import Source
+from tasks.specs import ExperimentSpec
+from tasks.task_data import PreparedTask
+
+log = logging.getLogger("cogito.flow")
+
+
+def workers() -> int:
+    """Threads of a flow: one per device, one for the analysis, one for short stages."""
+    return len(visible_devices()) + 2
+
+
+def settle(future: PrefectFuture[Any]) -> tuple[Any, str | None]:
+    """Wait for a stage: its result and None, or None and what went wrong.
+
+    Raises:
+        UserError: the stage found bad input.
+    """
+    future.wait()
+    state = future.state
+    if state.is_completed():
+        return future.result(), None
+    if state.name == stages.BAD_INPUT:
+        raise UserError(state.message or "bad input")
+    return None, (state.message or state.name or "failed").strip()
+
+
+def note_stage(record: RunRecord, name: str, started: float, result: Any, problem: str | None) -> None:
+    """Write down how a stage went; a stage that found its work done keeps what was written when it was done."""
+    seconds = round(time.monotonic() - started, 1)
+    if problem is not None:
+        log.error("%s failed: %s", name, problem)
+        record.stages[name] = StageRecord(status="failed", seconds=seconds, message=problem)
+    elif record.stages.get(name) is None or record.stages[name].status != "complete" or not _reused(result):
+        record.stages[name] = StageRecord(status="complete", seconds=seconds)
+
+
+def _reused(result: Any) -> bool:
+    parts = result if isinstance(result, list) else [result]
+    return bool(parts) and all(getattr(part, "reused", False) for part in parts)
+
+
+def prepare_tasks(
+    spec: ExperimentSpec, sources: dict[str, Source], tokenizer: Path, after: Iterable[Any] = ()
+) -> dict[str, PreparedTask]:
+    """Tokenise every task before anything long begins, so that bad data is found early."""
+    futures = {
+        name: stages.prepare_task_data.submit(
+            name, spec.evaluation.for_task(name), tokenizer, sources[name], wait_for=list(after)
+        )
+        for name in spec.evaluation.tasks
+    }
+    prepared = {}
+    for name, future in futures.items():
+        data, problem = settle(future)
+        if problem is not None:
+            raise UserError(f"task {name}: {problem}")
+        prepared[name] = data
+    return prepared
+
+
+def evaluate_checkpoint(
+    spec: ExperimentSpec,
+    checkpoint: Checkpoint,
+    corpus: CorpusResult,
+    tasks: dict[str, PreparedTask],
+    record: RunRecord,
+    run: RunFolder,
+    after: Iterable[Any] = (),
+) -> None:
+    """Fan out over task x seed x start with the concept analysis beside it; fills the record."""
+    wait_for = [allow_failure(future) for future in after]
+    started = time.monotonic()
+    analysis = stages.analyse.submit(checkpoint, corpus, spec.analysis, run, wait_for=wait_for)
+    starts: list[Start] = ["checkpoint", "random"] if spec.evaluation.random_start else ["checkpoint"]
+    protocols = {name: spec.evaluation.for_task(name) for name in tasks}
+    # The longest first, so that no device idles at the end.
+    by_length = sorted(tasks, key=lambda name: -tasks[name].train_examples * protocols[name].epochs)
+    cells: dict[tuple[str, Start], list[tuple[int, PrefectFuture[Any]]]] = {}
+    for start in starts:
+        for name in by_length:
+            cells[name, start] = [
+                (
+                    seed,
+                    stages.finetune_cell.submit(
+                        name, seed, start, checkpoint, tasks[name], protocols[name], record.head, run,
+                        wait_for=wait_for,
+                    ),
+                )
+                for seed in protocols[name].seeds
+            ]  # fmt: skip
+    results: dict[tuple[str, Start], list[CellResult]] = {}
+    for (name, start), futures in cells.items():
+        results[name, start] = []
+        for seed, future in futures:
+            cell, problem = settle(future)
+            if problem is not None:
+                log.error("finetune %s seed %d (%s) failed: %s", name, seed, start, problem)
+                cell = CellResult(task=name, seed=seed, start=start, status="failed", error=problem)
+            results[name, start].append(cell)
+    order = [(name, start) for start in starts for name in spec.evaluation.tasks]
+    record.cells = [cell for key in order for cell in results[key]]
+    failed = [f"{cell.task} seed {cell.seed} ({cell.start})" for cell in record.cells if cell.status == "failed"]
+    note_stage(record, "finetuning", started, record.cells, f"failed: {', '.join(failed)}" if failed else None)
+    record.analysis, problem = settle(analysis)
+    note_stage(record, "analysis", started, record.analysis, problem)
+    record.save(run)
+
+    scores: list[Score] = []
+    for name, start in order:
+        future = stages.score_cells.submit(
+            name, start, results[name, start], tasks[name],
+            wait_for=[allow_failure(future) for _, future in cells[name, start]],
+        )  # fmt: skip
+        found, problem = settle(future)
+        if problem is not None:
+            record.stages["scores"] = StageRecord(status="failed", message=f"{name}: {problem}")
+        scores += found or []
+    record.scores = scores
+
+
+def finish_run(record: RunRecord, run: RunFolder, log_path: Path) -> State:
+    """Settle the record's status, write the row, and say how the flow ends."""
+    failed = {name: stage.message for name, stage in record.stages.items() if stage.status == "failed"}
+    record.status = "failed" if failed else "complete"
+    record.finished = record.finished if record.finished and not failed else datetime.now(UTC)
+    record.save(run)
+    _, problem = settle(stages.write_log_row.submit(log_path, record))
+    if problem is not None:
+        failed["row"] = problem
+    if failed:
+        message = "; ".join(f"{name}: {text}" for name, text in failed.items())
+        return Failed(message=f"{record.run_id}: {message}", data=None)
+    return Completed(message=f"{record.run_id}: row in {log_path}", data=record.run_id)

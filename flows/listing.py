@@ -1,0 +1,128 @@
+"""What `cogito ls` lists and how a finished run is shown in a terminal."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.records import RunRecord, Score
+from tasks.run_folder import RunFolder
+
+Rows = list[tuple[str, str]]
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0] if text else ""
+
+
+def _variants() -> Rows:
+    from models.variants import VARIANTS
+
+    return [(row.name, row.summary) for row in VARIANTS.values()]
+
+
+def _objectives() -> Rows:
+    from tasks.corruption import OBJECTIVES
+
+    return [(name, _first_line(corrupt.__doc__)) for name, corrupt in OBJECTIVES.items()]
+
+
+def _decoders() -> Rows:
+    from models.decoders import DECODERS
+
+    return [(name, _first_line(decoder.__doc__)) for name, decoder in DECODERS.items()]
+
+
+def _heads() -> Rows:
+    from models.heads import HEADS
+
+    return [(name, head.summary) for name, head in HEADS.items()]
+
+
+def _losses() -> Rows:
+    from models.concept_losses import CONCEPT_LOSSES
+
+    return [(name, _first_line(loss.__doc__)) for name, loss in CONCEPT_LOSSES.items()]
+
+
+def _tasks() -> Rows:
+    from tasks.benchmarks import TASKS
+
+    rows = []
+    for row in TASKS.values():
+        splits = ", ".join(split.label for split in row.eval_splits)
+        rows.append((row.name, f"{row.dataset} {row.config}: {', '.join(row.metrics)} on {splits}"))
+    return rows
+
+
+def _experiments() -> Rows:
+    import yaml
+
+    rows = []
+    for path in sorted(Path("experiments").glob("*.yaml")):
+        comment = _first_line(path.read_text(encoding="utf-8")).lstrip("# ")
+        try:
+            name = str((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("name", path.stem))
+        except (yaml.YAMLError, AttributeError):
+            name = path.stem
+        rows.append((name, f"{path.as_posix()}: {comment}"))
+    return rows
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "variants": _variants,
+    "objectives": _objectives,
+    "decoders": _decoders,
+    "heads": _heads,
+    "losses": _losses,
+    "tasks": _tasks,
+    "experiments": _experiments,
+}
+
+
+def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
+    """The scores of a run beside their floors, and where everything lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    made = " (made data: says nothing about the real tasks)" if record.made_data else ""
+    table = Table(title=f"{record.run_id}: {record.status}{made}")
+    for title in ("task", "metric", "score", "95 % interval", "floor", "word overlap", "random start", "n", "seeds"):
+        table.add_column(title, justify="left" if title in ("task", "metric") else "right")
+    random = {(score.task, score.metric): score for score in record.scores if score.start == "random"}
+    for score in record.scores:
+        if score.start != "checkpoint":
+            continue
+        beside = random.get((score.task, score.metric))
+        table.add_row(
+            score.task, score.metric, _value(score), _interval(score), f"{score.floor:.3f}",
+            "--" if score.overlap_baseline is None else f"{score.overlap_baseline:.3f}",
+            "--" if beside is None else _value(beside), str(score.n), str(len(score.seed_values)),
+        )  # fmt: skip
+    console.print(table)
+    if record.pretraining and record.corpus:
+        loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
+        near = "; within 0.2 of it: nothing contextual was learned" if loss > entropy - 0.2 else ""
+        console.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
+    if record.analysis:
+        figures = record.analysis.figures
+        console.print(
+            f"concept ranks of {record.analysis.num_concepts}: nuclear of mean {figures['nuclear_rank_of_mean']:.1f}, "
+            f"effective of mean {figures['effective_rank_of_mean']:.1f}, "
+            f"effective per sample {figures['effective_rank_per_sample_mean']:.1f}"
+        )
+    for name, stage in record.stages.items():
+        if stage.status != "complete":
+            console.print(f"{name} {stage.status}: {stage.message}", style="red", markup=False)
+    print(f"record: {folder.record}")
+    print(f"row in: {log_path}")
+
+
+def _value(score: Score) -> str:
+    if score.value is None:
+        return "failed"
+    mark = "" if score.above_floor else " (at floor)"
+    return f"{score.value:.3f}{mark}"
+
+
+def _interval(score: Score) -> str:
+    return "--" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}"

@@ -1,0 +1,236 @@
+"""The Prefect tasks: names, retries, progress and artifacts around plain functions. No logic of its own.
+
+A stage that fails with an expected error ends as a Failed state with one clear message; a stage that finds its work
+done ends as Cached. Faults that may pass (network, Hub) are raised and retried with backoff and jitter.
+"""
+
+import base64
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import TaskRunContext
+from prefect.states import Completed, Failed, State
+from prefect.tasks import exponential_backoff
+
+from tasks.benchmarks import TASKS
+from tasks.concept_analysis import analyse_concepts
+from tasks.corpus import prepare_corpus
+from tasks.errors import StageError, UserError
+from tasks.experiment_log import write_row
+from tasks.finetuning import finetune, score_task
+from tasks.hub import is_transient
+from tasks.launch import OnProgress
+from tasks.plots import plot_curve
+from tasks.pretraining import pretrain
+from tasks.progress import DISPLAY
+from tasks.publishing import publish_checkpoint
+from tasks.records import (
+    AnalysisResult,
+    CellResult,
+    Checkpoint,
+    CorpusResult,
+    PretrainingResult,
+    PublishResult,
+    RunRecord,
+    Score,
+)
+from tasks.run_folder import RunFolder, cogito_home
+from tasks.sources import Source
+from tasks.specs import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
+from tasks.task_data import PreparedTask, prepare_task
+
+BAD_INPUT = "Bad input"
+RETRIES = 3
+
+
+def _retry_transient(_task: Any, _run: Any, state: State) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and is_transient(error)
+
+
+def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Make a Prefect task of a function; `run_name` is a template over its arguments."""
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            try:
+                value = function(*args, **kwargs)
+            except UserError as error:
+                return Failed(message=str(error), name=BAD_INPUT)
+            except StageError as error:
+                return Failed(message=str(error))
+            if getattr(value, "reused", False):
+                return Completed(data=value, name="Cached")
+            return value
+
+        return task(
+            run,  # type: ignore[call-overload]
+            name=function.__name__.replace("_", "-"),
+            task_run_name=run_name,
+            retries=RETRIES,
+            retry_delay_seconds=exponential_backoff(backoff_factor=2),
+            retry_jitter_factor=1,
+            retry_condition_fn=_retry_transient,
+            persist_result=False,
+        )
+
+    return wrap
+
+
+def _report(stage_name: str, note: Callable[[dict[str, Any]], str]) -> OnProgress:
+    """Progress of a job to the terminal and, at most once a second, to a Prefect artifact."""
+    artifact: Any = None
+    last = 0.0
+
+    def report(figures: dict[str, Any]) -> None:
+        nonlocal artifact, last
+        done, total = int(figures["step"]), int(figures["steps"] or 0)
+        text = note(figures)
+        DISPLAY.update(stage_name, done, total or None, text)
+        now = time.monotonic()
+        if TaskRunContext.get() is None or (now - last < 1.0 and done != total):
+            return
+        last = now
+        percent = 100.0 * done / total if total else 0.0
+        if artifact is None:
+            artifact = create_progress_artifact(progress=percent, description=f"{stage_name} {text}")
+        else:
+            update_progress_artifact(artifact_id=artifact, progress=percent, description=f"{stage_name} {text}")
+
+    return report
+
+
+def _image(path: Path, key: str, description: str) -> None:
+    data = base64.b64encode(path.read_bytes()).decode()
+    create_image_artifact(f"data:image/png;base64,{data}", key=key, description=description)
+
+
+def artifact_key(*parts: str) -> str:
+    """An artifact key from free names: lower-case letters, digits and dashes."""
+    return "-".join(parts).lower().replace("_", "-").replace(".", "-")
+
+
+@stage("prepare-corpus")
+def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokenizer: Path | None = None) -> CorpusResult:
+    note = _report("corpus", lambda figures: "documents")
+    result = prepare_corpus(
+        spec, source, cogito_home(), data_root, tokenizer_folder=tokenizer,
+        progress=lambda done, total: note({"step": done, "steps": total}),
+    )  # fmt: skip
+    DISPLAY.finish("corpus")
+    facts = result.model_dump(mode="json", exclude={"folder", "tokenizer", "special_token_ids"})
+    create_table_artifact([{"figure": name, "value": value} for name, value in facts.items()], key="corpus")
+    return result
+
+
+@stage("prepare-{name}")
+def prepare_task_data(name: str, protocol: CellProtocol, tokenizer: Path, source: Source) -> PreparedTask:
+    return prepare_task(TASKS[name], protocol, tokenizer, source, cogito_home())
+
+
+@stage("pretrain")
+def pretrain_model(
+    spec: ExperimentSpec, corpus: CorpusResult, run: RunFolder, processes: int | None
+) -> PretrainingResult:
+    def note(figures: dict[str, Any]) -> str:
+        return f"loss {figures['task_loss']:.3f} at {figures['steps_per_second']:.2f} steps/s"
+
+    result = pretrain(
+        spec, corpus, run, cogito_home(), processes=processes, on_progress=_report("pretraining", note)
+    )  # fmt: skip
+    DISPLAY.finish("pretraining")
+    if not result.reused:
+        import json
+
+        points = [json.loads(line) for line in result.curve.read_text(encoding="utf-8").splitlines()]
+        plot_curve(points, corpus.unigram_entropy_nats, run.plots / "loss.png")
+        _image(run.plots / "loss.png", artifact_key("loss", run.run_id), "Pretraining loss")
+    return result
+
+
+@stage("publish")
+def publish_model(model: Path, record: RunRecord, spec: PublishSpec) -> PublishResult:
+    return publish_checkpoint(model, record, spec, cogito_home())
+
+
+@stage("analyse-concepts")
+def analyse(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec, run: RunFolder) -> AnalysisResult:
+    result = analyse_concepts(
+        checkpoint, corpus, spec, run, cogito_home(), on_progress=_report("analysis", lambda figures: "samples")
+    )
+    DISPLAY.finish("analysis")
+    rows = [{"figure": name, "value": round(value, 5)} for name, value in result.figures.items()]
+    create_table_artifact(rows, key=artifact_key("geometry", run.run_id), description="Concept geometry")
+    for name, path in result.plots.items():
+        _image(path, artifact_key(name, run.run_id), name.replace("_", " "))
+    return result
+
+
+@stage("finetune-{name}-seed{seed}-{start}")
+def finetune_cell(
+    name: str, seed: int, start: str, checkpoint: Checkpoint, data: PreparedTask, protocol: CellProtocol, head: str,
+    run: RunFolder,
+) -> CellResult:  # fmt: skip
+    title = f"{name} seed {seed}" + (" random" if start == "random" else "")
+
+    def note(figures: dict[str, Any]) -> str:
+        return f"epoch {figures['epoch']:.1f}, selection {figures['selection']:.3f}"
+
+    try:
+        return finetune(
+            checkpoint, data, protocol, head, seed, start, run, cogito_home(), on_progress=_report(title, note)
+        )
+    finally:
+        DISPLAY.finish(title)
+
+
+@stage("score-{name}-{start}")
+def score_cells(name: str, start: str, cells: list[CellResult], data: PreparedTask) -> list[Score]:
+    return score_task(cells, data)
+
+
+@stage("write-row")
+def write_log_row(log: Path, record: RunRecord) -> bool:
+    changed = write_row(log, record)
+    create_markdown_artifact(row_markdown(record), key=artifact_key("row", record.run_id))
+    create_table_artifact(score_table(record.scores), key=artifact_key("scores", record.run_id), description="Scores")
+    return changed
+
+
+def row_markdown(record: RunRecord) -> str:
+    """The log's row as a small table of column and cell."""
+    from tasks.log_rows import render_row
+
+    cells = "\n".join(f"| {title} | {cell} |" for title, cell in render_row(record).items())
+    return f"# {record.run_id}\n\n| column | cell |\n|---|---|\n{cells}\n"
+
+
+def score_table(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Scores with interval and floors as rows of a table."""
+    return [
+        {
+            "task": score.task,
+            "metric": score.metric,
+            "start": score.start,
+            "value": "failed" if score.value is None else round(score.value, 4),
+            "95 % interval": "" if score.interval is None else "{:.4f} to {:.4f}".format(*score.interval),
+            "floor": f"{score.floor:.4f} ({score.floor_name})",
+            "word overlap": "" if score.overlap_baseline is None else round(score.overlap_baseline, 4),
+            "above floor": "yes" if score.above_floor else "no",
+            "n": score.n,
+            "seeds": len(score.seed_values),
+        }
+        for score in scores
+    ]
