@@ -127,7 +127,7 @@ def evaluate_checkpoint(
     scores: list[Score] = []
     for name, start in order:
         future = stages.score_cells.submit(
-            name, start, results[name, start], tasks[name],
+            name, start, results[name, start], tasks[name], run,
             wait_for=[allow_failure(future) for _, future in cells[name, start]],
         )  # fmt: skip
         found, problem = settle(future)

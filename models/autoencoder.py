@@ -39,6 +39,7 @@ class ConceptPreTrainedModel(PreTrainedModel):
 
     config_class = ConceptConfig
     base_model_prefix = ""
+    encoder: ConceptEncoder
     # The loss is divided by `num_items_in_batch`, or by its own count; no one else rescales it.
     accepts_loss_kwargs = False
 
@@ -64,6 +65,7 @@ class ConceptPreTrainedModel(PreTrainedModel):
         return self.encoder.token_embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding)
         self.encoder.token_embedding = value
 
 

@@ -69,4 +69,4 @@ class ConceptConfig(PretrainedConfig):
             raise ValueError(f"num_attention_heads {num_attention_heads} must divide hidden_size {hidden_size}")
         if tie_word_embeddings and self.token_embedding_dim != hidden_size:
             raise ValueError("tie_word_embeddings needs token_embedding_dim equal to hidden_size")
-        super().__init__(pad_token_id=pad_token_id, tie_word_embeddings=tie_word_embeddings, **kwargs)
+        super().__init__(**{"pad_token_id": pad_token_id, "tie_word_embeddings": tie_word_embeddings, **kwargs})

@@ -43,6 +43,7 @@ class ConceptEncoder(nn.Module):
         self.concept_position: nn.Embedding | None = None
         if config.concept_position_type == "learned":
             self.concept_position = nn.Embedding(config.num_concepts, width)
+        self.concept_position_table: Tensor | None
         self.register_buffer(
             "concept_position_table",
             sinusoidal_positions(config.num_concepts, width) if config.concept_position_type == "sinusoidal" else None,

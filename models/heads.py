@@ -25,7 +25,7 @@ class Head(nn.Module, ABC):
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 1))
 
     @abstractmethod
     def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:

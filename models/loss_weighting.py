@@ -13,6 +13,7 @@ class LossWeighting(nn.Module, ABC):
     def __init__(self, weights: Sequence[float]) -> None:
         """weights: of all losses, the task's first; only `fixed` reads their values."""
         super().__init__()
+        self.weights: Tensor
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
 
     @abstractmethod

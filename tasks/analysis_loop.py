@@ -24,7 +24,7 @@ def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     except CheckpointError as error:
         raise StageError(str(error)) from error
     device = torch.device(job["device"])
-    model.to(device)  # type: ignore[arg-type]  (transformers wraps `to` for its own checks)
+    torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that hides its types
     blocks = TokenBlocks(Path(job["corpus"]), "held_out")
     count = min(job["max_samples"], len(blocks))
     chosen = np.linspace(0, len(blocks) - 1, count).round().astype(np.int64)

@@ -1,6 +1,6 @@
 """English text that every Python installation carries: its help topics and the docstrings of its standard library.
 
-With it the quickstart needs no network. About 1.8 MB; the text depends on the Python version and on nothing else
+With it the quickstart needs no network. About 1.9 MB; the text depends on the Python version and on nothing else
 of the machine, except where a system leaves parts of the standard library out.
 """
 
@@ -53,7 +53,7 @@ def iterate_documents() -> Iterator[str]:
 
 
 def embedded_fingerprint() -> str:
-    """The identity of the documents without reading them: Python version, sizes of the sources, version of this code."""
+    """The identity of the documents, without reading them: Python's version, this code's, the sizes of the sources."""
     library = _library_folder()
     sizes = [
         (path.relative_to(library).as_posix(), path.stat().st_size)

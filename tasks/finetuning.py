@@ -9,13 +9,15 @@ from tasks.errors import StageError
 from tasks.launch import OnProgress, finished_result, run_job
 from tasks.leases import lease_devices
 from tasks.records import CellResult, Checkpoint, Score
-from tasks.run_folder import Home, RunFolder, content_hash
+from tasks.run_folder import Home, RunFolder, content_hash, file_sha256, read_json, write_json
 from tasks.scores import METRICS, bootstrap_interval, overlap_baseline
 from tasks.specs import CellProtocol
 from tasks.task_data import PreparedTask, load_examples
 
 # Raise when the same checkpoint, data and protocol would give other predictions.
 CONTRACT_VERSION = 1
+# Raise when the same predictions would give other scores, intervals or floors.
+SCORING_VERSION = 1
 
 
 def finetune(
@@ -69,7 +71,7 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return table["label"].to_numpy(), table["prediction"].to_numpy()
 
 
-def score_task(cells: list[CellResult], data: PreparedTask) -> list[Score]:
+def score_task(cells: list[CellResult], data: PreparedTask, run: RunFolder) -> list[Score]:
     """Score the cells of one task and one start: every split, every metric, with interval and floors.
 
     Args:
@@ -78,6 +80,17 @@ def score_task(cells: list[CellResult], data: PreparedTask) -> list[Score]:
     Raises:
         StageError: the seeds' predictions are not of the same examples.
     """
+    seen = [[cell.seed, cell.status, *map(file_sha256, cell.predictions.values())] for cell in cells]
+    identity = content_hash([SCORING_VERSION, data.identity, seen])
+    stored = run.root / "finetuning" / f"scores-{data.task}-{cells[0].start}.json"
+    if stored.exists() and (known := read_json(stored))["identity"] == identity:
+        return [Score.model_validate(score) for score in known["scores"]]
+    scores = _score(cells, data)
+    write_json(stored, {"identity": identity, "scores": [score.model_dump(mode="json") for score in scores]})
+    return scores
+
+
+def _score(cells: list[CellResult], data: PreparedTask) -> list[Score]:
     from tasks.metric import CogitoMetric
 
     task = TASKS[data.task]

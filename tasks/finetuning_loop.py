@@ -69,7 +69,7 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         )
     except CheckpointError as error:
         raise StageError(str(error)) from error
-    model.to(device)  # type: ignore[arg-type]  (transformers wraps `to` for its own checks)
+    torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that hides its types
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay, fused=True
     )

@@ -4,6 +4,10 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 log = logging.getLogger("cogito.progress")
 
@@ -17,7 +21,7 @@ class ProgressDisplay:
     def __init__(self) -> None:
         self._bars: object | None = None
         self._last_line: dict[str, float] = {}
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     @contextmanager
     def on_terminal(self) -> Iterator[None]:

@@ -197,8 +197,8 @@ def finetune_cell(
 
 
 @stage("score-{name}-{start}")
-def score_cells(name: str, start: str, cells: list[CellResult], data: PreparedTask) -> list[Score]:
-    return score_task(cells, data)
+def score_cells(name: str, start: str, cells: list[CellResult], data: PreparedTask, run: RunFolder) -> list[Score]:
+    return score_task(cells, data, run)
 
 
 @stage("write-row")
