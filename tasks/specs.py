@@ -264,7 +264,7 @@ class AnalysisSpec(Spec):
 class TrackingSpec(Spec):
     """Weights & Biases."""
 
-    wandb: Literal["offline", "online", "off"] = "offline"
+    wandb: Literal["offline", "online", "disabled"] = "offline"
     project: str = "cogito"
     entity: str | None = None
 

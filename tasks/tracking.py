@@ -27,7 +27,7 @@ class Tracking:
 def start_tracking(job: dict[str, Any], done: int) -> Tracking:
     """Start or continue the W&B run of a pretraining job under its run id."""
     settings = job["spec"]["tracking"]
-    if settings["wandb"] == "off":
+    if settings["wandb"] == "disabled":
         return Tracking(None)
     folder = Path(job["tracking_folder"])
     folder.mkdir(parents=True, exist_ok=True)
