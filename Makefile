@@ -1,0 +1,28 @@
+# What a developer runs; `make` lists nothing more than these.
+PYTHON = .venv/bin/python
+
+.PHONY: setup test quick long lint format types imports
+
+setup:  ## environment with all that tests need
+	python3 -m venv .venv && $(PYTHON) -m pip install -q -c constraints.txt -e ".[test]"
+
+test:  ## everything but the long proofs
+	$(PYTHON) -m pytest
+
+quick:  ## unit tests only: no server, no subprocess experiments
+	$(PYTHON) -m pytest -m "not prefect and not end_to_end and not chromium and not long"
+
+long:  ## the long proofs
+	$(PYTHON) -m pytest -m long
+
+lint:
+	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+format:
+	$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .
+
+types:
+	$(PYTHON) -m mypy
+
+imports:
+	.venv/bin/lint-imports
