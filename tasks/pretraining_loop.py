@@ -121,6 +121,8 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         batch_size=None,
         num_workers=0 if use_cpu else 2,
         pin_memory=not use_cpu,
+        # Its own generator: a loader draws from the global one on start, which would shift dropout after a resume.
+        generator=torch.Generator(),
     )
     batches = iter(loader)
     module.train()

@@ -1,0 +1,51 @@
+"""What all tests share: no network, a home of their own, and the data that may lie beside the project."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tasks.run_folder import Home
+
+# Hugging Face's libraries read these when they are imported, which is later than this line.
+_HF_HOME = tempfile.mkdtemp(prefix="cogito-tests-")
+atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
+os.environ["HF_HOME"] = _HF_HOME
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+settings.register_profile("cogito", deadline=None, max_examples=50, database=None)
+settings.load_profile("cogito")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty COGITO_HOME."""
+    root = tmp_path / "cogito-home"
+    monkeypatch.setenv("COGITO_HOME", str(root))
+    monkeypatch.delenv("COGITO_DATA_ROOT", raising=False)
+    return Home(root)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A mirror of real data sets, where there is one beside the project."""
+    return _beside("data")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Known answers of the earlier code, where they lie beside the project."""
+    return _beside("golden")
+
+
+def _beside(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder
