@@ -304,7 +304,7 @@ def main() -> None:
     # Our own lines only: the root logger would repeat what Prefect logs.
     logger = logging.getLogger("cogito")
     logger.addHandler(logging.StreamHandler())
-    logger.setLevel(os.environ.get("COGITO_LOG_LEVEL", "INFO"))
+    logger.propagate = False  # else Prefect's console handler, which sits on the root, says warnings a second time
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -22,7 +22,7 @@ import numpy as np
 from tasks.embedded_corpus import iterate_documents
 from tasks.errors import UserError
 from tasks.records import CorpusResult
-from tasks.run_folder import Home, building, check_manifest, content_hash, read_json, write_json, write_manifest
+from tasks.run_folder import Home, building, content_hash, is_complete, read_json, write_json, write_manifest
 from tasks.sources import TOKENIZER_FILES, Source, find_tokenizer, load_split, tokenizer_fingerprint
 from tasks.specs import PYTHON_DOCS, DataSpec
 
@@ -75,13 +75,12 @@ def prepare_corpus(
     corpus_id = content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), settings])
     target = home.corpora / corpus_id
     with home.lock(f"corpus-{corpus_id}"):
-        reused = (target / "manifest.json").exists()
+        reused = is_complete(target)
         if not reused:
             with building(target) as folder:
                 facts = _tokenise(spec, source, home, tokenizer, folder, progress)
                 write_json(folder / "corpus.json", facts)
                 write_manifest(folder)
-    check_manifest(target, hashes=False)
     return CorpusResult(
         corpus_id=corpus_id,
         folder=target,
@@ -277,7 +276,7 @@ def _tokenizer_folder(spec: DataSpec, source: Source, home: Home, data_root: Pat
     size = spec.train_tokenizer_vocab_size
     target = home.tokenizers / content_hash([CONTRACT_VERSION, source.fingerprint, size, settings])
     with home.lock(f"tokenizer-{target.name}"):
-        if not (target / "manifest.json").exists():
+        if not is_complete(target):
             log.info("training a byte-level BPE tokenizer of %s entries", f"{size:,}")
             texts = (text for side, text, _ in _sides(spec, source, home) if side == "train")
             with building(target) as folder:

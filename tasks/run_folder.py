@@ -5,6 +5,7 @@ A file that others read is written whole and then renamed, so a reader sees the 
 
 import hashlib
 import json
+import logging
 import os
 import time
 import uuid
@@ -18,6 +19,8 @@ from typing import Any
 from filelock import FileLock
 
 from tasks.errors import UserError
+
+log = logging.getLogger("cogito.run_folder")
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,18 @@ def write_manifest(folder: Path) -> None:
         if path.is_file() and path.name != "manifest.json"
     }
     write_json(folder / "manifest.json", {"files": files})
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder of a cache is whole by its manifest; a broken one is named in a warning, to be built again."""
+    if not (folder / "manifest.json").exists():
+        return False
+    try:
+        check_manifest(folder, hashes=False)
+    except UserError as error:
+        log.warning("%s; it is built again", error)
+        return False
+    return True
 
 
 def check_manifest(folder: Path, *, hashes: bool = True) -> None:

@@ -16,7 +16,7 @@ from tasks.benchmarks import Task
 from tasks.corpus import load_tokenizer
 from tasks.errors import UserError
 from tasks.made_tasks import made_fingerprint, make_split
-from tasks.run_folder import Home, building, content_hash, read_json, write_json, write_manifest
+from tasks.run_folder import Home, building, content_hash, is_complete, read_json, write_json, write_manifest
 from tasks.scores import overlap_features
 from tasks.sources import Source, find_dataset, load_split, tokenizer_fingerprint
 from tasks.specs import CellProtocol
@@ -60,7 +60,7 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
     )
     target = home.cache / "tasks" / f"{task.name}-{identity}"
     with home.lock(f"task-{identity}"):
-        if not (target / "manifest.json").exists():
+        if not is_complete(target):
             with building(target) as folder:
                 _tokenise_splits(task, protocol, tokenizer, source, home, folder)
                 write_manifest(folder)

@@ -105,20 +105,6 @@ def test_evaluating_the_published_folder_adds_a_row(place: Path, first: dict[str
     assert text.count(result["run_id"]) == 1
 
 
-def test_a_failed_cell_is_a_failed_cell(place: Path, first: dict[str, Any]) -> None:
-    for part in (place / "home" / "cache" / "tasks").glob("mrpc-*/selection.npz"):
-        part.write_bytes(part.read_bytes()[:100])
-    done = cogito("run", "tiny.yaml", "--fresh", "--log", "failed.md", "--json", home=place / "home")
-    assert done.returncode == 1
-    result = answer(done)
-    assert result["status"] == "failed" and result["run_id"] != first["run_id"]
-    values = {(score["task"], score["metric"]): score["value"] for score in result["scores"]}
-    assert values["mrpc", "f1"] is None and values["stsb", "pearson"] is not None
-    row = (place / "failed.md").read_text(encoding="utf-8")
-    assert "failed" in row and result["run_id"] in row
-    assert "Traceback" not in done.stderr
-
-
 def test_analyse_writes_no_row(place: Path, first: dict[str, Any]) -> None:
     before = (place / "log.md").read_bytes()
     done = cogito("analyse", first["run_id"], "--json", home=place / "home")
@@ -158,6 +144,32 @@ def test_without_a_server_it_still_works(tmp_path: Path, place: Path, first: dic
     )
     assert done.returncode == 0, done.stderr
     assert answer(done) == first
+
+
+def test_a_failed_cell_is_a_failed_cell_and_is_retried(place: Path, first: dict[str, Any]) -> None:
+    (part,) = (place / "home" / "cache" / "tasks").glob("mrpc-*/selection.npz")
+    whole = part.read_bytes()
+    part.write_bytes(bytes(len(whole)))
+    command = ("run", "tiny.yaml", "--log", "failed.md", "--json")
+    done = cogito(*command, "--fresh", home=place / "home")
+    assert done.returncode == 1
+    result = answer(done)
+    assert result["status"] == "failed" and result["run_id"] != first["run_id"]
+    values = {(score["task"], score["metric"]): score["value"] for score in result["scores"]}
+    assert values["mrpc", "f1"] is None and values["stsb", "pearson"] is not None
+    row = (place / "failed.md").read_text(encoding="utf-8")
+    assert "failed" in row and result["run_id"] in row
+    assert "Traceback" not in done.stderr
+
+    part.write_bytes(whole)
+    folder = Path(result["record"]).parent
+    kept = folder / "finetuning" / "stsb-seed42-checkpoint" / "result.json"
+    finished = kept.stat().st_mtime_ns
+    again = cogito(*command, home=place / "home")
+    assert again.returncode == 0, again.stderr
+    assert answer(again)["run_id"] == result["run_id"] and answer(again)["status"] == "complete"
+    assert kept.stat().st_mtime_ns == finished
+    assert (place / "failed.md").read_text(encoding="utf-8").count(result["run_id"]) == 1
 
 
 def test_no_process_is_left(place: Path, first: dict[str, Any]) -> None:

@@ -511,7 +511,7 @@ for line in sys.argv[3:]:
     with torch.no_grad():
         result = model(**batch)
     for name in ("concepts", "logits"):
-        if result[name] is not None:
+        if result.get(name) is not None:
             out[f"{kind}={folder}={name}"] = result[name]
 save_file(out, sys.argv[1])
 """
