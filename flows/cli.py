@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 a stage failed, 2 bad input. With --json standard output c
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn

@@ -174,7 +174,7 @@ def _tokenise(
     train, held_out = writers["train"], writers["held_out"]
     special = np.array(sorted(set(tokenizer.all_special_ids)))
     return {
-        "tokenizer_name": spec.tokenizer or (f"trained BPE {vocab_size:,}" if spec.train_tokenizer_vocab_size else ""),
+        "tokenizer_name": f"trained BPE {vocab_size:,}" if spec.train_tokenizer_vocab_size else spec.tokenizer_name,
         "dataset": spec.dataset,
         "source_fingerprint": source.fingerprint,
         "blocks": spec.blocks,

@@ -1,6 +1,7 @@
 """Data preparation on small local data sets in the Hub's layout: nothing is lost, mixed, repeated or done twice."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def root(tmp_path: Path, small_tokenizer: Path) -> Path:
     """A mirror that holds the tokenizer; tests add the texts."""
     folder = tmp_path / "mirror"
     (folder / "ada").mkdir(parents=True)
-    (folder / TOKENIZER).symlink_to(small_tokenizer, target_is_directory=True)
+    shutil.copytree(small_tokenizer, folder / TOKENIZER)
     return folder
 
 
@@ -246,7 +247,7 @@ def test_a_second_call_finds_the_corpus_prepared(home: Home, root: Path, tmp_pat
     identity = data_identity(spec, source, home, root)
     moved = tmp_path / "moved"
     write_dataset(moved / TEXT, train=make_texts(40))
-    (moved / TOKENIZER).symlink_to((root / TOKENIZER).resolve(), target_is_directory=True)
+    shutil.copytree(root / TOKENIZER, moved / TOKENIZER)
     assert prepare(spec, home, moved).reused
     assert data_identity(spec, find_dataset(TEXT, home, moved), home, moved) == identity
 
@@ -276,8 +277,7 @@ def test_the_corpus_says_what_it_was_made_of(home: Home, root: Path, monkeypatch
 def test_the_default_tokenizer_has_its_name_in_the_result(home: Home, root: Path, small_tokenizer: Path) -> None:
     write_dataset(root / TEXT, train=make_texts(40))
     spec = make_spec(tokenizer=None)
-    (root / "answerdotai").mkdir()
-    (root / spec.tokenizer_name).symlink_to(small_tokenizer, target_is_directory=True)
+    shutil.copytree(small_tokenizer, root / "answerdotai/ModernBERT-base")
     assert prepare(spec, home, root).tokenizer_name == "answerdotai/ModernBERT-base"
 
 
