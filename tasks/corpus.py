@@ -136,12 +136,15 @@ def _is_held_out(text: str, share: float) -> bool:
 def _sides(spec: DataSpec, source: Source, home: Home) -> Iterator[tuple[str, str, int | None]]:
     """(side, text, total) of every document, in order."""
     texts, total = _documents(spec, source, home, spec.split)
+    others: Iterator[str] = iter(())
+    if spec.held_out_split is not None:
+        others, more = _documents(spec, source, home, spec.held_out_split)
+        total = None if total is None or more is None else total + more
     for text in texts:
         held_out = spec.held_out_split is None and _is_held_out(text, spec.held_out_share)
         yield ("held_out" if held_out else "train"), text, total
-    if spec.held_out_split is not None:
-        for text in _documents(spec, source, home, spec.held_out_split)[0]:
-            yield "held_out", text, total
+    for text in others:
+        yield "held_out", text, total
 
 
 def _tokenise(
