@@ -4,4 +4,5 @@ import logging
 import os
 
 # Our own lines from INFO on, whoever runs a flow: the command or a worker of Prefect.
-logging.getLogger("cogito").setLevel(os.environ.get("COGITO_LOG_LEVEL") or "INFO")
+LOG_LEVEL = (os.environ.get("COGITO_LOG_LEVEL") or "INFO").upper()
+logging.getLogger("cogito").setLevel(LOG_LEVEL if LOG_LEVEL in logging.getLevelNamesMapping() else "INFO")

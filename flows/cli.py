@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows import LOG_LEVEL
 from tasks.errors import StageError, UserError, unknown_name
 
 app = typer.Typer(
@@ -308,13 +309,13 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
+        if LOG_LEVEL not in logging.getLevelNamesMapping():
+            raise UserError(unknown_name("COGITO_LOG_LEVEL", LOG_LEVEL, logging.getLevelNamesMapping()))
         app()
     except UserError as error:
         _fail(error, 2)
     except StageError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail(KeyboardInterrupt("interrupted; the same command continues the run"), 130)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

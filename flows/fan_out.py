@@ -13,6 +13,7 @@ from prefect.states import Completed, Failed, State
 
 from tasks import stages
 from tasks.errors import UserError
+from tasks.launch import stop_all_jobs
 from tasks.leases import visible_devices
 from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
 from tasks.run_folder import RunFolder
@@ -34,7 +35,12 @@ def settle(future: PrefectFuture[Any]) -> tuple[Any, str | None]:
     Raises:
         UserError: the stage found bad input.
     """
-    future.wait()
+    try:
+        future.wait()
+    except BaseException:
+        # Interrupted, or cancelled from the UI: Prefect waits for its threads, and they wait for their jobs.
+        stop_all_jobs()
+        raise
     state = future.state
     if state.is_completed():
         return future.result(), None
@@ -124,6 +130,7 @@ def evaluate_checkpoint(
     note_stage(record, "analysis", started, record.analysis, problem)
     record.save(run)
 
+    record.stages.pop("scores", None)
     scores: list[Score] = []
     for name, start in order:
         future = stages.score_cells.submit(
@@ -140,8 +147,9 @@ def evaluate_checkpoint(
 def finish_run(record: RunRecord, run: RunFolder, log_path: Path) -> State:
     """Settle the record's status, write the row, and say how the flow ends."""
     failed = {name: stage.message for name, stage in record.stages.items() if stage.status == "failed"}
+    if failed or record.status != "complete":
+        record.finished = datetime.now(UTC)
     record.status = "failed" if failed else "complete"
-    record.finished = record.finished if record.finished and not failed else datetime.now(UTC)
     record.save(run)
     _, problem = settle(stages.write_log_row.submit(log_path, record))
     if problem is not None:

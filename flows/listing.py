@@ -7,6 +7,8 @@ from tasks.records import RunRecord, Score
 from tasks.run_folder import RunFolder
 
 Rows = list[tuple[str, str]]
+# Columns of the score table where the output is no terminal and so has no width of its own.
+TABLE_WIDTH = 120
 
 
 def _first_line(text: str | None) -> str:
@@ -84,6 +86,8 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH)
     made = " (made data: says nothing about the real tasks)" if record.made_data else ""
     table = Table(title=f"{record.run_id}: {record.status}{made}")
     for title in ("task", "metric", "score", "95 % interval", "floor", "word overlap", "random start", "n", "seeds"):

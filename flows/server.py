@@ -46,6 +46,8 @@ SILENT_RUN_AUTOMATION: dict[str, Any] = {
         "type": "event",
         "posture": "Proactive",
         "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+        # Only ours: other flows of the user's beat every 180 s, Prefect's default, and would be called crashed.
+        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": ["experiment", "evaluation"]},
         "for_each": ["prefect.resource.id"],
         "after": ["prefect.flow-run.heartbeat"],
         "expect": ["prefect.flow-run.heartbeat"]
@@ -102,6 +104,8 @@ def configure_prefect(home: Home) -> None:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # The second UI asks an analytics host for its settings even with analytics off; it stays one click away.
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        # A run of a deployment with a limit ends when its lease is gone, so leases outlive a restart of the server.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),

@@ -97,10 +97,10 @@ def load_tokenizer(folder: Path) -> Any:
         UserError: it cannot be read, or lacks a special token.
     """
     with _IMPORTING:
-        from transformers import AutoTokenizer
+        from transformers import PreTrainedTokenizerFast
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
         raise UserError(f"tokenizer {folder}: cannot be read: {str(error).splitlines()[0]}") from error
     missing = [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None and name != "unk"]
@@ -109,6 +109,9 @@ def load_tokenizer(folder: Path) -> Any:
             f"tokenizer {folder}: has no {', '.join(missing)} token; "
             "fix: take a tokenizer of the BERT kind, or train one with data.train_tokenizer_vocab_size"
         )
+    # What tokenizer.json says of cutting and padding is meant for its own model; here it would silently lose text.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,18 @@ SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API
 LAST_LINES = 12
 
 OnProgress = Callable[[dict[str, Any]], None]
+
+
+# Jobs of this process that are running, and whether it has been told to stop.
+_running: set[int] = set()
+_stopping = threading.Event()
+
+
+def stop_all_jobs() -> None:
+    """End every job of this process and start no other: it was interrupted or cancelled."""
+    _stopping.set()
+    for pid in list(_running):
+        end_process_tree(pid)
 
 
 def finished_result(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -59,6 +72,8 @@ def run_job(
     Raises:
         StageError: the job failed; the message is that of the first rank that reported an error.
     """
+    if _stopping.is_set():
+        raise StageError("interrupted")
     folder.mkdir(parents=True, exist_ok=True)
     for stale in [folder / "result.json", *folder.glob("error-*.json")]:
         stale.unlink(missing_ok=True)
@@ -77,6 +92,7 @@ def run_job(
             env=_environment(devices),
             start_new_session=os.name == "posix",
         )
+        _running.add(process.pid)
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -90,6 +106,7 @@ def run_job(
         finally:
             end_process_tree(process.pid)
             process.wait()
+            _running.discard(process.pid)
     result = finished_result(folder, job["identity"])
     if process.returncode != 0 or result is None:
         raise StageError(_failure_message(folder, process.returncode))

@@ -27,7 +27,7 @@ from tasks.run_folder import (
 )
 from tasks.specs import PublishSpec
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("cogito.publishing")
 
 CARD = "README.md"
 MANIFEST = "manifest.json"
@@ -50,7 +50,6 @@ def choose_store(spec: PublishSpec) -> Literal["hub", "local"]:
     if spec.store == "hub":
         fix = "unset it" if token else "set HF_TOKEN or run `hf auth login`"
         raise UserError(f"publish.store: got 'hub', but {missing}; fix: {fix}, or state publish.store local or auto")
-    log.info("publishing to the directory store: %s", missing)
     return "local"
 
 
@@ -70,6 +69,8 @@ def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec,
     weights_sha256 = _check_finished(model_folder)
     with home.lock(f"publish-{record.run_id}"):
         if store == "local":
+            if spec.store == "auto":
+                log.info("publishing to the directory store: no Hugging Face token is set, or the Hub is switched off")
             return _publish_locally(model_folder, record, weights_sha256, home)
         try:
             return _publish_to_hub(model_folder, record, weights_sha256, spec, home)

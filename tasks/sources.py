@@ -91,8 +91,12 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
         UserError: the configuration, split or a column does not exist, or a file cannot be read.
     """
     import datasets
+    import huggingface_hub.constants
 
     datasets.disable_progress_bars()
+    if source.revision is not None and not hub_reachable():
+        # Both libraries read HF_HUB_OFFLINE when they are imported; without it they try for half a minute.
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         table = datasets.load_dataset(
             source.location, config, split=split, revision=source.revision, cache_dir=str(home.cache / "datasets")

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tasks.run_folder import Home
 
@@ -17,7 +17,10 @@ atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
 os.environ["HF_HOME"] = _HF_HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-settings.register_profile("cogito", deadline=None, max_examples=50, database=None)
+# A busy machine is slow, which is no fault of a test.
+settings.register_profile(
+    "cogito", deadline=None, max_examples=50, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("cogito")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -29,7 +29,22 @@ from tasks.sources import find_dataset, find_tokenizer, resolve_data_root, token
 from tasks.specs import DataSpec
 from tasks.token_blocks import TokenBlocks
 
-WORDS = ["a", "river", "the", "stone", "über", "quick", "naïve", "über-", "fox", "runs", "日本", "\n", "two  spaces", "."]
+WORDS = [
+    "a",
+    "river",
+    "the",
+    "stone",
+    "über",
+    "quick",
+    "naïve",
+    "über-",
+    "fox",
+    "runs",
+    "日本",
+    "\n",
+    "two  spaces",
+    ".",
+]
 TEXT = "ada/tales"
 TOKENIZER = "ada/words"
 
@@ -89,7 +104,9 @@ def strip_specials(ids: np.ndarray, tokenizer: Any) -> list[int]:
 def read_back(corpus: CorpusResult, side: str) -> list[str]:
     """The texts of one side, from its tokens."""
     tokenizer = load_tokenizer(corpus.tokenizer)
-    return [tokenizer.backend_tokenizer.decode(strip_specials(ids, tokenizer)) for ids in stored_documents(corpus, side)]
+    return [
+        tokenizer.backend_tokenizer.decode(strip_specials(ids, tokenizer)) for ids in stored_documents(corpus, side)
+    ]
 
 
 def covered(blocks: TokenBlocks) -> np.ndarray:
@@ -394,3 +411,20 @@ def test_the_floor_of_a_corpus_is_that_of_its_counts(home: Home, root: Path) -> 
         sides.append(np.bincount(tokens, minlength=corpus.vocab_size))
     expected = unigram_cross_entropy(*sides, np.array(tokenizer.all_special_ids))
     assert corpus.unigram_entropy_nats == pytest.approx(expected)
+
+
+def test_a_tokenizer_that_cuts_or_pads_by_itself_still_loses_nothing(home: Home, root: Path) -> None:
+    """Many tokenizers on the Hub carry the truncation and padding of their own model in `tokenizer.json`."""
+    from tokenizers import Tokenizer
+
+    path = str(root / TOKENIZER / "tokenizer.json")
+    cutting = Tokenizer.from_file(path)
+    cutting.enable_truncation(8)
+    cutting.enable_padding(length=12)
+    cutting.save(path)
+    texts = make_texts(40)
+    write_dataset(root / TEXT, train=texts)
+    corpus = prepare(make_spec(), home, root)
+    assert sorted(read_back(corpus, "train") + read_back(corpus, "held_out")) == sorted(texts)
+    pad = load_tokenizer(corpus.tokenizer).pad_token_id
+    assert not (TokenBlocks(corpus.folder, "train").tokens == pad).any()

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from command import ROOT, TINY, answer, cogito, environment
 
+from flows.server import SILENT_RUN_AUTOMATION
+
 FILE = ROOT / "deployments.yaml"
 SETTINGS = """
 import json, os
@@ -141,6 +143,15 @@ def test_runs_of_a_worker_are_set_up_like_those_of_the_command(tmp_path: Path) -
         assert variables == {name: settings.get(name) for name in variables}
 
 
+def test_the_server_watches_the_heartbeats_of_just_these_flows() -> None:
+    """A flow of the user's own beats more rarely, and would be called crashed while it works."""
+    deployments = yaml.safe_load(FILE.read_text(encoding="utf-8"))["deployments"]
+    flows = {deployment["entrypoint"].partition(":")[2] for deployment in deployments}
+    watched = SILENT_RUN_AUTOMATION["trigger"]["match_related"]
+    assert watched["prefect.resource.role"] == "flow"
+    assert set(watched["prefect.resource.name"]) == flows
+
+
 @pytest.mark.prefect
 @pytest.mark.end_to_end
 def test_both_flows_are_deployed(lab: Lab) -> None:
@@ -166,6 +177,8 @@ def test_a_worker_evaluates_a_checkpoint_into_a_row(lab: Lab) -> None:
     assert state["message"].startswith(row["run_id"])
     assert set(row["scores"]) == {"stsb"}
     assert row["machine"] == "testbox"
+    # The lease that limits a deployment to one run is on disk: a run ends when its lease is lost by a server's restart.
+    assert (lab.home / "prefect" / "concurrency_leases").is_dir()
 
 
 @pytest.mark.prefect

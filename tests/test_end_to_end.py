@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from command import TINY, answer, cogito, environment
 
@@ -172,13 +175,41 @@ def test_a_failed_cell_is_a_failed_cell_and_is_retried(place: Path, first: dict[
     assert (place / "failed.md").read_text(encoding="utf-8").count(result["run_id"]) == 1
 
 
-def test_no_process_is_left(place: Path, first: dict[str, Any]) -> None:
-    import psutil
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_command_and_its_jobs(place: Path, first: dict[str, Any], number: int) -> None:
+    runs = place / "home" / "runs"
+    before = set(runs.glob("*"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--log", "never.md", "--fresh",
+         "--set", "training.max_steps=100000", "--set", "training.epochs=10000"],
+        env=environment(place / "home"), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any((run / "pretraining" / "curve.jsonl").exists() for run in set(runs.glob("*")) - before):
+            break
+        time.sleep(0.2)
+    jobs = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    assert process.wait(timeout=60) != 0
+    _, left = psutil.wait_procs([job for job in jobs if "tasks.worker" in " ".join(command_line(job))], timeout=10)
+    assert left == []
+    assert not (place / "never.md").exists()
 
+
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_no_process_is_left(place: Path, first: dict[str, Any]) -> None:
     ours = str(place / "home")
     left = [
         process.info["cmdline"]
         for process in psutil.process_iter(["cmdline"])
-        if any(ours in part for part in process.info["cmdline"] or []) and process.pid != os.getpid()
+        if any(ours in part for part in process.info["cmdline"] or [])
     ]
     assert left == []

@@ -265,10 +265,8 @@ def test_sizes_are_those_of_the_log(head: str, decoder: str, layers: int, interm
 
 def test_new_weights_are_drawn_as_defined() -> None:
     torch.manual_seed(0)
-    config = make_config(
-        vocab_size=2000, hidden_size=64, num_concepts=64, num_layers=1, decoder="weighted", concept_position_type="learned",
-        max_sequence_length=200,
-    )  # fmt: skip
+    shape = {"vocab_size": 2000, "hidden_size": 64, "num_concepts": 64, "num_layers": 1, "max_sequence_length": 200}
+    config = make_config(**shape, decoder="weighted", concept_position_type="learned")
     model = ConceptModelForMaskedLM(config)
     encoder = model.encoder
     for weight in (encoder.token_embedding.weight[1:], encoder.position_embedding.weight, model.lm_head.weight):

@@ -1,6 +1,8 @@
 """Downstream data: how pairs are cut, laid out and split, and that the real counts come out."""
 
+import shutil
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tasks.benchmarks import TASKS
 from tasks.corpus import load_tokenizer, train_tokenizer
@@ -93,6 +96,20 @@ def test_a_single_text_has_one_separator(tokenizer: Any) -> None:
     assert (ids == tokenizer.sep_token_id).sum() == 2 and np.diff(offsets)[1] == 10
 
 
+def test_a_tokenizer_that_pads_by_itself_pads_no_pair(tokenizer_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tokenizer_folder, tmp_path / "padding")
+    path = str(tmp_path / "padding/tokenizer.json")
+    padding = Tokenizer.from_file(path)
+    padding.enable_truncation(2)
+    padding.enable_padding(length=12)
+    padding.save(path)
+    pairs = [["the fox"], ["over stones"]]
+    encoded = [
+        encode_pairs(load_tokenizer(folder), pairs, 30)[0] for folder in (tokenizer_folder, tmp_path / "padding")
+    ]
+    assert np.array_equal(*encoded)
+
+
 # --- the part of train that chooses the epoch ---
 
 
@@ -156,7 +173,7 @@ def prepare(
 
 def texts_of(examples: dict[str, np.ndarray], tokenizer: Any) -> list[str]:
     offsets = examples["offsets"]
-    rows = [examples["ids"][start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+    rows = [examples["ids"][start:end] for start, end in pairwise(offsets)]
     return [tokenizer.backend_tokenizer.decode(row.tolist()) for row in rows]
 
 

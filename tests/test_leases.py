@@ -1,0 +1,162 @@
+"""Leases: no two jobs hold a device at once, whoever asks and however its owner ends."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from tasks import leases
+from tasks.leases import Device, lease_devices, lease_for_training, usable_cores, visible_devices
+from tasks.run_folder import Home
+
+ROOT = Path(__file__).resolve().parents[1]
+TWO = (Device("cpu", "0", 1), Device("cpu", "1", 1))
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tasks import leases
+from tasks.leases import Device, lease_devices
+from tasks.run_folder import Home
+
+folder, rounds, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+leases.visible_devices = lambda: (Device("cpu", "0", 1), Device("cpu", "1", 1))
+leases.POLL_SECONDS = 0.01
+for round in range(rounds):
+    with lease_devices(Home(folder)) as (device,):
+        mark = folder / f"held-{device.index}"
+        mark.touch(exist_ok=False)  # fails where another one holds it
+        print(device.index, flush=True)
+        time.sleep(seconds)
+        mark.unlink()
+"""
+
+
+def start_holder(home: Home, rounds: int, seconds: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(home.root), str(rounds), str(seconds)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def two_devices(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+    home.root.mkdir()
+    monkeypatch.setattr(leases, "visible_devices", lambda: TWO)
+    monkeypatch.setattr(leases, "POLL_SECONDS", 0.01)
+    return home
+
+
+def is_free(home: Home, device: Device) -> bool:
+    return can_lock(FileLock(home.leases / f"{device.kind}-{device.index}.lock"))
+
+
+def can_lock(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def test_processes_never_hold_the_same_device(two_devices: Home) -> None:
+    holders = [start_holder(two_devices, rounds=12, seconds=0.01) for _ in range(3)]
+    outputs = [holder.communicate(timeout=60) for holder in holders]
+    assert [holder.returncode for holder in holders] == [0, 0, 0], outputs
+    assert sum(len(out.split()) for out, _ in outputs) == 36
+    assert all(is_free(two_devices, device) for device in TWO)
+
+
+def test_a_device_is_free_again_when_its_owner_is_killed(two_devices: Home) -> None:
+    holder = start_holder(two_devices, rounds=1, seconds=60)
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == "0"
+    with lease_devices(two_devices) as held:
+        assert held == [TWO[1]], "the other one is taken"
+    holder.kill()
+    holder.communicate(timeout=10)
+    with lease_devices(two_devices, 2) as held:
+        assert held == list(TWO)
+
+
+def test_threads_of_one_process_wait_for_each_other_too(two_devices: Home) -> None:
+    held: set[str] = set()
+    clashes: list[str] = []
+    rounds: list[str] = []
+
+    def work() -> None:
+        for _ in range(4):
+            with lease_devices(two_devices) as (device,):
+                clashes.extend({device.index} & held)
+                held.add(device.index)
+                rounds.append(device.index)
+                time.sleep(0.005)
+                held.remove(device.index)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not clashes and len(rounds) == 16
+
+
+def test_a_job_that_needs_all_devices_waits_for_them_and_is_not_starved(two_devices: Home) -> None:
+    order: list[str] = []
+
+    def take(name: str, count: int) -> None:
+        with lease_devices(two_devices, count):
+            order.append(name)
+
+    big = threading.Thread(target=take, args=("big", 2))
+    small = threading.Thread(target=take, args=("small", 1))
+    with lease_devices(two_devices):
+        big.start()
+        deadline = time.monotonic() + 10
+        while can_lock(two_devices.lock("device-queue")) or is_free(two_devices, TWO[1]):
+            assert time.monotonic() < deadline, "the big one must stand at the head of the queue and hold what is free"
+            time.sleep(0.01)
+        small.start()
+        small.join(0.2)
+        assert order == [], "the small one stands behind the big one"
+    for thread in (big, small):
+        thread.join(30)
+    assert order == ["big", "small"]
+
+
+def test_a_lease_ends_with_its_block_even_by_an_error(two_devices: Home) -> None:
+    with pytest.raises(RuntimeError), lease_devices(two_devices, 2):
+        assert not any(is_free(two_devices, device) for device in TWO)
+        raise RuntimeError
+    assert all(is_free(two_devices, device) for device in TWO)
+
+
+def test_training_on_a_cpu_takes_all_of_it_and_shares_it_out(two_devices: Home) -> None:
+    with lease_for_training(two_devices, 3) as shares:
+        assert [share.index for share in shares] == ["0", "1", "2"]
+        assert all(share.kind == "cpu" and share.threads == max(1, usable_cores() // 3) for share in shares)
+        assert not any(is_free(two_devices, device) for device in TWO)
+
+
+def test_training_on_gpus_takes_one_each(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = tuple(Device("cuda", str(index), 4) for index in range(3))
+    monkeypatch.setattr(leases, "visible_devices", lambda: gpus)
+    with lease_for_training(home, 2) as leased:
+        assert leased == list(gpus[:2]) and is_free(home, gpus[2])
+
+
+def test_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "usable_cores", lambda: 9)
+    for gpus, kind, threads in (([], "cpu", [2, 2, 2, 2]), (["2", "5"], "cuda", [4, 4])):
+        monkeypatch.setattr(leases, "_gpu_indices", lambda gpus=gpus: gpus)
+        visible_devices.cache_clear()
+        devices = visible_devices()
+        assert {device.kind for device in devices} == {kind}
+        assert [device.threads for device in devices] == threads
+        assert [device.index for device in devices] == (gpus or ["0", "1", "2", "3"])
+    visible_devices.cache_clear()
