@@ -46,7 +46,7 @@ def data_identity(spec: DataSpec, source: Source, home: Home, data_root: Path | 
         tokenizer = f"trained:{spec.train_tokenizer_vocab_size}"
     else:
         tokenizer = tokenizer_fingerprint(find_tokenizer(spec.tokenizer_name, home, data_root))
-    settings = spec.model_dump(mode="json", exclude={"tokenizer", "dataset", "revision"})
+    settings = spec.model_dump(mode="json", exclude={"tokenizer", "dataset", "revision"}, exclude_defaults=True)
     return content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer, settings])
 
 
@@ -71,7 +71,8 @@ def prepare_corpus(
         UserError: the data set has no such split or column, the tokenizer lacks a special token, too little text.
     """
     tokenizer = tokenizer_folder or _tokenizer_folder(spec, source, home, data_root)
-    settings = spec.model_dump(mode="json", exclude={"tokenizer", "train_tokenizer_vocab_size", "dataset", "revision"})
+    unread = {"tokenizer", "train_tokenizer_vocab_size", "dataset", "revision"}
+    settings = spec.model_dump(mode="json", exclude=unread, exclude_defaults=True)
     corpus_id = content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), settings])
     target = home.corpora / corpus_id
     with home.lock(f"corpus-{corpus_id}"):
@@ -278,7 +279,7 @@ def _tokenizer_folder(spec: DataSpec, source: Source, home: Home, data_root: Pat
     if spec.train_tokenizer_vocab_size is None:
         return find_tokenizer(spec.tokenizer_name, home, data_root)
     text_settings = {"config", "split", "text_column", "held_out_split", "held_out_share", "max_documents"}
-    settings = spec.model_dump(mode="json", include=text_settings)
+    settings = spec.model_dump(mode="json", include=text_settings, exclude_defaults=True)
     size = spec.train_tokenizer_vocab_size
     target = home.tokenizers / content_hash([CONTRACT_VERSION, source.fingerprint, size, settings])
     with home.lock(f"tokenizer-{target.name}"):

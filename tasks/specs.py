@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from models.variants import HEAD_DECODERS, VARIANTS
 from tasks.benchmarks import TASKS
@@ -43,7 +52,18 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Spec(BaseModel):
     """Base of all parts of a spec: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, no, on and off as true and false, which would then count as 1 and 0."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(
+                f"got {value}; YAML reads yes, no, on, off, true and false so; fix: quote it or use a number"
+            )
+        return value
 
 
 class DataSpec(Spec):
@@ -137,7 +157,7 @@ class ObjectiveSpec(Spec):
     """How a batch is corrupted and which concept losses join the task loss."""
 
     mask_prob: Share = Field(0.15, description="share of the non-special tokens that the MLM objective selects")
-    concept_losses: dict[LossName, float] = Field(
+    concept_losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="concept losses and their weights under `fixed` weighting"
     )
     loss_weighting: Literal["fixed", "learnable", "kendall_gal"] = Field(
@@ -163,7 +183,7 @@ class TrainingSpec(Spec):
     warmup_steps: int = Field(1500, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping by global norm")
-    mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    mixed_precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     seed: int = Field(42, ge=0, lt=2**31)
     eval_every_steps: int = Field(500, ge=1)
     max_eval_blocks: int = Field(2000, ge=1, description="held-out blocks that the evaluation loss reads")
@@ -283,23 +303,27 @@ class ExperimentSpec(Spec):
     tracking: TrackingSpec = Field(default_factory=TrackingSpec)
 
     @model_validator(mode="after")
-    def _lengths(self) -> "ExperimentSpec":
+    def _sections_fit(self) -> "ExperimentSpec":
+        mistakes = []
         positions = self.max_sequence_length
         if positions < self.data.block_tokens:
-            raise ValueError(
+            mistakes.append(
                 f"model.max_sequence_length {positions} is smaller than data.block_tokens {self.data.block_tokens}"
             )
         if positions < self.evaluation.max_length:
-            raise ValueError(
+            mistakes.append(
                 f"evaluation.max_length {self.evaluation.max_length} exceeds the model's {positions} positions; "
                 "fix: lower it, or raise data.block_tokens or model.max_sequence_length"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _head_fits(self) -> "ExperimentSpec":
+        if self.objective.concept_losses and self.model.num_concepts < 2:
+            mistakes.append("objective.concept_losses compare concepts; fix: model.num_concepts of at least 2")
         if self.evaluation.head is not None:
-            check_head(self.evaluation.head, self.model.variant)
+            try:
+                check_head(self.evaluation.head, self.model.variant)
+            except ValueError as error:
+                mistakes.append(f"evaluation.head: {error}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         return self
 
     @property
@@ -350,6 +374,8 @@ def build_spec(
     Raises:
         UserError: with one line per mistake.
     """
+    # A section with nothing under it is a section of defaults.
+    raw = {key: {} if value is None and key in ExperimentSpec.model_fields else value for key, value in raw.items()}
     overridden = {tuple(key.split(".")): f"--set {key}" for key in (_apply_override(raw, text) for text in overrides)}
     try:
         return ExperimentSpec.model_validate(raw)
@@ -380,6 +406,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
             seen: set[str] = set()
             for key, value in node.value:
                 name = str(key.value)
+                if name == "<<":
+                    mistakes.append(f"{path}:{key.start_mark.line + 1}: YAML merge keys are not allowed")
                 if name in seen:
                     mistakes.append(f"{path}:{key.start_mark.line + 1}: key {name!r} stands twice; fix: keep one")
                 seen.add(name)
@@ -433,6 +461,9 @@ def _apply_override(raw: dict[str, Any], text: str) -> str:
 
 def _place(location: tuple, source: str, lines: dict[tuple, int], overridden: dict[tuple, str]) -> str:
     dotted = ".".join(str(part) for part in location)
+    for key, flag in overridden.items():
+        if key[: len(location)] == location and location not in lines:
+            return f"{flag}: {dotted}"
     for length in range(len(location), 0, -1):
         if location[:length] in overridden:
             return f"{overridden[location[:length]]}: {dotted}"
@@ -485,10 +516,13 @@ def _literal_values(location: tuple) -> list[str]:
 
 
 def pretraining_part(spec: ExperimentSpec) -> dict[str, Any]:
-    """The part of a spec that decides the pretrained weights: what a run id names."""
-    return spec.model_dump(mode="json", include={"model", "objective", "training"})
+    """The part of a spec that decides the pretrained weights: what a run id names.
+
+    Defaults are left out, so that a key which a later version adds does not make old runs strangers.
+    """
+    return spec.model_dump(mode="json", include={"model", "objective", "training"}, exclude_defaults=True)
 
 
 def evaluation_identity(spec: ExperimentSpec) -> str:
     """The identity of what is asked of a finished checkpoint."""
-    return content_hash(spec.model_dump(mode="json", include={"evaluation", "analysis"}))
+    return content_hash(spec.model_dump(mode="json", include={"evaluation", "analysis"}, exclude_defaults=True))

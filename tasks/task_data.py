@@ -81,7 +81,7 @@ def special_ids(folder: Path) -> dict[str, int]:
 def selection_split(labels: np.ndarray, regression: bool) -> tuple[np.ndarray, np.ndarray]:
     """Indices of train and of the part held out for choosing the epoch: seeded and stratified.
 
-    Regression labels are stratified by their rounded value; a class of one stays in train.
+    Regression labels are stratified by their rounded value; where a class has a single example nothing is stratified.
     """
     from sklearn.model_selection import train_test_split
 

@@ -71,7 +71,8 @@ class MicroBatches(Dataset):
     """All micro-batches of one rank, from the first step to the last.
 
     Item `k` is micro-batch `k % per_step` of step `k // per_step`. The samples of a step are dealt out to the ranks and
-    then split evenly into micro-batches, so any global batch size fits any number of processes.
+    then split evenly into micro-batches, so any global batch size fits any number of processes; where it does not
+    divide, a micro-batch may hold one sample more than `per_device_batch_size`.
     """
 
     def __init__(

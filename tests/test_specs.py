@@ -1,5 +1,6 @@
 """Experiment files: every mistake at once with its place and the nearest name, overrides, and what is refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,42 @@ def test_publishing_tracking_and_name_are_no_part_of_an_identity(override: str) 
     plain, changed = make_spec(), make_spec(SMALL, override)
     assert pretraining_part(plain) == pretraining_part(changed)
     assert evaluation_identity(plain) == evaluation_identity(changed)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.epochs=.inf", "training.epochs"),
+        ("training.epochs=true", "quote it"),
+        ("training.mixed_precision=no", "quote it"),
+        ("objective.concept_losses={combined: -1}", "greater than 0"),
+        ("trainig.epochs=1", "--set trainig.epochs: trainig: unknown key 'trainig': did you mean 'training'"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused(tmp_path: Path, override: str, expected: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: x\ndata: {}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(expected)):
+        load_spec(path, [override])
+
+
+def test_mistakes_between_sections_come_together(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "name: x\ndata: {block_tokens: 64}\nmodel: {num_concepts: 1}\nobjective: {concept_losses: {combined: 0.1}}\n"
+        "evaluation: {head: weighted_decoder}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError) as caught:
+        load_spec(path)
+    for part in ("evaluation.max_length 128", "num_concepts of at least 2", "weighted_decoder does not fit"):
+        assert part in str(caught.value)
+
+
+def test_an_empty_section_is_one_of_defaults_and_merge_keys_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: x\ndata:\nmodel:\n", encoding="utf-8")
+    assert load_spec(path) == load_spec(path, ["model.num_layers=6"])
+    path.write_text("name: x\ndata: {<<: {block_tokens: 64}}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="merge"):
+        load_spec(path)
