@@ -1,4 +1,4 @@
-"""What the environment that `tasks.launch` gives a CPU job is worth: one training step, alone and beside a busy process.
+"""What the environment that `tasks.launch` gives a CPU job is worth: one training step, alone and beside a busy one.
 
 Run: `python benchmarks/cpu_environment.py [--threads 2]`
 Each setting is timed in a process of its own, in turn, several rounds; printed are medians and the ratio to torch's own
@@ -66,7 +66,9 @@ def main() -> None:
         for name in SETTINGS:
             times = [one[name] for one in rounds]
             ratios = [one["torch's defaults"] / one[name] for one in rounds]
-            print(f"| {beside} | {name} | {statistics.median(times):.0f} | {statistics.median(ratios):.2f} |", flush=True)
+            print(
+                f"| {beside} | {name} | {statistics.median(times):.0f} | {statistics.median(ratios):.2f} |", flush=True
+            )
 
 
 if __name__ == "__main__":

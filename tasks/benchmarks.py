@@ -8,10 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Split:
-    """A split that is scored: its name in the data set and its name in tables (`mnli-m`)."""
+    """A split that is scored.
+
+    Attributes:
+        name: its name in the data set.
+        label: its name in figures and files: `mnli-m`.
+        title: its name in the log: `MNLI-m`.
+    """
 
     name: str
     label: str
+    title: str
 
 
 @dataclass(frozen=True)
@@ -60,32 +67,35 @@ TASKS: dict[str, Task] = {
         Task(
             name="mrpc", dataset="nyu-mll/glue", config="mrpc", text_columns=("sentence1", "sentence2"),
             label_column="label", labels=("not_equivalent", "equivalent"), metrics=("f1", "accuracy"),
-            eval_splits=(Split("validation", "mrpc"),), selection_split=None, epochs=20,
+            eval_splits=(Split("validation", "mrpc", "MRPC"),), selection_split=None, epochs=20,
             source="Dolan & Brockett 2005; GLUE, Wang et al. 2019",
-        ),
-        Task(
-            name="stsb", dataset="nyu-mll/glue", config="stsb", text_columns=("sentence1", "sentence2"),
-            label_column="label", labels=(), metrics=("pearson", "spearman"),
-            eval_splits=(Split("validation", "stsb"),), selection_split=None, epochs=20,
-            source="Cer et al. 2017; GLUE, Wang et al. 2019",
         ),
         Task(
             name="qqp", dataset="nyu-mll/glue", config="qqp", text_columns=("question1", "question2"),
             label_column="label", labels=("not_duplicate", "duplicate"), metrics=("f1", "accuracy"),
-            eval_splits=(Split("validation", "qqp"),), selection_split=None, epochs=3,
+            eval_splits=(Split("validation", "qqp", "QQP"),), selection_split=None, epochs=3,
             source="Quora Question Pairs 2017; GLUE, Wang et al. 2019",
         ),
         Task(
             name="mnli", dataset="nyu-mll/glue", config="mnli", text_columns=("premise", "hypothesis"),
             label_column="label", labels=("entailment", "neutral", "contradiction"), metrics=("accuracy",),
-            eval_splits=(Split("validation_matched", "mnli-m"), Split("validation_mismatched", "mnli-mm")),
+            eval_splits=(
+                Split("validation_matched", "mnli-m", "MNLI-m"), Split("validation_mismatched", "mnli-mm", "MNLI-mm"),
+            ),
             selection_split=None, epochs=3,
             source="Williams et al. 2018; GLUE, Wang et al. 2019",
         ),
         Task(
+            name="stsb", dataset="nyu-mll/glue", config="stsb", text_columns=("sentence1", "sentence2"),
+            label_column="label", labels=(), metrics=("pearson", "spearman"),
+            eval_splits=(Split("validation", "stsb", "STS-B"),), selection_split=None, epochs=20,
+            source="Cer et al. 2017; GLUE, Wang et al. 2019",
+        ),
+        Task(
             name="paws", dataset="google-research-datasets/paws", config="labeled_final",
             text_columns=("sentence1", "sentence2"), label_column="label", labels=("different", "paraphrase"),
-            metrics=("accuracy", "f1"), eval_splits=(Split("test", "paws"),), selection_split="validation", epochs=5,
+            metrics=("accuracy", "f1"), eval_splits=(Split("test", "paws", "PAWS"),), selection_split="validation",
+            epochs=5,
             source="Zhang, Baldridge & He 2019",
         ),
     ]

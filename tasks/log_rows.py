@@ -14,6 +14,7 @@ from typing import Any
 from models.variants import VARIANTS
 from tasks.benchmarks import TASKS
 from tasks.records import RunRecord, Score
+from tasks.scores import METRICS
 
 TRAINING_COLUMNS = (
     "Date", "Run ID / Model Type", "Architecture", "Pretraining Data", "Machine", "Epochs", "Concept Losses",
@@ -22,10 +23,7 @@ TRAINING_COLUMNS = (
 EVALUATION_COLUMNS = (
     "Date", "Eval Type", "Source Checkpoint", "Machine", "Tasks", "Key Scores", "WandB", "Conclusion",
 )  # fmt: skip
-SCORE_NAMES = {
-    "mrpc": "MRPC", "qqp": "QQP", "mnli-m": "MNLI-m", "mnli-mm": "MNLI-mm", "stsb": "STS-B", "paws": "PAWS",
-}  # fmt: skip
-PERCENT_METRICS = ("accuracy", "f1")
+SCORE_NAMES = {split.label: split.title for task in TASKS.values() for split in task.eval_splits}
 UNIGRAM_MARGIN_NATS = 0.2  # closer than this to the unigram entropy, nothing contextual was learned
 
 _GENERATED = re.compile(r"\(auto ([0-9a-f]{6})\) (.*)")
@@ -167,13 +165,13 @@ def _score(score: Score) -> str:
     if score.failed_seeds:
         seeds = set(score.failed_seeds) | set(score.seed_values)
         notes.append(f"{len(score.failed_seeds)} of {len(seeds)} seeds failed")
-    unit = "%" if score.metric in PERCENT_METRICS else ""
+    unit = "%" if METRICS[score.metric].is_percent else ""
     return f"{_figure(score, score.value)}{unit} ({', '.join(notes)})"
 
 
 def _figure(score: Score, value: float) -> str:
     """A fraction as the log shows it: accuracy and F1 in percent, correlations as they are."""
-    return f"{100 * value:z.1f}" if score.metric in PERCENT_METRICS else f"{value:z.3f}"
+    return f"{100 * value:z.1f}" if METRICS[score.metric].is_percent else f"{value:z.3f}"
 
 
 def _conclusion(record: RunRecord) -> str:

@@ -214,7 +214,7 @@ class TaskOverride(Spec):
 class EvaluationSpec(Spec):
     """The fine-tuning fan-out: tasks x seeds."""
 
-    tasks: tuple[TaskName, ...] = ("mrpc", "stsb", "qqp", "mnli", "paws")
+    tasks: tuple[TaskName, ...] = ("mrpc", "qqp", "mnli", "stsb", "paws")
     data: Literal["hub", "made"] = Field("hub", description="hub: the real tasks; made: small generated stand-ins")
     head: HeadName | None = Field(None, description="None: the default of the checkpoint's variant")
     seeds: int = Field(1, ge=1, le=100, description="number of seeds per task")
