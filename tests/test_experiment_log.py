@@ -196,7 +196,7 @@ def test_an_evaluation_row_in_the_users_style() -> None:
     assert tuple(row) == EVALUATION_COLUMNS
     assert row["Eval Type"] == "`eval_perceiver_mlm_20260301_120000` (ViaDecoder)"
     assert row["Source Checkpoint"] == "`lab/model` (from HF Hub@0123456789ab)"
-    assert row["Tasks"] == "mrpc, stsb, qqp, mnli-m, mnli-mm, paws"
+    assert row["Tasks"] == "mrpc, qqp, mnli-m, mnli-mm, stsb, paws"
     assert row["WandB"] == "--"
     assert "Eff. rank **15.9 / 128** (12.4%), per-sample effective rank 33.3." in row["Conclusion"]
 
