@@ -51,7 +51,8 @@ def settle(future: PrefectFuture[Any]) -> tuple[Any, str | None]:
 
 def note_stage(record: RunRecord, name: str, started: float, result: Any, problem: str | None) -> None:
     """Write down how a stage went; a stage that found its work done keeps what was written when it was done."""
-    seconds = round(time.monotonic() - started, 1)
+    # A stage that ran beside others knows its own time better than whoever waited for all of them.
+    seconds = round(getattr(result, "seconds", None) or time.monotonic() - started, 1)
     if problem is not None:
         log.error("%s failed: %s", name, problem)
         record.stages[name] = StageRecord(status="failed", seconds=seconds, message=problem)
