@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -125,6 +125,11 @@ class HubStandIn:
             ("POST", "/api/models/{name:path}/commit/{revision}", self._commit),
             ("POST", "/api/models/{name:path}/tag/{revision}", self._tag),
             ("GET", "/api/models/{name:path}", self._info),
+            ("GET", "/api/datasets/{name:path}/revision/{revision}", self._info),
+            ("GET", "/api/datasets/{name:path}/tree/{revision}/{folder:path}", self._tree),
+            ("GET", "/api/datasets/{name:path}/tree/{revision}", self._tree),
+            ("POST", "/api/datasets/{name:path}/paths-info/{revision}", self._paths_info),
+            ("GET", "/api/datasets/{name:path}", self._info),
             ("POST", "/{name:path}.git/info/lfs/objects/batch", self._batch),
             ("PUT", "/large/{oid}", self._put_large),
             ("GET", "/{name:path}/resolve/{revision}/{path:path}", self._resolve),
@@ -179,7 +184,27 @@ class HubStandIn:
         if problem:
             return problem
         assert commit
-        return JSONResponse([_entry(path, content) for path, content in commit[1].items()])
+        folder = request.path_params.get("folder", "")
+        if folder and not any(path.startswith(f"{folder}/") for path in commit[1]):
+            return _refuse(404, "EntryNotFound")
+        inside = {
+            path: content for path, content in commit[1].items() if path.startswith(f"{folder}/" if folder else "")
+        }
+        folders = {parent.as_posix() for path in inside for parent in PurePosixPath(path).parents} - {".", folder}
+        entries = [{"type": "directory", "path": name, "size": 0, "oid": "0" * 40} for name in sorted(folders)]
+        entries += [_entry(path, content) for path, content in inside.items()]
+        if request.query_params.get("recursive", "").lower() != "true":
+            depth = len(PurePosixPath(folder).parts)
+            entries = [entry for entry in entries if len(PurePosixPath(entry["path"]).parts) == depth + 1]
+        return JSONResponse(entries)
+
+    async def _paths_info(self, request: Request) -> Response:
+        _, commit, problem = self._find(request)
+        if problem:
+            return problem
+        assert commit
+        asked = (await request.form()).getlist("paths")
+        return JSONResponse([_entry(path, content) for path, content in commit[1].items() if path in asked])
 
     async def _refs(self, request: Request) -> Response:
         repo, commit, problem = self._find(request)
@@ -268,7 +293,9 @@ class HubStandIn:
 
     def _find(self, request: Request) -> tuple[Repo | None, tuple[str, dict[str, bytes]] | None, Response | None]:
         """The repository and commit of a request, or the answer that says what is missing."""
-        repo = self.repos.get(request.path_params["name"])
+        # Data sets live under `datasets/`, in their addresses and here.
+        prefix = "datasets/" if request.url.path.startswith("/api/datasets/") else ""
+        repo = self.repos.get(prefix + request.path_params["name"])
         if repo is None or (repo.private and not _may_write(request)):
             return None, None, _refuse(404 if _may_write(request) else 401, "RepoNotFound")
         commit = repo.at(request.path_params.get("revision", "main"))
