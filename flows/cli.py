@@ -231,11 +231,13 @@ def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server of this
 def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Path | None, as_json: bool) -> None:
     """Run a flow against the home's server and print what came out."""
     from flows.server import ensure_server, ui_address
-    from tasks.experiment_log import default_log
+    from tasks.experiment_log import default_log, show_log
     from tasks.progress import DISPLAY
     from tasks.run_folder import cogito_home
 
     log_path = default_log(log)
+    if log_path.exists():
+        show_log(log_path)  # a log that cannot be read is found before the work, not after it
     url = ensure_server(cogito_home())
     if url is not None:
         print(f"Prefect UI: {ui_address(url)}", file=sys.stderr)
@@ -269,25 +271,23 @@ def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
             {
                 "run_id": record.run_id,
                 "status": record.status,
-                "scores": [
-                    {
-                        "task": score.task, "metric": score.metric, "value": score.value, "n": score.n,
-                        "seed_values": score.seed_values, "start": score.start, "interval": score.interval,
-                        "floor": score.floor, "above_floor": score.above_floor,
-                        "overlap_baseline": score.overlap_baseline,
-                    }
-                    for score in record.scores
-                ],
+                "scores": [_score_facts(score) for score in record.scores if score.start == "checkpoint"],
+                "random_start": [_score_facts(score) for score in record.scores if score.start == "random"],
                 "record": str(folder.record),
                 "log": str(log_path),
             }
-        )  # fmt: skip
+        )
     else:
         from flows.listing import print_record
 
         print_record(record, folder, log_path)
     if not state.is_completed():
         raise StageError(message)
+
+
+def _score_facts(score: Any) -> dict[str, Any]:
+    facts = ("task", "metric", "value", "n", "seed_values", "interval", "floor", "above_floor", "overlap_baseline")
+    return {name: getattr(score, name) for name in facts}
 
 
 def _print_json(value: Any) -> None:
@@ -316,6 +316,12 @@ def main() -> None:
         _fail(error, 2)
     except StageError as error:
         _fail(error, 1)
+    except Exception as error:
+        from tasks.hub import is_transient, plain_text
+
+        if not is_transient(error):
+            raise
+        _fail(StageError(f"the Hub does not answer as it should, try again later: {plain_text(error)}"), 1)
 
 
 if __name__ == "__main__":

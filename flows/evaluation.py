@@ -13,12 +13,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.fan_out import evaluate_checkpoint, finish_run, prepare_tasks, settle, workers
 from tasks import stages
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.experiment_log import default_log
+from tasks.leases import stopping
 from tasks.preflight import find_evaluation_inputs, find_task_sources
 from tasks.records import Checkpoint, CorpusResult
-from tasks.run_folder import cogito_home
-from tasks.runs import evaluation_spec, open_evaluation_run
+from tasks.run_folder import cogito_home, read_json
+from tasks.runs import evaluation_head, evaluation_identity, evaluation_spec, open_evaluation_run
 from tasks.sources import find_dataset, resolve_data_root
 from tasks.specs import ExperimentSpec
 from tasks.task_data import PreparedTask
@@ -50,6 +51,7 @@ def evaluation(
         log: the Master Experiment Log; default COGITO_LOG.
         overrides: `key=value` changes of the spec.
     """
+    stopping.clear()
     try:
         home, mirror = cogito_home(), resolve_data_root(data_root)
         found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
@@ -59,11 +61,19 @@ def evaluation(
         data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
         corpus, problem = settle(data)
         if problem is not None:
-            raise UserError(f"data: {problem}")
+            raise StageError(f"data: {problem}")
+        vocabulary = read_json(found.folder / "config.json")["vocab_size"]
+        if corpus.vocab_size > vocabulary:
+            raise UserError(
+                f"tokenizer: has {corpus.vocab_size} tokens, {found.name} knows {vocabulary}; "
+                "fix: --tokenizer with the one that the checkpoint was trained with"
+            )
         prepared = prepare_tasks(spec, sources, tokenizer_folder)
         return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log))
     except UserError as error:
         return Failed(message=str(error), name=stages.BAD_INPUT)
+    except StageError as error:
+        return Failed(message=str(error))
 
 
 def evaluate_in_own_run(
@@ -75,7 +85,8 @@ def evaluate_in_own_run(
     after: Iterable[Any] = (),
 ) -> State:
     """Evaluate under an evaluation run, which has its own folder, record and row."""
-    run, record = open_evaluation_run(spec, checkpoint, cogito_home(), log)
+    asked = evaluation_identity(spec, evaluation_head(spec, checkpoint), corpus, tasks)
+    run, record = open_evaluation_run(spec, checkpoint, asked, cogito_home(), log)
     record.corpus = corpus
     evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)
     return finish_run(record, run, log)

@@ -15,13 +15,14 @@ from flows.evaluation import evaluate_in_own_run
 from flows.fan_out import evaluate_checkpoint, finish_run, note_stage, prepare_tasks, settle, workers
 from tasks import stages
 from tasks.checkpoint_source import resolve_checkpoint
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.experiment_log import default_log
+from tasks.leases import stopping
 from tasks.preflight import find_inputs
 from tasks.pretraining import pretraining_identity
 from tasks.records import RunRecord, StageRecord
 from tasks.run_folder import RunFolder, cogito_home
-from tasks.runs import needs_evaluation_run, open_training_run
+from tasks.runs import evaluation_identity, needs_evaluation_run, open_training_run
 from tasks.sources import resolve_data_root
 from tasks.specs import ExperimentSpec
 
@@ -46,10 +47,13 @@ def experiment(
         processes: training processes; default every GPU, or one on a CPU.
         fresh: start a new run even if this spec was run before.
     """
+    stopping.clear()
     try:
         return _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh)
     except UserError as error:
         return Failed(message=str(error), name=stages.BAD_INPUT)
+    except StageError as error:
+        return Failed(message=str(error))
 
 
 def _experiment(spec: ExperimentSpec, data_root: Path | None, log: Path, processes: int | None, fresh: bool) -> State:
@@ -59,11 +63,12 @@ def _experiment(spec: ExperimentSpec, data_root: Path | None, log: Path, process
     data = stages.prepare_data.submit(spec.data, inputs.corpus, data_root)
     corpus, problem = settle(data)
     if problem is not None:
-        raise UserError(f"data: {problem}")
+        raise StageError(f"data: {problem}")
     tasks = prepare_tasks(spec, inputs.tasks, corpus.tokenizer, after=[data])
 
     identity = pretraining_identity(spec, inputs.data_identity)
-    run, record = open_training_run(spec, identity, home, log, fresh=fresh)
+    asked = evaluation_identity(spec, spec.head, corpus, tasks)
+    run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh)
     note_stage(record, "data", started, corpus, None)
     record.corpus = corpus
     started = time.monotonic()
@@ -82,8 +87,11 @@ def _experiment(spec: ExperimentSpec, data_root: Path | None, log: Path, process
     record.save(run)
 
     checkpoint = resolve_checkpoint(run.run_id, home)
-    if needs_evaluation_run(record, spec):
-        return evaluate_in_own_run(spec, checkpoint, corpus, tasks, log, after=[publishing])
+    if needs_evaluation_run(record, asked):
+        finish_run(record, run, log)
+        state = evaluate_in_own_run(spec, checkpoint, corpus, tasks, log, after=[publishing])
+        # A publishing that failed is no success, whatever came of the evaluation.
+        return state if problem is None else Failed(message=f"{state.message}; publishing: {problem}")
     record.checkpoint = checkpoint
     evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=[publishing])
     return finish_run(record, run, log)

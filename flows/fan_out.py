@@ -12,7 +12,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
 from tasks import stages
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.launch import stop_all_jobs
 from tasks.leases import visible_devices
 from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
@@ -79,7 +79,7 @@ def prepare_tasks(
     for name, future in futures.items():
         data, problem = settle(future)
         if problem is not None:
-            raise UserError(f"task {name}: {problem}")
+            raise StageError(f"task {name}: {problem}")
         prepared[name] = data
     return prepared
 

@@ -1,6 +1,6 @@
 """The launch side of concept analysis: geometry of a checkpoint's concepts on held-out text."""
 
-from tasks.launch import OnProgress, finished_result, run_job
+from tasks.launch import OnProgress, claimed_job, run_job
 from tasks.leases import lease_devices
 from tasks.records import AnalysisResult, Checkpoint, CorpusResult
 from tasks.run_folder import Home, RunFolder, content_hash
@@ -26,9 +26,9 @@ def analyse_concepts(
     identity = content_hash(
         [CONTRACT_VERSION, checkpoint.weights_sha256, corpus.corpus_id, spec.model_dump(mode="json")]
     )
-    done = finished_result(run.analysis, identity)
-    reused = done is not None
-    if done is None:
+    with claimed_job(run.analysis, identity, home) as done:
+        if done is not None:
+            return AnalysisResult.model_validate({**done, "reused": True})
         with lease_devices(home) as devices:
             job = {
                 "kind": "analysis",
@@ -40,5 +40,4 @@ def analyse_concepts(
                 "batch_size": spec.batch_size,
                 "device": devices[0].kind,
             }
-            done = run_job(run.analysis, job, devices, on_progress=on_progress)
-    return AnalysisResult.model_validate({**done, "reused": reused})
+            return AnalysisResult.model_validate(run_job(run.analysis, job, devices, on_progress=on_progress))

@@ -6,10 +6,10 @@ import numpy as np
 
 from tasks.benchmarks import TASKS
 from tasks.errors import StageError
-from tasks.launch import OnProgress, finished_result, run_job
+from tasks.launch import OnProgress, claimed_job, run_job
 from tasks.leases import lease_devices
 from tasks.records import CellResult, Checkpoint, Score
-from tasks.run_folder import Home, RunFolder, content_hash, file_sha256, read_json, write_json
+from tasks.run_folder import Home, RunFolder, cogito_home, content_hash, file_sha256, read_json, write_json
 from tasks.scores import METRICS, bootstrap_interval, overlap_baseline
 from tasks.specs import CellProtocol
 from tasks.task_data import PreparedTask, load_examples
@@ -43,9 +43,9 @@ def finetune(
     weights = checkpoint.weights_sha256
     identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, head, seed, start])
     folder = run.cell(data.task, seed, start)
-    done = finished_result(folder, identity)
-    reused = done is not None
-    if done is None:
+    with claimed_job(folder, identity, home) as done:
+        if done is not None:
+            return CellResult.model_validate({**done, "reused": True})
         with lease_devices(home) as devices:
             job = {
                 "kind": "finetuning",
@@ -59,8 +59,7 @@ def finetune(
                 "protocol": protocol.model_dump(mode="json"),
                 "device": devices[0].kind,
             }
-            done = run_job(folder, job, devices, on_progress=on_progress)
-    return CellResult.model_validate({**done, "reused": reused})
+            return CellResult.model_validate(run_job(folder, job, devices, on_progress=on_progress))
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -98,6 +97,7 @@ def _score(cells: list[CellResult], data: PreparedTask) -> list[Score]:
     failed = [cell.seed for cell in cells if cell.status == "failed"]
     train = load_examples(data.folder, "train")
     scores = []
+    cache = str(cogito_home().cache / "metrics")
     for split in task.eval_splits:
         examples = load_examples(data.folder, f"eval-{split.label}")
         references = examples["labels"]
@@ -109,7 +109,7 @@ def _score(cells: list[CellResult], data: PreparedTask) -> list[Score]:
             predictions[cell.seed] = answers
         for name in task.metrics:
             metric = METRICS[name]
-            library = CogitoMetric(config_name=name)
+            library = CogitoMetric(config_name=name, keep_in_memory=True, cache_dir=cache)
             values = {
                 seed: library.compute(predictions=answers, references=references)[name]
                 for seed, answers in predictions.items()

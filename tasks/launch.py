@@ -8,16 +8,16 @@ import logging
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tasks.errors import StageError
-from tasks.leases import Device
-from tasks.run_folder import read_json, write_json
+from tasks.leases import Device, hold, stopping
+from tasks.run_folder import Home, content_hash, read_json, write_json
 from tasks.worker import PROGRESS_MARK
 
 log = logging.getLogger("cogito.launch")
@@ -29,14 +29,13 @@ LAST_LINES = 12
 OnProgress = Callable[[dict[str, Any]], None]
 
 
-# Jobs of this process that are running, and whether it has been told to stop.
+# Jobs of this process that are running.
 _running: set[int] = set()
-_stopping = threading.Event()
 
 
 def stop_all_jobs() -> None:
     """End every job of this process and start no other: it was interrupted or cancelled."""
-    _stopping.set()
+    stopping.set()
     for pid in list(_running):
         end_process_tree(pid)
 
@@ -50,6 +49,20 @@ def finished_result(folder: Path, identity: str) -> dict[str, Any] | None:
     if result.pop("identity", None) != identity:
         return None
     return result
+
+
+@contextmanager
+def claimed_job(folder: Path, identity: str, home: Home) -> Iterator[dict[str, Any] | None]:
+    """Hold a job's folder alone and yield its finished result, or None: then it is the holder's to run.
+
+    A second command that asks for the same job waits here and finds it done.
+    """
+    done = finished_result(folder, identity)
+    if done is not None:
+        yield done
+        return
+    with hold(home.lock(f"job-{content_hash(str(folder))}")):
+        yield finished_result(folder, identity)
 
 
 def run_job(
@@ -72,7 +85,7 @@ def run_job(
     Raises:
         StageError: the job failed; the message is that of the first rank that reported an error.
     """
-    if _stopping.is_set():
+    if stopping.is_set():
         raise StageError("interrupted")
     folder.mkdir(parents=True, exist_ok=True)
     for stale in [folder / "result.json", *folder.glob("error-*.json")]:
@@ -89,17 +102,14 @@ def run_job(
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=_environment(devices),
+            env=_environment(devices, folder),
             start_new_session=os.name == "posix",
         )
         _running.add(process.pid)
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                if line.startswith(PROGRESS_MARK):
-                    if on_progress:
-                        on_progress(json.loads(line.removeprefix(PROGRESS_MARK)))
-                else:
+                if not (line.startswith(PROGRESS_MARK) and _heard(line, on_progress)):
                     log_file.write(line)
                     log_file.flush()
             process.wait()
@@ -111,6 +121,18 @@ def run_job(
     if process.returncode != 0 or result is None:
         raise StageError(_failure_message(folder, process.returncode))
     return result
+
+
+def _heard(line: str, on_progress: OnProgress | None) -> bool:
+    """Pass progress on. Whoever shows it may fail, and ranks may write into each other's lines: neither ends a job."""
+    try:
+        figures = json.loads(line.removeprefix(PROGRESS_MARK))
+        if on_progress:
+            on_progress(figures)
+    except Exception as error:
+        log.warning("progress could not be shown: %s", error)
+        return False
+    return True
 
 
 def end_process_tree(pid: int) -> None:
@@ -144,9 +166,11 @@ def _accelerate_arguments(devices: list[Device]) -> list[str]:
     return [*arguments, "--module"]
 
 
-def _environment(devices: list[Device]) -> dict[str, str]:
+def _environment(devices: list[Device], folder: Path) -> dict[str, str]:
     owner = psutil.Process()
-    environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in SECRETS and not name.startswith("ACCELERATE_")
+    }
     environment |= {
         "COGITO_OWNER_PID": str(owner.pid),
         "COGITO_OWNER_CREATED": str(owner.create_time()),
@@ -155,6 +179,8 @@ def _environment(devices: list[Device]) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
+        # A job reads nothing there; the user's own accelerate configuration would override the leased devices.
+        "HF_HOME": str(folder / "no_hf_home"),
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
     }

@@ -4,6 +4,7 @@ A lease is a file lock, freed by the operating system when its owner dies.
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
+from tasks.errors import StageError
 from tasks.run_folder import Home
 
 # On machines without a GPU the cores are dealt out to at most this many jobs at once.
@@ -27,6 +29,31 @@ class Device:
     kind: str
     index: str
     threads: int
+
+
+# Set when this process was told to stop: nothing waits any longer and no job starts.
+stopping = threading.Event()
+
+
+@contextmanager
+def hold(lock: BaseFileLock) -> Iterator[None]:
+    """Hold a lock; waiting for it ends when this process is told to stop.
+
+    Raises:
+        StageError: this process was told to stop.
+    """
+    while True:
+        if stopping.is_set():
+            raise StageError("interrupted")
+        try:
+            lock.acquire(timeout=POLL_SECONDS)
+            break
+        except Timeout:
+            continue
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @cache
@@ -56,8 +83,10 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
     with ExitStack() as held:
         leased: list[Device] = []
         # Only one asks at a time, so that a job that needs many devices is not starved by jobs that need one.
-        with home.lock("device-queue"):
+        with hold(home.lock("device-queue")):
             while len(leased) < count:
+                if stopping.is_set():
+                    raise StageError("interrupted")
                 for device in devices:
                     if device in leased or len(leased) == count:
                         continue

@@ -1,17 +1,21 @@
 """The launch side of pretraining: what is asked of the ranks, where it lies, whether it was done before."""
 
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from models.variants import VARIANTS
 from tasks.errors import UserError
-from tasks.launch import OnProgress, finished_result, run_job
+from tasks.launch import OnProgress, claimed_job, run_job
 from tasks.leases import lease_for_training, visible_devices
 from tasks.records import CorpusResult, PretrainingResult
-from tasks.run_folder import Home, RunFolder, check_manifest, content_hash
+from tasks.run_folder import Home, RunFolder, content_hash, is_complete
 from tasks.specs import ExperimentSpec, pretraining_part
 
-# Raise when the same spec would train other weights.
+log = logging.getLogger("cogito.pretraining")
+
+# Raise when the same spec would train other weights, and when a default of the spec changes.
 CONTRACT_VERSION = 1
 
 
@@ -65,10 +69,33 @@ def pretrain(
         StageError: training failed.
     """
     identity = pretraining_identity(spec, corpus.corpus_id)
-    done = finished_result(run.pretraining, identity)
-    if done is not None:
-        check_manifest(Path(done["model"]), hashes=False)
-        return PretrainingResult.model_validate({**done, "reused": True})
+    with claimed_job(run.pretraining, identity, home) as done:
+        # A model that is no longer whole is written again from the last training state.
+        if done is not None and is_complete(Path(done["model"])):
+            return PretrainingResult.model_validate({**done, "reused": True})
+        return _train(spec, corpus, run, home, identity, processes, on_progress)
+
+
+def training_steps(spec: ExperimentSpec, train_blocks: int) -> int:
+    """Optimiser steps of a whole training."""
+    steps = math.ceil(spec.training.epochs * train_blocks / spec.training.global_batch_size)
+    return min(steps, spec.training.max_steps or steps)
+
+
+def warmup_steps(spec: ExperimentSpec, steps: int) -> int:
+    """Steps of a rising learning rate: those asked for, at most half of the training."""
+    return min(spec.training.warmup_steps, steps // 2)
+
+
+def _train(
+    spec: ExperimentSpec,
+    corpus: CorpusResult,
+    run: RunFolder,
+    home: Home,
+    identity: str,
+    processes: int | None,
+    on_progress: OnProgress | None,
+) -> PretrainingResult:
     devices = visible_devices()
     on_gpu = devices[0].kind == "cuda"
     count = processes or (len(devices) if on_gpu else 1)
@@ -76,6 +103,12 @@ def pretrain(
         raise UserError(f"--processes {count}: this machine has {len(devices)} GPUs")
     if count > spec.training.global_batch_size:
         raise UserError(f"--processes {count}: more than training.global_batch_size {spec.training.global_batch_size}")
+    steps = training_steps(spec, corpus.train_blocks)
+    if warmup_steps(spec, steps) < spec.training.warmup_steps:
+        log.warning(
+            "training.warmup_steps %d exceeds half of the %d steps: warming up for %d",
+            spec.training.warmup_steps, steps, warmup_steps(spec, steps),
+        )  # fmt: skip
     with lease_for_training(home, count) as leased:
         job = {
             "kind": "pretraining",

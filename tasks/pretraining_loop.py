@@ -7,6 +7,7 @@ Legend: B samples of a micro-batch, N tokens.
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -25,6 +26,7 @@ from models.pretraining_step import PretrainingStep
 from tasks.corpus import load_tokenizer
 from tasks.corruption import IGNORE_INDEX, CorruptionSettings
 from tasks.errors import StageError
+from tasks.pretraining import training_steps, warmup_steps
 from tasks.run_folder import building, write_json, write_manifest
 from tasks.specs import ExperimentSpec
 from tasks.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks
@@ -50,12 +52,6 @@ def learning_rate_factor(schedule: str, warmup_steps: int, steps: int) -> Callab
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     return factor
-
-
-def training_steps(spec: ExperimentSpec, train_blocks: int) -> int:
-    """Optimiser steps of a whole training."""
-    steps = math.ceil(spec.training.epochs * train_blocks / spec.training.global_batch_size)
-    return min(steps, spec.training.max_steps or steps)
 
 
 def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -90,7 +86,7 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     blocks = TokenBlocks(corpus, "train")
     steps = training_steps(spec, len(blocks))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, learning_rate_factor(training.schedule, min(training.warmup_steps, steps // 2), steps)
+        optimizer, learning_rate_factor(training.schedule, warmup_steps(spec, steps), steps)
     )
     settings = CorruptionSettings(
         spec.objective.mask_prob, tokenizer.mask_token_id, config.vocab_size, tuple(tokenizer.all_special_ids)
@@ -110,10 +106,13 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     # Dropout differs between ranks; the initial weights do not.
     torch.manual_seed(training.seed * 1000 + accelerator.process_index)
 
-    state = last_complete_state(folder / "checkpoints")
+    state = last_complete_state(folder / "checkpoints", job["identity"])
     done = load_state(state, module, optimizer, scheduler, accelerator) if state else 0
     curve = _Curve(folder / "curve.jsonl", done) if accelerator.is_main_process else None
     tracking = start_tracking(job, done) if accelerator.is_main_process else None
+
+    def save(step: int, keep: int) -> None:
+        save_state(folder / "checkpoints", job["identity"], step, module, optimizer, scheduler, accelerator, keep)
 
     device = accelerator.device
     loader = DataLoader(
@@ -167,22 +166,22 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
                 speed = (finished - first_step) / (now - started)
                 report_progress(**figures, steps=steps, steps_per_second=speed)
         if finished % training.checkpoint_every_steps == 0 and finished < steps:
-            save_state(
-                folder / "checkpoints", finished, module, optimizer, scheduler, accelerator, training.keep_checkpoints
-            )
+            save(finished, training.keep_checkpoints)
     seconds = time.monotonic() - started
     accelerator.wait_for_everyone()
     if steps == done:
         # Killed between the last step's state and the result: all that is missing is the evaluation.
         eval_loss = _evaluate(accelerator, module, held_out, device)
     if steps > done:
-        save_state(folder / "checkpoints", steps, module, optimizer, scheduler, accelerator, 1)
+        save(steps, 1)
     if not accelerator.is_main_process:
         return None
     assert tracking is not None
     with building(folder / "model") as model_folder:
         save_checkpoint(module.model, model_folder)
-        tokenizer.save_pretrained(str(model_folder))
+        # The very files: saving again would write other bytes, and so another identity of the same tokenizer.
+        for path in sorted((corpus / "tokenizer").iterdir()):
+            shutil.copyfile(path, model_folder / path.name)
         write_json(model_folder / "experiment.json", {"run_id": job["run_id"], "spec": job["spec"]})
         write_manifest(model_folder)
     url = tracking.finish()

@@ -4,37 +4,49 @@ A run id names a pretraining. A spec that differs only in evaluation or analysis
 evaluation run of its own, with its row in the evaluation table.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 from models.variants import VARIANTS
 from tasks.environment import describe_environment
 from tasks.errors import UserError
-from tasks.records import Checkpoint, RunRecord, load_record
+from tasks.records import Checkpoint, CorpusResult, RunRecord, load_record
 from tasks.run_folder import Home, RunFolder, claim_run, content_hash, read_json, write_json
-from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, check_head, evaluation_identity
+from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, check_head
+from tasks.task_data import PreparedTask
+
+logger = logging.getLogger("cogito.runs")
+
+
+def evaluation_identity(spec: ExperimentSpec, head: str, corpus: CorpusResult, tasks: dict[str, PreparedTask]) -> str:
+    """The identity of what is asked of a checkpoint: head, protocols, and the very texts and labels that are read."""
+    protocols = {name: spec.evaluation.for_task(name).model_dump(mode="json") for name in tasks}
+    data = {name: task.identity for name, task in tasks.items()}
+    analysis = spec.analysis.model_dump(mode="json")
+    return content_hash([head, protocols, data, spec.evaluation.random_start, analysis, corpus.corpus_id])
 
 
 def open_training_run(
-    spec: ExperimentSpec, identity: str, home: Home, log: Path, *, fresh: bool = False
+    spec: ExperimentSpec, identity: str, asked: str, home: Home, log: Path, *, fresh: bool = False
 ) -> tuple[RunFolder, RunRecord]:
     """The run of a pretraining identity: the one there is, or a new one.
 
     Args:
         identity: of data, model, objective and training.
+        asked: identity of the evaluation.
         fresh: claim a new run even if there is one.
     """
-    head = spec.evaluation.head or VARIANTS[spec.model.variant].default_head
-    return _open("training", spec.run_prefix, spec, identity, home, log, head=head, fresh=fresh)
+    return _open("training", spec.run_prefix, spec, identity, asked, home, log, head=spec.head, fresh=fresh)
 
 
 def open_evaluation_run(
-    spec: ExperimentSpec, checkpoint: Checkpoint, home: Home, log: Path
+    spec: ExperimentSpec, checkpoint: Checkpoint, asked: str, home: Home, log: Path
 ) -> tuple[RunFolder, RunRecord]:
     """The evaluation run of a checkpoint under an evaluation section: the one there is, or a new one."""
     head = evaluation_head(spec, checkpoint)
-    asked = [checkpoint.name, checkpoint.revision, checkpoint.weights_sha256, head, evaluation_identity(spec)]
-    return _open("evaluation", head, spec, content_hash(asked), home, log, head=head, checkpoint=checkpoint)
+    identity = content_hash([checkpoint.name, checkpoint.revision, checkpoint.weights_sha256, asked])
+    return _open("evaluation", head, spec, identity, asked, home, log, head=head, checkpoint=checkpoint)
 
 
 def evaluation_head(spec: ExperimentSpec, checkpoint: Checkpoint) -> str:
@@ -47,9 +59,9 @@ def evaluation_head(spec: ExperimentSpec, checkpoint: Checkpoint) -> str:
     return head
 
 
-def needs_evaluation_run(record: RunRecord, spec: ExperimentSpec) -> bool:
-    """Whether a training run was already evaluated under another evaluation section."""
-    return bool(record.scores or record.analysis) and record.evaluation_identity != evaluation_identity(spec)
+def needs_evaluation_run(record: RunRecord, asked: str) -> bool:
+    """Whether a training run was already evaluated in another way or on other data."""
+    return bool(record.scores or record.analysis) and record.evaluation_identity != asked
 
 
 def evaluation_spec(
@@ -60,6 +72,12 @@ def evaluation_spec(
     Raises:
         UserError: an unknown task or head, or pairs longer than the checkpoint's positions.
     """
+    foreign = [key for key in overrides if key.partition(".")[0] not in ("evaluation", "analysis", "data")]
+    if foreign:
+        raise UserError(
+            f"--set {foreign[0]}: would be ignored, the checkpoint is trained; "
+            "allowed: keys of evaluation, analysis and data"
+        )
     raw = own_spec(checkpoint).model_dump(mode="json")
     evaluation: dict[str, Any] = raw["evaluation"]
     if tasks:
@@ -89,7 +107,20 @@ def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
             return ExperimentSpec.model_validate(read_json(path)["spec"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: is not a readable experiment: {error}") from None
-    return ExperimentSpec.model_validate({"name": "evaluation", "data": {}, "model": {"variant": checkpoint.variant}})
+    positions = read_json(checkpoint.folder / "config.json")["max_sequence_length"]
+    return ExperimentSpec.model_validate(
+        {
+            "name": "evaluation",
+            "data": {"block_tokens": min(512, positions)},
+            "model": {"variant": checkpoint.variant},
+            "evaluation": {"max_length": min(128, positions)},
+        }
+    )
+
+
+def uses_made_data(spec: ExperimentSpec) -> bool:
+    """Whether corpus or tasks are stand-ins, which every table must say."""
+    return spec.data.dataset == PYTHON_DOCS or spec.evaluation.data == "made"
 
 
 def _open(
@@ -97,6 +128,7 @@ def _open(
     prefix: str,
     spec: ExperimentSpec,
     identity: str,
+    asked: str,
     home: Home,
     log: Path,
     *,
@@ -106,12 +138,14 @@ def _open(
 ) -> tuple[RunFolder, RunRecord]:
     index = home.root / "index" / f"{kind}-{identity}.json"
     with home.lock(f"run-{identity}"):
-        if index.exists() and not fresh:
+        known = index.exists() and home.run(read_json(index)["run_id"]).record.exists()
+        if index.exists() and not known:
+            logger.warning("the run of this spec is gone from %s: starting a new one", home.runs)
+        if known and not fresh:
             run = home.run(read_json(index)["run_id"])
             record = load_record(run)
-            evaluated = bool(record.scores or record.analysis)
-            if not evaluated or record.evaluation_identity == evaluation_identity(spec):
-                _ask_again(record, spec, head)
+            if not needs_evaluation_run(record, asked):
+                _ask_again(record, spec, asked, head)
             return run, record
         run = claim_run(home, prefix)
         record = RunRecord(
@@ -119,9 +153,9 @@ def _open(
             run_id=run.run_id,
             name=spec.name,
             spec=spec.model_dump(mode="json"),
-            made_data=spec.data.dataset == PYTHON_DOCS or spec.evaluation.data == "made",
+            made_data=uses_made_data(spec),
             pretraining_identity=identity,
-            evaluation_identity=evaluation_identity(spec),
+            evaluation_identity=asked,
             environment=describe_environment(log),
             head=head,
             checkpoint=checkpoint,
@@ -131,8 +165,10 @@ def _open(
         return run, record
 
 
-def _ask_again(record: RunRecord, spec: ExperimentSpec, head: str) -> None:
+def _ask_again(record: RunRecord, spec: ExperimentSpec, asked: str, head: str) -> None:
     """Take over what may change without a new run: publishing, tracking and, before anything is scored, evaluation."""
+    record.name = spec.name
+    record.made_data = uses_made_data(spec)
     record.spec = spec.model_dump(mode="json")
-    record.evaluation_identity = evaluation_identity(spec)
+    record.evaluation_identity = asked
     record.head = head

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.embedded_corpus import embedded_fingerprint
 from tasks.errors import UserError
-from tasks.hub import hub_reachable
+from tasks.hub import hub_reachable, is_transient
 from tasks.run_folder import Home, content_hash, file_sha256, read_json, write_json
 from tasks.specs import PYTHON_DOCS
 
@@ -101,9 +101,9 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
         table = datasets.load_dataset(
             source.location, config, split=split, revision=source.revision, cache_dir=str(home.cache / "datasets")
         )
-    except ConnectionError:
-        raise  # transient: the stage retries
     except Exception as error:
+        if is_transient(error):
+            raise  # the stage retries
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"data set {source.name!r} (configuration {config}, split {split}): {text}") from error
     missing = [column for column in columns if column not in table.column_names]
@@ -175,10 +175,11 @@ def _folder_fingerprint(folder: Path, home: Home) -> str:
         known = {}
     current = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
+        inside = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
             status = path.stat()
             stamp = f"{status.st_size}-{status.st_mtime_ns}"
-            name = path.relative_to(folder).as_posix()
+            name = inside.as_posix()
             old = known.get(name)
             current[name] = old if old and old["stamp"] == stamp else {"stamp": stamp, "sha256": file_sha256(path)}
     if not current:

@@ -23,7 +23,6 @@ from pydantic import (
 from models.variants import HEAD_DECODERS, VARIANTS
 from tasks.benchmarks import TASKS
 from tasks.errors import UserError, unknown_name
-from tasks.run_folder import content_hash
 
 LOSS_NAMES = (
     "orthogonality", "soft_orthogonality", "uniformity", "variance", "covariance", "vicreg", "combined", "t_regs_mst",
@@ -327,6 +326,11 @@ class ExperimentSpec(Spec):
         return self
 
     @property
+    def head(self) -> str:
+        """The head that fine-tuning uses: the one stated, else the variant's own."""
+        return self.evaluation.head or VARIANTS[self.model.variant].default_head
+
+    @property
     def max_sequence_length(self) -> int:
         return self.model.max_sequence_length or self.data.block_tokens
 
@@ -521,8 +525,3 @@ def pretraining_part(spec: ExperimentSpec) -> dict[str, Any]:
     Defaults are left out, so that a key which a later version adds does not make old runs strangers.
     """
     return spec.model_dump(mode="json", include={"model", "objective", "training"}, exclude_defaults=True)
-
-
-def evaluation_identity(spec: ExperimentSpec) -> str:
-    """The identity of what is asked of a finished checkpoint."""
-    return content_hash(spec.model_dump(mode="json", include={"evaluation", "analysis"}, exclude_defaults=True))

@@ -6,6 +6,8 @@ done ends as Cached. Faults that may pass (network, Hub) are raised and retried 
 
 import base64
 import functools
+import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,6 +52,8 @@ from tasks.sources import Source
 from tasks.specs import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
 from tasks.task_data import PreparedTask, prepare_task
 
+log = logging.getLogger("cogito.stages")
+
 BAD_INPUT = "Bad input"
 RETRIES = 3
 
@@ -89,6 +93,15 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
     return wrap
 
 
+def _show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make an artifact. It is for watching: a server that is away must not fail work that is done."""
+    try:
+        return create(*args, **kwargs)
+    except Exception as error:
+        log.warning("an artifact could not be shown: %s", error)
+        return None
+
+
 def _report(stage_name: str, note: Callable[[dict[str, Any]], str]) -> OnProgress:
     """Progress of a job to the terminal and, at most once a second, to a Prefect artifact."""
     artifact: Any = None
@@ -105,16 +118,16 @@ def _report(stage_name: str, note: Callable[[dict[str, Any]], str]) -> OnProgres
         last = now
         percent = 100.0 * done / total if total else 0.0
         if artifact is None:
-            artifact = create_progress_artifact(progress=percent, description=f"{stage_name} {text}")
+            artifact = _show(create_progress_artifact, progress=percent, description=f"{stage_name} {text}")
         else:
-            update_progress_artifact(artifact_id=artifact, progress=percent, description=f"{stage_name} {text}")
+            _show(update_progress_artifact, artifact_id=artifact, progress=percent, description=f"{stage_name} {text}")
 
     return report
 
 
 def _image(path: Path, key: str, description: str) -> None:
     data = base64.b64encode(path.read_bytes()).decode()
-    create_image_artifact(f"data:image/png;base64,{data}", key=key, description=description)
+    _show(create_image_artifact, f"data:image/png;base64,{data}", key=key, description=description)
 
 
 def artifact_key(*parts: str) -> str:
@@ -131,7 +144,7 @@ def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokeniz
     )  # fmt: skip
     DISPLAY.finish("corpus")
     facts = result.model_dump(mode="json", exclude={"folder", "tokenizer", "special_token_ids"})
-    create_table_artifact([{"figure": name, "value": value} for name, value in facts.items()], key="corpus")
+    _show(create_table_artifact, [{"figure": name, "value": value} for name, value in facts.items()], key="corpus")
     return result
 
 
@@ -152,8 +165,6 @@ def pretrain_model(
     )  # fmt: skip
     DISPLAY.finish("pretraining")
     if not result.reused:
-        import json
-
         points = [json.loads(line) for line in result.curve.read_text(encoding="utf-8").splitlines()]
         plot_curve(points, corpus.unigram_entropy_nats, run.plots / "loss.png")
         _image(run.plots / "loss.png", artifact_key("loss", run.run_id), "Pretraining loss")
@@ -162,7 +173,8 @@ def pretrain_model(
 
 @stage("publish")
 def publish_model(model: Path, record: RunRecord, spec: PublishSpec) -> PublishResult:
-    return publish_checkpoint(model, record, spec, cogito_home())
+    result = publish_checkpoint(model, record, spec, cogito_home())
+    return result.model_copy(update={"reused": result == record.publishing})
 
 
 @stage("analyse-concepts")
@@ -172,7 +184,7 @@ def analyse(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec, ru
     )
     DISPLAY.finish("analysis")
     rows = [{"figure": name, "value": round(value, 5)} for name, value in result.figures.items()]
-    create_table_artifact(rows, key=artifact_key("geometry", run.run_id), description="Concept geometry")
+    _show(create_table_artifact, rows, key=artifact_key("geometry", run.run_id), description="Concept geometry")
     for name, path in result.plots.items():
         _image(path, artifact_key(name, run.run_id), name.replace("_", " "))
     return result
@@ -204,8 +216,13 @@ def score_cells(name: str, start: str, cells: list[CellResult], data: PreparedTa
 @stage("write-row")
 def write_log_row(log: Path, record: RunRecord) -> bool:
     changed = write_row(log, record)
-    create_markdown_artifact(row_markdown(record), key=artifact_key("row", record.run_id))
-    create_table_artifact(score_table(record.scores), key=artifact_key("scores", record.run_id), description="Scores")
+    _show(create_markdown_artifact, row_markdown(record), key=artifact_key("row", record.run_id))
+    _show(
+        create_table_artifact,
+        score_table(record.scores),
+        key=artifact_key("scores", record.run_id),
+        description="Scores",
+    )
     return changed
 
 

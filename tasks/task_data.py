@@ -53,7 +53,15 @@ def find_task_source(task: Task, data: str, home: Home, data_root: Path | None) 
 def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: Source, home: Home) -> PreparedTask:
     """Tokenise a task's splits, or find them prepared."""
     settings = {"max_length": protocol.max_length, "max_train": protocol.max_train_examples, "on": protocol.select_on}
-    row = [task.dataset, task.config, task.text_columns, task.label_column, task.labels, task.selection_split]
+    row = [
+        task.dataset,
+        task.config,
+        task.text_columns,
+        task.label_column,
+        task.labels,
+        task.selection_split,
+        task.metrics,
+    ]
     splits = [(split.name, split.label) for split in task.eval_splits]
     identity = content_hash(
         [CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), row, splits, settings]

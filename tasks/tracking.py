@@ -1,4 +1,4 @@
-"""Weights & Biases on rank 0: offline unless the spec says otherwise, and never a reason for a run to fail to start."""
+"""Weights & Biases on rank 0: offline unless the spec says otherwise."""
 
 import os
 from pathlib import Path

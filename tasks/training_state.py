@@ -17,8 +17,9 @@ log = logging.getLogger("cogito.training_state")
 
 
 def save_state(
-    folder: Path, step: int, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any, keep: int
-) -> None:
+    folder: Path, identity: str, step: int, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any,
+    keep: int,
+) -> None:  # fmt: skip
     """Save the state after `step`; every rank calls this. Only the newest `keep` states stay."""
     target = folder / f"step-{step:08d}"
     part = folder / f".step-{step:08d}.part"
@@ -38,7 +39,8 @@ def save_state(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         files = {path.name: path.stat().st_size for path in sorted(part.glob("*.pt"))}
-        write_json(part / "complete.json", {"step": step, "processes": accelerator.num_processes, "files": files})
+        facts = {"identity": identity, "step": step, "processes": accelerator.num_processes, "files": files}
+        write_json(part / "complete.json", facts)
         remove_tree(target)
         part.replace(target)
         for old in sorted(folder.glob("step-*"))[:-keep]:
@@ -46,16 +48,19 @@ def save_state(
     accelerator.wait_for_everyone()
 
 
-def last_complete_state(folder: Path) -> Path | None:
-    """The newest state whose marker is true, else None."""
+def last_complete_state(folder: Path, identity: str) -> Path | None:
+    """The newest state of this training whose marker is true, else None."""
     for state in sorted(folder.glob("step-*"), reverse=True):
         try:
-            files = read_json(state / "complete.json")["files"]
-            if all((state / name).stat().st_size == size for name, size in files.items()):
+            facts = read_json(state / "complete.json")
+            files = facts["files"]
+            if facts["identity"] == identity and all(
+                (state / name).stat().st_size == size for name, size in files.items()
+            ):
                 return state
         except (OSError, ValueError, KeyError):
             pass
-        log.warning("training state %s is incomplete and skipped", state)
+        log.warning("training state %s is incomplete or of another training, and skipped", state)
     return None
 
 

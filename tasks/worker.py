@@ -24,7 +24,9 @@ PARENT_POLL_SECONDS = 2.0
 
 def report_progress(**figures: Any) -> None:
     """Tell the parent how far this job is."""
-    print(PROGRESS_MARK + json.dumps(figures), flush=True)
+    # One write, so that another rank's line cannot come between a line and its end.
+    sys.stdout.write(f"{PROGRESS_MARK}{json.dumps(figures)}\n")
+    sys.stdout.flush()
 
 
 def _pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:

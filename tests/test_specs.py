@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -12,13 +13,14 @@ from pydantic import BaseModel, ValidationError
 from models.variants import HEAD_DECODERS, VARIANTS
 from tasks.benchmarks import TASKS
 from tasks.errors import UserError
+from tasks.runs import evaluation_identity
 from tasks.specs import (
     ExperimentSpec,
     build_spec,
-    evaluation_identity,
     load_spec,
     pretraining_part,
 )
+from tasks.task_data import PreparedTask
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -258,25 +260,38 @@ def test_a_task_takes_its_own_settings_then_the_section_then_its_row() -> None:
     assert general.for_task("mrpc").learning_rate == 0.1
 
 
+def asked(spec: ExperimentSpec, data: str = "same") -> str:
+    """The identity of a spec's evaluation on given task data."""
+    tasks = {name: PreparedTask(name, data, Path(), 100) for name in spec.evaluation.tasks}
+    return evaluation_identity(spec, spec.head, make_corpus(), tasks)
+
+
+def test_what_is_asked_follows_the_data_and_not_how_it_is_written() -> None:
+    plain = make_spec()
+    assert asked(plain, "full") != asked(plain, "a subset")
+    explicit = make_spec(evaluation={"head": plain.head, "tasks": list(reversed(plain.evaluation.tasks))})
+    assert asked(explicit) == asked(make_spec())
+
+
 @given(st.sampled_from(["evaluation.learning_rate=0.5", "evaluation.seeds=9", "analysis.max_samples=5"]))
 def test_evaluation_settings_do_not_change_what_is_pretrained(override: str) -> None:
     plain, changed = make_spec(), make_spec(SMALL, override)
     assert pretraining_part(plain) == pretraining_part(changed)
-    assert evaluation_identity(plain) != evaluation_identity(changed)
+    assert asked(plain) != asked(changed)
 
 
 @given(st.sampled_from(["training.seed=1", "model.num_layers=3", "objective.mask_prob=0.3"]))
 def test_training_settings_change_what_is_pretrained_and_not_what_is_asked_of_it(override: str) -> None:
     plain, changed = make_spec(), make_spec(SMALL, override)
     assert pretraining_part(plain) != pretraining_part(changed)
-    assert evaluation_identity(plain) == evaluation_identity(changed)
+    assert asked(plain) == asked(changed)
 
 
 @given(st.sampled_from(["publish.store=local", "tracking.wandb=online", "name=other"]))
 def test_publishing_tracking_and_name_are_no_part_of_an_identity(override: str) -> None:
     plain, changed = make_spec(), make_spec(SMALL, override)
     assert pretraining_part(plain) == pretraining_part(changed)
-    assert evaluation_identity(plain) == evaluation_identity(changed)
+    assert asked(plain) == asked(changed)
 
 
 @pytest.mark.parametrize(
