@@ -91,16 +91,11 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
         UserError: the configuration, split or a column does not exist, or a file cannot be read.
     """
     import datasets
-    import huggingface_hub.constants
 
     datasets.disable_progress_bars()
-    if source.revision is not None and not hub_reachable():
-        # Both libraries read HF_HUB_OFFLINE when they are imported; without it they try for half a minute.
-        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
-        table = datasets.load_dataset(
-            source.location, config, split=split, revision=source.revision, cache_dir=str(home.cache / "datasets")
-        )
+        folder = source.location if source.revision is None else _download(source, config, home)
+        table = datasets.load_dataset(folder, config, split=split, cache_dir=str(home.cache / "datasets"))
     except Exception as error:
         if is_transient(error):
             raise  # the stage retries
@@ -150,6 +145,32 @@ def tokenizer_fingerprint(folder: Path) -> str:
     """The identity of a tokenizer: its files' content, wherever they lie."""
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return content_hash({name: file_sha256(folder / name) for name in present})
+
+
+def _download(source: Source, config: str | None, home: Home) -> str:
+    """The files of a Hub data set at its commit, as a folder that reads like a mirror; found again without a network.
+
+    Of a data set with several configurations only the folders named like the one asked for are fetched, if any.
+    """
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: list[str] | None) -> Path:
+        return Path(
+            snapshot_download(
+                source.location,
+                repo_type="dataset",
+                revision=source.revision,
+                cache_dir=home.cache / "hub",
+                allow_patterns=patterns,
+                local_files_only=not hub_reachable(),
+            )
+        )
+
+    if config is not None:
+        folder = fetch(["*.md", f"{config}/*", f"*/{config}/*"])
+        if any(path.suffix != ".md" for path in folder.rglob("*") if path.is_file()):
+            return str(folder)
+    return str(fetch(None))
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
