@@ -44,7 +44,8 @@ class Lab:
             "PREFECT_HOME": str(self.folder / "user"),  # a user's own, not the server's
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
-        self.prefect("work-pool", "create", "cogito", "--type", "process")
+        # A busy server may be asked twice by Prefect's client.
+        self.prefect("work-pool", "create", "cogito", "--type", "process", "--overwrite")
         self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", FILE.name)
         # The worker stands elsewhere and is not told where the project lies: the deployment has to say it.
         variables = environment(self.home, **self.settings)
