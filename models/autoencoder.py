@@ -13,10 +13,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration import ConceptConfig
-from .decoders import DECODERS, WeightedDecoder
+from .decoders import DECODERS, DecoderInput, WeightedDecoder
 from .encoder import ConceptEncoder
-from .layers import ConceptEmbedding
+from .layers import ConceptEmbedding, ZeroLinear
 from .losses import IGNORE_INDEX, summed_cross_entropy
+
+# The ELBO weighs a token by 1 / t; below this t the weight stays what it is there.
+ELBO_MIN_T = 0.1
 
 
 @dataclass
@@ -47,7 +50,10 @@ class ConceptPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal with std `initializer_range` for Linear and embeddings, twice that for the concepts, biases zero."""
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -102,48 +108,74 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
-    def decode(self, concepts: Tensor, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Decoded states [B, K, H] at positions [B, K], with token content read from input_ids [B, N]."""
-        token_states = self.encoder.token_embedding(input_ids.gather(1, positions))
-        return self.decoder(concepts, positions, token_states)
-
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        noisy_ids: Tensor | None = None,
+        t: Tensor | None = None,
+        loss_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        elbo: bool = False,
         num_items_in_batch: Tensor | None = None,
         **_: Any,
     ) -> ConceptOutput:
         """Encode, decode, and compare with the labels.
 
         Args:
-            input_ids: [B, N], corrupted.
+            input_ids: [B, N], what the encoder reads: masked for masked language models, clean for diffusion.
             attention_mask: [B, N], 1 = keep; None keeps all.
             labels: [B, N], -100 where there is nothing to predict.
-            num_items_in_batch: what the summed loss is divided by; None divides by the labels present here.
+            noisy_ids: [B, N], what the decoder reads; None: what the encoder reads.
+            t: [B], noise level of diffusion; None: the share of masks in what the decoder reads.
+            loss_weights: [B, N], factor of every labelled position; None: 1.
+            label_smoothing: share of the probability spread over the vocabulary.
+            elbo: weigh every position by 1 / max(t, 0.1).
+            num_items_in_batch: what the summed loss is divided by; None divides by the weights of the labels here.
 
         Returns:
             loss (with labels), concepts, and logits unless in training with labels.
         """
         concepts = self.encoder(input_ids, attention_mask)
+        reads = self.decoder_input(input_ids, attention_mask, noisy_ids, t)
         loss = logits = None
         if labels is None or not self.training:
             every = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-            logits = self.lm_head(self.decode(concepts, input_ids, every))
+            logits = self.lm_head(self.decoder(concepts, every, reads))
         if labels is not None:
-            loss = self.task_loss(concepts, input_ids, labels, num_items_in_batch)
+            if elbo:
+                if t is None:
+                    raise ValueError("elbo weighs by t, which is not given")
+                loss_weights = t.clamp(min=ELBO_MIN_T).reciprocal()[:, None].expand_as(labels)
+            loss = self.task_loss(concepts, reads, labels, loss_weights, label_smoothing, num_items_in_batch)
         return ConceptOutput(loss=loss, logits=logits, concepts=concepts)
 
+    def decoder_input(
+        self, input_ids: Tensor, attention_mask: Tensor | None, noisy_ids: Tensor | None, t: Tensor | None
+    ) -> DecoderInput:
+        """What the decoder reads of a batch, as `forward` takes it."""
+        ids = input_ids if noisy_ids is None else noisy_ids
+        return DecoderInput(ids, attention_mask, t, self.encoder.token_embedding)
+
     def task_loss(
-        self, concepts: Tensor, input_ids: Tensor, labels: Tensor, num_items_in_batch: Tensor | float | None = None
+        self,
+        concepts: Tensor,
+        reads: DecoderInput,
+        labels: Tensor,
+        loss_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        num_items_in_batch: Tensor | float | None = None,
     ) -> Tensor:
-        """Summed cross-entropy at the labelled positions over `num_items_in_batch`, without logits elsewhere."""
+        """Weighted cross-entropies at the labelled positions over `num_items_in_batch`, without logits elsewhere."""
         positions, chosen = labelled_positions(labels)
-        states = self.decode(concepts, input_ids, positions)[chosen]
+        states = self.decoder(concepts, positions, reads)[chosen]
         targets = labels.gather(1, positions)[chosen]
-        total = summed_cross_entropy(states, self.lm_head.weight, targets)
-        return total / (targets.numel() if num_items_in_batch is None else num_items_in_batch)
+        weights = None if loss_weights is None else loss_weights.gather(1, positions)[chosen]
+        total = summed_cross_entropy(states, self.lm_head.weight, targets, label_smoothing, weights)
+        if num_items_in_batch is None:
+            return total / (targets.numel() if weights is None else weights.sum())
+        return total / num_items_in_batch
 
     @staticmethod
     def count_parameters(config: ConceptConfig) -> int:

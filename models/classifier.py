@@ -1,8 +1,12 @@
 """The assembled downstream model: encoder, the decoder where the head needs it, head. This file only assembles.
 
+A head that compares two texts encoded apart takes them as `input_ids_a`, `attention_mask_a`, `input_ids_b`,
+`attention_mask_b`; every other head takes one sequence, `input_ids` and `attention_mask`.
+
 Legend: B batch, N tokens, C concepts, H hidden.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +15,22 @@ from torch.nn import functional
 
 from .autoencoder import ConceptOutput, ConceptPreTrainedModel
 from .configuration import ConceptConfig
-from .decoders import DECODERS
+from .decoders import DECODERS, DecoderInput
 from .encoder import ConceptEncoder
-from .heads import HEADS
+from .heads import HEADS, Decode, PairHead
+
+
+@dataclass
+class ClassifierOutput(ConceptOutput):
+    """What a downstream model returns: beside loss, logits and concepts, for a head that compares two texts:
+
+    Attributes:
+        concepts_b: [B, C, H] of the second text; `concepts` are those of the first.
+        cosine: [B, 1] between the two pooled texts.
+    """
+
+    concepts_b: Tensor | None = None
+    cosine: Tensor | None = None
 
 
 class ConceptModelForSequenceClassification(ConceptPreTrainedModel):
@@ -30,21 +47,45 @@ class ConceptModelForSequenceClassification(ConceptPreTrainedModel):
         self.head = head(config)
         self.post_init()
 
-    def _decode(self, concepts: Tensor, input_ids: Tensor) -> Tensor:
-        assert self.decoder is not None, "a head that decodes declares uses_decoder"
-        every = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        return self.decoder(concepts, every, self.encoder.token_embedding(input_ids))
+    def _decode(self, attention_mask: Tensor | None) -> Decode:
+        def decode(concepts: Tensor, input_ids: Tensor) -> Tensor:
+            assert self.decoder is not None, "a head that decodes declares uses_decoder"
+            every = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+            reads = DecoderInput(input_ids, attention_mask, None, self.encoder.token_embedding)
+            return self.decoder(concepts, every, reads)
+
+        return decode
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
-    ) -> ConceptOutput:
-        """input_ids [B, N], attention_mask [B, N], labels [B] (ids, or floats for regression) -> logits [B, labels]."""
-        concepts = self.encoder(input_ids, attention_mask)
-        logits = self.head(concepts, input_ids, attention_mask, self._decode)
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        input_ids_a: Tensor | None = None,
+        attention_mask_a: Tensor | None = None,
+        input_ids_b: Tensor | None = None,
+        attention_mask_b: Tensor | None = None,
+        **_: Any,
+    ) -> ClassifierOutput:
+        """Ids and masks [B, N], labels [B] (ids, or floats for regression) -> logits [B, labels]."""
+        concepts_b = cosine = None
+        if isinstance(self.head, PairHead):
+            if input_ids_a is None or input_ids_b is None:
+                raise ValueError(f"head {self.config.head} compares two texts: it takes input_ids_a and input_ids_b")
+            concepts = self.encoder(input_ids_a, attention_mask_a)
+            concepts_b = self.encoder(input_ids_b, attention_mask_b)
+            logits, cosine = self.head.compare(concepts, concepts_b)
+        else:
+            if input_ids is None:
+                raise ValueError(f"head {self.config.head} reads one sequence: it takes input_ids")
+            concepts = self.encoder(input_ids, attention_mask)
+            logits = self.head(concepts, input_ids, attention_mask, self._decode(attention_mask))
         loss = None
         if labels is not None:
             if self.config.num_labels == 1:
                 loss = functional.mse_loss(logits.squeeze(-1).float(), labels.float())
             else:
                 loss = functional.cross_entropy(logits.float(), labels)
-        return ConceptOutput(loss=loss, logits=logits, concepts=concepts)
+        return ClassifierOutput(
+            loss=loss, logits=logits, concepts=concepts, concepts_b=concepts_b, cosine=cosine
+        )

@@ -13,15 +13,21 @@ class ConceptConfig(PretrainedConfig):
         hidden_size: width H of the concepts and of every layer.
         token_embedding_dim: width E of the token stream; None means H.
         num_concepts: number C of concept vectors.
-        num_layers: number L of encoder layers.
+        num_layers: number L of encoder layers, or how often the one layer of a recursive encoder is applied.
         num_attention_heads: must divide H.
         intermediate_size: width I of the feed-forward layers.
         max_sequence_length: number of token positions.
         concept_position_type: none, sinusoidal or learned.
+        use_bixt: tokens read the concepts back in every layer (Hiller et al. 2024).
+        recursive: one layer's weights serve all `num_layers` applications.
         decoder: row of `models.decoders.DECODERS`.
+        num_decoder_layers: number D of layers of a diffusion decoder.
+        decoder_reads_tokens: a diffusion decoder embeds every noisy token, as earlier checkpoints do; else [MASK] alone.
+        dead_token_update: the last layer has a token update that is never read, frozen: only in earlier checkpoints.
         head: row of `models.heads.HEADS` for fine-tuning.
         variant: the named variant this model was made as, for display.
         run_id: the run that trained the checkpoint, if any.
+        mask_token_id: id of [MASK]; tells a diffusion model how noisy its input is where no timestep is given.
     """
 
     model_type = "concept_autoencoder"
@@ -40,13 +46,19 @@ class ConceptConfig(PretrainedConfig):
         hidden_dropout_prob: float = 0.1,
         attention_probs_dropout_prob: float = 0.1,
         concept_position_type: str = "none",
+        use_bixt: bool = False,
+        recursive: bool = False,
         initializer_range: float = 0.1,
         decoder: str = "perceiver",
+        num_decoder_layers: int = 2,
+        decoder_reads_tokens: bool = False,
+        dead_token_update: bool = False,
         head: str = "via_decoder",
         variant: str = "perceiver_mlm",
         run_id: str | None = None,
         tie_word_embeddings: bool = True,
         pad_token_id: int = 0,
+        mask_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -60,11 +72,17 @@ class ConceptConfig(PretrainedConfig):
         self.hidden_dropout_prob = hidden_dropout_prob
         self.attention_probs_dropout_prob = attention_probs_dropout_prob
         self.concept_position_type = concept_position_type
+        self.use_bixt = use_bixt
+        self.recursive = recursive
         self.initializer_range = initializer_range
         self.decoder = decoder
+        self.num_decoder_layers = num_decoder_layers
+        self.decoder_reads_tokens = decoder_reads_tokens
+        self.dead_token_update = dead_token_update
         self.head = head
         self.variant = variant
         self.run_id = run_id
+        self.mask_token_id = mask_token_id
         if hidden_size % num_attention_heads:
             raise ValueError(f"num_attention_heads {num_attention_heads} must divide hidden_size {hidden_size}")
         if tie_word_embeddings and self.token_embedding_dim != hidden_size:

@@ -1,4 +1,4 @@
-"""The encoder: C learned concepts read the tokens by cross-attention; no N x N attention anywhere.
+"""The encoder, plain, with token updates (BiXT) or recursive: C learned concepts read the tokens by cross-attention; no N x N attention anywhere.
 
 Legend: B batch, N tokens, C concepts, H hidden, E token embedding width, L layers.
 """
@@ -11,23 +11,34 @@ from .layers import Attention, ConceptEmbedding, GatedFeedForward, sinusoidal_po
 
 
 class EncoderLayer(nn.Module):
-    """Concepts read the tokens, then each other, then a gated feed-forward layer; Pre-LN on the concepts only."""
+    """Concepts read the tokens, then each other, then a gated feed-forward layer; Pre-LN on the concepts only.
 
-    def __init__(self, config: ConceptConfig) -> None:
+    With BiXT (Hiller et al. 2024) the tokens read the concepts back, between the first two steps.
+    """
+
+    def __init__(self, config: ConceptConfig, *, updates_tokens: bool) -> None:
         super().__init__()
         width, heads, dropout = config.hidden_size, config.num_attention_heads, config.attention_probs_dropout_prob
         self.cross_norm = nn.LayerNorm(width)
         self.cross_attention = Attention(width, heads, dropout)
+        if updates_tokens:
+            self.token_norm = nn.LayerNorm(width)
+            self.token_attention = Attention(width, heads, dropout)
         self.self_norm = nn.LayerNorm(width)
         self.self_attention = Attention(width, heads, dropout)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = GatedFeedForward(width, config.intermediate_size, config.hidden_dropout_prob)
 
-    def forward(self, concepts: Tensor, tokens: Tensor, keep: Tensor | None) -> Tensor:
+    def forward(
+        self, concepts: Tensor, tokens: Tensor, keep: Tensor | None, *, update_tokens: bool
+    ) -> tuple[Tensor, Tensor]:
+        """concepts [B, C, H], tokens [B, N, H], keep as in `Attention` -> both streams."""
         concepts = concepts + self.cross_attention(self.cross_norm(concepts), tokens, keep)
+        if update_tokens:
+            tokens = tokens + self.token_attention(self.token_norm(tokens), concepts)
         normed = self.self_norm(concepts)
         concepts = concepts + self.self_attention(normed, normed)
-        return concepts + self.feed_forward(self.feed_forward_norm(concepts))
+        return concepts + self.feed_forward(self.feed_forward_norm(concepts)), tokens
 
 
 class ConceptEncoder(nn.Module):
@@ -49,7 +60,14 @@ class ConceptEncoder(nn.Module):
             sinusoidal_positions(config.num_concepts, width) if config.concept_position_type == "sinusoidal" else None,
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
+        self.num_layers, self.use_bixt = config.num_layers, config.use_bixt
+        updates = _token_updates(config)
+        self.layers = nn.ModuleList(
+            EncoderLayer(config, updates_tokens=update or config.dead_token_update) for update in updates
+        )
+        if config.dead_token_update and not updates[-1]:
+            for part in (self.layers[-1].token_norm, self.layers[-1].token_attention):
+                part.requires_grad_(False)
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -77,8 +95,11 @@ class ConceptEncoder(nn.Module):
             start = start + self.concept_position_table
         concepts = start.unsqueeze(0).expand(input_ids.shape[0], -1, -1)
         keep = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
-        for layer in self.layers:
-            concepts = layer(concepts, tokens, keep)
+        for number in range(self.num_layers):
+            layer = self.layers[number % len(self.layers)]
+            # What the last layer would tell the tokens is never read.
+            update = self.use_bixt and number < self.num_layers - 1
+            concepts, tokens = layer(concepts, tokens, keep, update_tokens=update)
         return self.norm(concepts)
 
     @staticmethod
@@ -87,7 +108,17 @@ class ConceptEncoder(nn.Module):
         width, embedding_dim, inner = config.hidden_size, config.token_embedding_dim, config.intermediate_size
         attention = 4 * (width * width + width)
         layer = 2 * attention + 3 * 2 * width + (2 * inner * width + 2 * inner) + (inner * width + width)
+        token_update = attention + 2 * width
         tokens = (config.vocab_size + config.max_sequence_length) * embedding_dim
         projection = embedding_dim * width + width if embedding_dim < width else 0
         learned = 2 if config.concept_position_type == "learned" else 1
-        return tokens + projection + learned * config.num_concepts * width + config.num_layers * layer + 2 * width
+        updates = _token_updates(config)
+        layers = len(updates) * layer + sum(update or config.dead_token_update for update in updates) * token_update
+        return tokens + projection + learned * config.num_concepts * width + layers + 2 * width
+
+
+def _token_updates(config: ConceptConfig) -> list[bool]:
+    """For every layer that has weights of its own, whether the token update in it is ever read."""
+    if config.recursive:
+        return [config.use_bixt and config.num_layers > 1]
+    return [config.use_bixt and number < config.num_layers - 1 for number in range(config.num_layers)]

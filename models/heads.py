@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .configuration import ConceptConfig
-from .layers import masked_mean
+from .layers import Attention, FeedForward, masked_mean
 
 # decode(concepts [B, C, H], input_ids [B, N]) -> states [B, N, H] by the pretrained decoder
 Decode = Callable[[Tensor, Tensor], Tensor]
@@ -70,13 +71,60 @@ class WeightedPooling(Head):
         self.scorer = nn.Linear(config.hidden_size, 1)
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
+    def weighted_mean(self, concepts: Tensor) -> Tensor:
         weights = torch.softmax(self.scorer(concepts), dim=1)
         return self.norm((weights * concepts).sum(dim=1))
+
+    def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
+        return self.weighted_mean(concepts)
+
+
+class ClsQuery(Head):
+    """One learned query reads the concepts; the lab's first head, in its log as CLS-Query."""
+
+    uses_decoder = False
+    summary = "one learned query reads the concepts"
+
+    def __init__(self, config: ConceptConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.query = nn.Embedding(1, width)
+        self.query_norm = nn.LayerNorm(width)
+        self.cross_attention = Attention(width, config.num_attention_heads, config.attention_probs_dropout_prob)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, config.intermediate_size, config.hidden_dropout_prob)
+        self.norm = nn.LayerNorm(width)
+
+    def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
+        query = self.query.weight.unsqueeze(0).expand(len(concepts), -1, -1)
+        query = query + self.cross_attention(self.query_norm(query), concepts)
+        query = query + self.feed_forward(self.feed_forward_norm(query))
+        return self.norm(query[:, 0])
+
+
+class PairHead(WeightedPooling):
+    """Two texts encoded apart and pooled by the same scorer: logits of [a; b; |a - b|; a * b], and their cosine.
+
+    Without fine-tuning the cosine is an answer too: the scorer is then set to zero, which averages the concepts.
+    """
+
+    summary = "two texts encoded apart, compared; zero-shot by their cosine"
+
+    def __init__(self, config: ConceptConfig) -> None:
+        super().__init__(config)
+        self.classifier = nn.Linear(4 * config.hidden_size, int(config.num_labels or 1))
+
+    def compare(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Concepts [B, C, H] of both texts -> logits [B, num_labels] and cosine [B, 1]."""
+        a, b = self.weighted_mean(first), self.weighted_mean(second)
+        features = torch.cat([a, b, (a - b).abs(), a * b], dim=-1)
+        return self.classifier(self.dropout(features)), functional.cosine_similarity(a, b).unsqueeze(-1)
 
 
 HEADS: dict[str, type[Head]] = {
     "via_decoder": ViaDecoder,
     "weighted_decoder": WeightedDecoderHead,
     "weighted_pooling": WeightedPooling,
+    "cls_query": ClsQuery,
+    "sentence_pair": PairHead,
 }

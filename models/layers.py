@@ -3,6 +3,8 @@
 Legend: B batch, N tokens or queries, M keys, C concepts, H hidden, I intermediate.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -52,6 +54,28 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.wi(x).chunk(2, dim=-1)
         return self.wo(self.dropout(functional.gelu(a) * b))
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer whose weights start at zero; a class of its own because initialisation must leave it so."""
+
+
+class TimestepEmbedding(nn.Module):
+    """Noise level in [0, 1] -> [B, H]: sines, then cosines, then Linear, SiLU, Linear (Ho et al. 2020)."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.wi = nn.Linear(hidden_size, 2 * hidden_size)
+        self.wo = nn.Linear(2 * hidden_size, hidden_size)
+        frequency = torch.exp(-math.log(10_000.0) * torch.arange(hidden_size // 2) / (hidden_size // 2))
+        self.frequency: Tensor
+        self.register_buffer("frequency", frequency, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t [B] in [0, 1] -> [B, H]."""
+        angles = t.to(self.frequency.dtype)[:, None] * self.frequency
+        features = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
+        return self.wo(functional.silu(self.wi(features.to(self.wi.weight.dtype))))
 
 
 class FeedForward(nn.Module):

@@ -17,10 +17,15 @@ class PretrainingStep(nn.Module):
     """A model and its loss weighting as one module, so that learned loss weights are trained and saved with it."""
 
     def __init__(
-        self, model: ConceptModelForMaskedLM, concept_losses: Mapping[str, float], loss_weighting: str
+        self,
+        model: ConceptModelForMaskedLM,
+        concept_losses: Mapping[str, float],
+        loss_weighting: str,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
+        self.label_smoothing = label_smoothing
         self.concept_losses = {name: CONCEPT_LOSSES[name] for name in concept_losses}
         self.weighting = LOSS_WEIGHTINGS[loss_weighting]([1.0, *concept_losses.values()])
 
@@ -31,19 +36,26 @@ class PretrainingStep(nn.Module):
         attention_mask: Tensor | None,
         num_items_in_batch: Tensor | float,
         share: float,
+        noisy_ids: Tensor | None = None,
+        t: Tensor | None = None,
+        loss_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One micro-batch.
 
         Args:
-            input_ids, labels, attention_mask: [B, N].
-            num_items_in_batch: labelled tokens that the task loss is divided by: those of the whole step.
+            input_ids, labels, attention_mask, noisy_ids, t, loss_weights: as `ConceptModelForMaskedLM` takes them.
+            num_items_in_batch: what the task loss is divided by: the weights of all labelled tokens of the step.
             share: this micro-batch's part of the step's samples; concept losses are means over a micro-batch.
 
         Returns:
             `total` to differentiate, `task`, and each concept loss by name; shares of the step's figures.
         """
         concepts = self.model.encoder(input_ids, attention_mask)
-        losses = {"task": self.model.task_loss(concepts, input_ids, labels, num_items_in_batch)}
+        reads = self.model.decoder_input(input_ids, attention_mask, noisy_ids, t)
+        # Smoothing is for training; held-out losses are plain nats.
+        smoothing = self.label_smoothing if self.training else 0.0
+        task = self.model.task_loss(concepts, reads, labels, loss_weights, smoothing, num_items_in_batch)
+        losses = {"task": task}
         for name, concept_loss in self.concept_losses.items():
             # In float32: variances and exponentials lose too much in bf16.
             with torch.autocast(concepts.device.type, enabled=False):

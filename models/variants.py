@@ -13,6 +13,9 @@ class Variant:
         default_head: key of `models.heads.HEADS` that fine-tuning uses unless told otherwise.
         tie_word_embeddings: default for new models; whether the LM head shares the token embedding.
         summary: one line for `cogito ls variants`.
+        label_smoothing: default of the task loss in training.
+        t_min: default lower end of the noise level; None where the objective has none.
+        has_decoder_layers: whether the number of decoder layers can be chosen.
     """
 
     name: str
@@ -21,14 +24,10 @@ class Variant:
     default_head: str
     tie_word_embeddings: bool
     summary: str
+    label_smoothing: float = 0.0
+    t_min: float | None = None
+    has_decoder_layers: bool = False
 
-
-# Heads by name, and the decoders that each can read; None fits all. The classes are rows of `models.heads.HEADS`.
-HEAD_DECODERS: dict[str, tuple[str, ...] | None] = {
-    "via_decoder": ("perceiver", "perceiver_posonly"),
-    "weighted_decoder": ("weighted",),
-    "weighted_pooling": None,
-}
 
 VARIANTS: dict[str, Variant] = {
     row.name: row
@@ -44,6 +43,20 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "weighted_mlm", "mlm", "weighted", "weighted_decoder", False,
             "masked LM; every position mixes the concepts with fixed learned weights",
+        ),
+        Variant(
+            "tsdae", "denoising", "perceiver_posonly", "via_decoder", True,
+            "denoising autoencoder: from a text with tokens deleted back to all of it, by positions only",
+        ),
+        Variant(
+            "diffusion", "masked_diffusion", "diffusion", "weighted_pooling", False,
+            "masked diffusion; the decoder reads concepts by cross-attention alone, AdaLN-Zero",
+            label_smoothing=0.1, t_min=0.1, has_decoder_layers=True,
+        ),
+        Variant(
+            "diffusion_selfattn", "masked_diffusion_with_padding", "diffusion_selfattn", "weighted_pooling", False,
+            "masked diffusion with self-attention in the decoder; kept to reproduce its failure",
+            t_min=0.05, has_decoder_layers=True,
         ),
     ]
 }  # fmt: skip
