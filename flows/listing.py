@@ -24,7 +24,7 @@ def _variants() -> Rows:
 def _objectives() -> Rows:
     from tasks.corruption import OBJECTIVES
 
-    return [(name, _first_line(corrupt.__doc__)) for name, corrupt in OBJECTIVES.items()]
+    return [(name, _first_line(row.corrupt.__doc__)) for name, row in OBJECTIVES.items()]
 
 
 def _decoders() -> Rows:

@@ -70,9 +70,30 @@ def t_regs_mst(concepts: Tensor) -> Tensor:
     return -distance.masked_fill(itself, torch.inf).amin(dim=-1).mean()
 
 
+def spanning_tree(concepts: Tensor) -> Tensor:
+    """Minus the mean edge of the minimum spanning tree of a sample's concepts on the sphere: the true tree.
+
+    Prim's algorithm on all samples at once; gradients flow through the lengths of the chosen edges.
+    """
+    z = functional.normalize(concepts, dim=-1)
+    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
+    count, batch = z.shape[1], torch.arange(len(z), device=z.device)
+    nearest = distance[:, 0]  # of every concept to the tree, which starts as the first concept
+    outside = torch.ones_like(nearest, dtype=torch.bool)
+    outside[:, 0] = False
+    total = z.new_zeros(len(z))
+    for _ in range(count - 1):
+        chosen = nearest.detach().masked_fill(~outside, torch.inf).argmin(dim=1)
+        total = total + nearest[batch, chosen]
+        outside = outside.index_put((batch, chosen), outside.new_zeros(()))
+        nearest = torch.minimum(nearest, distance[batch, chosen])
+    return -(total / max(count - 1, 1)).mean()
+
+
 CONCEPT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     loss.__name__: loss
     for loss in (
         orthogonality, soft_orthogonality, uniformity, variance, covariance, vicreg, combined, t_regs_mst,
+        spanning_tree,
     )
 }  # fmt: skip

@@ -9,10 +9,9 @@ import torch
 
 from models.checkpoints import CheckpointError, load_checkpoint
 from models.geometry import GeometryStream
-from tasks.corruption import IGNORE_INDEX
 from tasks.errors import StageError
 from tasks.plots import plot_similarity, plot_singular_values
-from tasks.token_blocks import TokenBlocks, corrupt_and_pad
+from tasks.token_blocks import TokenBlocks, clean_batches
 from tasks.worker import report_progress
 
 
@@ -27,16 +26,12 @@ def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that hides its types
     blocks = TokenBlocks(Path(job["corpus"]), "held_out")
     count = min(job["max_samples"], len(blocks))
-    chosen = np.linspace(0, len(blocks) - 1, count).round().astype(np.int64)
     stream = GeometryStream(model.config.num_concepts, model.config.hidden_size)
     with torch.no_grad():
-        for start in range(0, count, job["batch_size"]):
-            ids = [blocks.block(int(index)) for index in chosen[start : start + job["batch_size"]]]
-            samples = [(one, np.full(len(one), IGNORE_INDEX)) for one in ids]
-            batch = corrupt_and_pad(samples, job["pad_token_id"])
-            tensors = {name: None if t is None else t.to(device) for name, t in batch.items() if name != "labels"}
+        for batch in clean_batches(blocks, count, job["batch_size"], job["pad_token_id"]):
+            tensors = {name: None if t is None else t.to(device) for name, t in batch.items()}
             stream.update(model.get_submodule("encoder")(**tensors))
-            report_progress(step=min(start + job["batch_size"], count), steps=count)
+            report_progress(step=stream.samples, steps=count)
     singular = stream.singular_values().numpy()
     similarity = stream.mean_similarity().numpy()
     np.savez(folder / "geometry.npz", singular_values=singular, mean_similarity=similarity)

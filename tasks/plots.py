@@ -44,6 +44,19 @@ def plot_similarity(similarity: np.ndarray, path: Path) -> None:
     _save(figure, path)
 
 
+def plot_live_geometry(points: Sequence[dict[str, float]], num_concepts: int, path: Path) -> None:
+    """The ranks of the concepts at every evaluation of a training: a fall to 1 is collapse."""
+    figure, axes = _figure(6, 3.5)
+    seen = [p for p in points if "nuclear_rank_of_mean" in p]
+    for name in ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean"):
+        axes.plot([p["step"] for p in seen], [p[name] for p in seen], marker=".", label=name.replace("_", " "))
+    axes.axhline(num_concepts, ls="--", color="gray", lw=1, label=f"{num_concepts} concepts")
+    axes.set(xlabel="step", ylabel="rank", ylim=(0, 1.05 * num_concepts), title="Concept ranks on held-out text")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def plot_curve(points: Sequence[dict[str, float]], unigram_entropy: float, path: Path) -> None:
     """Training and evaluation loss over steps, beside what a model without context reaches."""
     figure, axes = _figure(6, 3.5)

@@ -22,20 +22,25 @@ from torch.utils.data import DataLoader, Subset
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import save_checkpoint
 from models.configuration import ConceptConfig
+from models.geometry import GeometryStream
 from models.pretraining_step import PretrainingStep
 from tasks.corpus import load_tokenizer
-from tasks.corruption import IGNORE_INDEX, CorruptionSettings
+from tasks.corruption import IGNORE_INDEX, CorruptionSettings, word_starts
 from tasks.errors import StageError
 from tasks.pretraining import training_steps, warmup_steps
 from tasks.run_folder import building, write_json, write_manifest
 from tasks.specs import ExperimentSpec
-from tasks.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks
+from tasks.token_blocks import Batch, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.tracking import start_tracking
 from tasks.training_state import last_complete_state, load_state, save_state
 from tasks.worker import report_progress
 
 # Progress lines and the training curve are written about this often.
 REPORT_SECONDS = 1.0
+# The geometry that is followed while a model trains; the whole of it is the analysis stage's.
+LIVE_FIGURES = (
+    "nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean", "mean_concept_similarity",
+)  # fmt: skip
 
 
 def learning_rate_factor(schedule: str, warmup_steps: int, steps: int) -> Callable[[int], float]:
@@ -77,8 +82,9 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     tokenizer = load_tokenizer(corpus / "tokenizer")
     config = ConceptConfig(**job["config"])
     torch.manual_seed(training.seed)
+    model = ConceptModelForMaskedLM(config)
     module = PretrainingStep(
-        ConceptModelForMaskedLM(config), spec.objective.concept_losses, spec.objective.loss_weighting
+        model, spec.objective.concept_losses, spec.objective.loss_weighting, spec.label_smoothing
     )
     optimizer = torch.optim.AdamW(
         parameter_groups(module, training.weight_decay), lr=training.learning_rate, fused=True
@@ -88,16 +94,15 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, learning_rate_factor(training.schedule, warmup_steps(spec, steps), steps)
     )
-    settings = CorruptionSettings(
-        spec.objective.mask_prob, tokenizer.mask_token_id, config.vocab_size, tuple(tokenizer.all_special_ids)
-    )
+    settings = corruption_settings(spec, tokenizer, config.vocab_size)
     micro_batches = MicroBatches(
         blocks, job["objective"], settings, tokenizer.pad_token_id, seed=training.seed,
         global_batch_size=training.global_batch_size, per_device_batch_size=training.per_device_batch_size,
         rank=accelerator.process_index, world_size=accelerator.num_processes, steps=steps,
     )  # fmt: skip
+    held_out_blocks = TokenBlocks(corpus, "held_out")
     held_out = HeldOutBatches(
-        TokenBlocks(corpus, "held_out"), job["objective"], settings, tokenizer.pad_token_id, seed=training.seed,
+        held_out_blocks, job["objective"], settings, tokenizer.pad_token_id, seed=training.seed,
         batch_size=training.per_device_batch_size, max_blocks=training.max_eval_blocks,
         rank=accelerator.process_index, world_size=accelerator.num_processes,
     )  # fmt: skip
@@ -156,8 +161,13 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
                 "learning_rate": learning_rate,
                 "gradient_norm": float(gradient_norm),
                 **{f"{name}_loss": value for name, value in values.items()},
-                **({"eval_loss": eval_loss} if evaluate else {}),
+                **_loss_weights(module),
             }
+            if evaluate:
+                sample = clean_batches(
+                    held_out_blocks, spec.analysis.live_samples, spec.analysis.batch_size, tokenizer.pad_token_id
+                )
+                figures |= {"eval_loss": eval_loss, **_live_geometry(module, sample, device)}
             curve.add(figures)
             tracking.log(figures, step=finished)
             now = time.monotonic()
@@ -178,7 +188,7 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         return None
     assert tracking is not None
     with building(folder / "model") as model_folder:
-        save_checkpoint(module.model, model_folder)
+        save_checkpoint(model, model_folder)
         # The very files: saving again would write other bytes, and so another identity of the same tokenizer.
         for path in sorted((corpus / "tokenizer").iterdir()):
             shutil.copyfile(path, model_folder / path.name)
@@ -197,7 +207,7 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         "processes": accelerator.num_processes,
         "device": torch.cuda.get_device_name() if not use_cpu else "CPU",
         "precision": "bf16" if bf16 else "fp32",
-        "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "wandb_url": url,
     }
 
@@ -205,7 +215,7 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
 def _forward_backward(
     accelerator: Accelerator,
     step_module: torch.nn.Module,
-    group: list[dict[str, torch.Tensor | None]],
+    group: list[Batch],
     global_batch_size: int,
     device: torch.device,
 ) -> tuple[dict[str, torch.Tensor], int]:
@@ -219,7 +229,7 @@ def _forward_backward(
     for batch in group:
         labels = batch["labels"]
         assert labels is not None
-        counts += torch.stack([(labels != IGNORE_INDEX).sum(), torch.tensor(labels.numel(), device=device)])
+        counts += torch.stack([_label_weight(batch), torch.tensor(labels.numel(), device=device)])
     labelled, tokens = accelerator.reduce(counts, reduction="sum")
     sums: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(group):
@@ -236,15 +246,61 @@ def _forward_backward(
     return dict(zip(sums, means, strict=True)), int(tokens)
 
 
+def corruption_settings(spec: ExperimentSpec, tokenizer: Any, vocab_size: int) -> CorruptionSettings:
+    """What the objective of a spec needs to know."""
+    objective = spec.objective
+    return CorruptionSettings(
+        mask_prob=objective.mask_prob,
+        mask_token_id=tokenizer.mask_token_id,
+        vocab_size=vocab_size,
+        special_ids=tuple(tokenizer.all_special_ids),
+        whole_word=objective.whole_word,
+        deletion_prob=objective.deletion_prob,
+        t_min=spec.t_min,
+        elbo=objective.elbo,
+        word_starts=word_starts(tokenizer) if objective.whole_word else None,
+    )
+
+
+def _label_weight(batch: Batch) -> torch.Tensor:
+    """The weights of all labelled tokens of a batch; each counts 1 unless the objective says otherwise."""
+    labels, weights = batch["labels"], batch.get("loss_weights")
+    assert labels is not None
+    labelled = labels != IGNORE_INDEX
+    return labelled.sum() if weights is None else weights[labelled].sum()
+
+
+def _loss_weights(module: PretrainingStep) -> dict[str, float]:
+    """The factor of every loss after a step, where there is more than one loss."""
+    if not module.concept_losses:
+        return {}
+    factors = module.weighting.coefficients().detach().tolist()
+    return {f"{name}_weight": factor for name, factor in zip(["task", *module.concept_losses], factors, strict=True)}
+
+
+@torch.no_grad()
+def _live_geometry(module: PretrainingStep, sample: Iterator[Batch], device: torch.device) -> dict[str, float]:
+    """The ranks of the concepts of a fixed held-out sample, so that collapse is seen while it happens."""
+    module.eval()
+    stream = GeometryStream(module.model.config.num_concepts, module.model.config.hidden_size)
+    for batch in sample:
+        tensors = {name: None if t is None else t.to(device) for name, t in batch.items()}
+        stream.update(module.model.encoder(**tensors))
+    module.train()
+    figures = stream.figures()
+    return {name: figures[name] for name in LIVE_FIGURES}
+
+
 @torch.no_grad()
 def _evaluate(
     accelerator: Accelerator, module: PretrainingStep, batches: HeldOutBatches, device: torch.device
 ) -> float:
-    """The task loss on held-out text in nats per labelled token; never includes concept losses."""
+    """Nats per labelled token on held-out text: no concept losses, no label smoothing, no token weights."""
     module.eval()
     totals = torch.zeros(2, device=device, dtype=torch.float64)
     for number in range(len(batches)):
         batch = {name: None if t is None else t.to(device) for name, t in batches[number].items()}
+        batch.pop("loss_weights", None)
         labels = batch["labels"]
         assert labels is not None
         with accelerator.autocast():

@@ -26,6 +26,7 @@ from tasks.errors import UserError, unknown_name
 
 LOSS_NAMES = (
     "orthogonality", "soft_orthogonality", "uniformity", "variance", "covariance", "vicreg", "combined", "t_regs_mst",
+    "spanning_tree",
 )  # fmt: skip
 PYTHON_DOCS = "builtin/python_docs"
 
@@ -113,6 +114,9 @@ class ModelSpec(Spec):
     hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
     attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
     concept_position_type: Literal["none", "sinusoidal", "learned"] = "none"
+    use_bixt: bool = Field(False, description="tokens read the concepts back in every layer")
+    recursive: bool = Field(False, description="one layer's weights are applied num_layers times")
+    num_decoder_layers: int | None = Field(None, ge=1, description="layers D of a diffusion decoder; None: 2")
     initializer_range: float = Field(0.1, gt=0, le=1, description="standard deviation of new weights")
     tie_word_embeddings: bool | None = Field(None, description="None: the variant's own default")
 
@@ -126,6 +130,9 @@ class ModelSpec(Spec):
                 f"token_embedding_dim {self.token_embedding_dim} must not exceed hidden_size {self.hidden_size}"
             )
         narrow = self.token_embedding_dim is not None and self.token_embedding_dim < self.hidden_size
+        if self.num_decoder_layers is not None and not VARIANTS[self.variant].has_decoder_layers:
+            layered = ", ".join(name for name, row in VARIANTS.items() if row.has_decoder_layers)
+            raise ValueError(f"num_decoder_layers would be ignored by {self.variant}; allowed with: {layered}")
         if self.tie_word_embeddings and narrow:
             raise ValueError(
                 "tie_word_embeddings needs token_embedding_dim equal to hidden_size; fix: drop one of them"
@@ -141,21 +148,33 @@ class ModelSpec(Spec):
         """Whether the LM head shares the token embedding, which needs E = H."""
         if self.tie_word_embeddings is not None:
             return self.tie_word_embeddings
-        return (
-            VARIANTS[self.variant].tie_word_embeddings
-            and (self.token_embedding_dim or self.hidden_size) == self.hidden_size
-        )
+        same_width = (self.token_embedding_dim or self.hidden_size) == self.hidden_size
+        return VARIANTS[self.variant].tie_word_embeddings and same_width and not self.recursive
+
+    @property
+    def decoder_layers(self) -> int:
+        return self.num_decoder_layers or 2
 
     @property
     def size_name(self) -> str:
-        """The size as run ids write it: `H512L6C128`."""
-        return f"H{self.hidden_size}L{self.num_layers}C{self.num_concepts}"
+        """The size as run ids write it: `H512L6C128`, with D2 for the layers of a diffusion decoder."""
+        layers = f"D{self.decoder_layers}" if VARIANTS[self.variant].has_decoder_layers else ""
+        return f"H{self.hidden_size}L{self.num_layers}C{self.num_concepts}{layers}"
 
 
 class ObjectiveSpec(Spec):
     """How a batch is corrupted and which concept losses join the task loss."""
 
-    mask_prob: Share = Field(0.15, description="share of the non-special tokens that the MLM objective selects")
+    mask_prob: Share = Field(0.15, description="MLM: share of the non-special tokens that are selected")
+    whole_word: bool = Field(False, description="MLM: select all tokens of a word together")
+    deletion_prob: Share = Field(0.6, description="denoising: share of the non-special tokens that are deleted")
+    t_min: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="diffusion: least noise level; None: the variant's own"
+    )
+    elbo: bool = Field(False, description="diffusion: weigh every token by 1 / max(t, 0.1)")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="of the task loss in training; None: the variant's own"
+    )
     concept_losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="concept losses and their weights under `fixed` weighting"
     )
@@ -184,6 +203,9 @@ class TrainingSpec(Spec):
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping by global norm")
     mixed_precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     seed: int = Field(42, ge=0, lt=2**31)
+    init_from: str | None = Field(
+        None, description="warm start: a run id, folder or Hub id[@revision]; None: random weights"
+    )
     eval_every_steps: int = Field(500, ge=1)
     max_eval_blocks: int = Field(2000, ge=1, description="held-out blocks that the evaluation loss reads")
     checkpoint_every_steps: int = Field(500, ge=1)
@@ -277,6 +299,7 @@ class AnalysisSpec(Spec):
     """Concept geometry on held-out text."""
 
     max_samples: int = Field(1024, ge=2, description="held-out blocks that are encoded")
+    live_samples: int = Field(32, ge=2, description="held-out blocks that every evaluation of pretraining encodes")
     batch_size: int = Field(32, ge=1)
 
 
@@ -314,6 +337,7 @@ class ExperimentSpec(Spec):
                 f"evaluation.max_length {self.evaluation.max_length} exceeds the model's {positions} positions; "
                 "fix: lower it, or raise data.block_tokens or model.max_sequence_length"
             )
+        mistakes += self._ignored_objective_settings()
         if self.objective.concept_losses and self.model.num_concepts < 2:
             mistakes.append("objective.concept_losses compare concepts; fix: model.num_concepts of at least 2")
         if self.evaluation.head is not None:
@@ -324,6 +348,30 @@ class ExperimentSpec(Spec):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    def _ignored_objective_settings(self) -> list[str]:
+        from tasks.corruption import OBJECTIVES
+
+        objective = VARIANTS[self.model.variant].objective
+        changed = self.objective.model_dump(exclude_defaults=True)
+        readable = {key for row in OBJECTIVES.values() for key in row.reads}
+        ignored = sorted(readable & set(changed) - set(OBJECTIVES[objective].reads))
+        return [
+            f"objective.{key} would be ignored: variant {self.model.variant} reads "
+            f"{', '.join(OBJECTIVES[objective].reads)}; fix: drop it"
+            for key in ignored
+        ]
+
+    @property
+    def label_smoothing(self) -> float:
+        stated = self.objective.label_smoothing
+        return VARIANTS[self.model.variant].label_smoothing if stated is None else stated
+
+    @property
+    def t_min(self) -> float:
+        """The least noise level of diffusion; 0 where the objective knows none."""
+        stated = self.objective.t_min
+        return VARIANTS[self.model.variant].t_min or 0.0 if stated is None else stated
 
     @property
     def head(self) -> str:
@@ -336,8 +384,14 @@ class ExperimentSpec(Spec):
 
     @property
     def run_prefix(self) -> str:
-        """The run id without its timestamp: `perceiver_mlm_H512L6C128`."""
-        return f"{self.model.variant}_{self.model.size_name}"
+        """The run id without its timestamp: `perceiver_mlm_H512L6C128`, `tsdae_bixt_...`, `..._combined_fixed0.1`."""
+        parts = [self.model.variant, *(["bixt"] if self.model.use_bixt else [])]
+        parts += [*(["recursive"] if self.model.recursive else []), self.model.size_name]
+        if losses := self.objective.concept_losses:
+            weighting = self.objective.loss_weighting
+            weights = ",".join(f"{weight:g}" for weight in losses.values()) if weighting == "fixed" else ""
+            parts += [*losses, weighting + weights]
+        return "_".join(parts)
 
 
 def check_head(head: str, variant: str) -> None:

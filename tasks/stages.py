@@ -33,7 +33,7 @@ from tasks.experiment_log import write_row
 from tasks.finetuning import finetune, score_task
 from tasks.hub import is_transient
 from tasks.launch import OnProgress
-from tasks.plots import plot_curve
+from tasks.plots import plot_curve, plot_live_geometry
 from tasks.pretraining import pretrain
 from tasks.progress import DISPLAY
 from tasks.publishing import publish_checkpoint
@@ -157,17 +157,28 @@ def prepare_task_data(name: str, protocol: CellProtocol, tokenizer: Path, source
 def pretrain_model(
     spec: ExperimentSpec, corpus: CorpusResult, run: RunFolder, processes: int | None
 ) -> PretrainingResult:
+    evaluations: list[dict[str, Any]] = []
+
     def note(figures: dict[str, Any]) -> str:
         return f"loss {figures['task_loss']:.3f} at {figures['steps_per_second']:.2f} steps/s"
 
-    result = pretrain(
-        spec, corpus, run, cogito_home(), processes=processes, on_progress=_report("pretraining", note)
-    )  # fmt: skip
+    report = _report("pretraining", note)
+
+    def heard(figures: dict[str, Any]) -> None:
+        report(figures)
+        if "nuclear_rank_of_mean" in figures:  # an evaluation: collapse must be seen while it happens
+            evaluations.append(figures)
+            plot_live_geometry(evaluations, spec.model.num_concepts, run.plots / "ranks.png")
+            _image(run.plots / "ranks.png", artifact_key("ranks", run.run_id), "Concept ranks during pretraining")
+
+    result = pretrain(spec, corpus, run, cogito_home(), processes=processes, on_progress=heard)
     DISPLAY.finish("pretraining")
     if not result.reused:
         points = [json.loads(line) for line in result.curve.read_text(encoding="utf-8").splitlines()]
         plot_curve(points, corpus.unigram_entropy_nats, run.plots / "loss.png")
-        _image(run.plots / "loss.png", artifact_key("loss", run.run_id), "Pretraining loss")
+        plot_live_geometry(points, spec.model.num_concepts, run.plots / "ranks.png")
+        for name, title in (("loss", "Pretraining loss"), ("ranks", "Concept ranks during pretraining")):
+            _image(run.plots / f"{name}.png", artifact_key(name, run.run_id), title)
     return result
 
 

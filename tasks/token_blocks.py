@@ -6,13 +6,22 @@ Legend: B samples of a micro-batch, N tokens.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tasks.corruption import IGNORE_INDEX, OBJECTIVES, CorruptionSettings, sample_generator
+from tasks.corruption import (
+    IGNORE_INDEX,
+    OBJECTIVES,
+    CorruptedSample,
+    CorruptionSettings,
+    sample_generator,
+    uncorrupted,
+)
 
 # Blocks of unequal length are sorted within windows of this many global batches.
 GROUPING_WINDOW = 50
@@ -52,19 +61,66 @@ def epoch_order(blocks: TokenBlocks, seed: int, epoch: int, global_batch_size: i
     return np.concatenate([batches[generator.permutation(len(batches))].ravel(), order[whole:]])
 
 
-def corrupt_and_pad(samples: list[tuple[np.ndarray, np.ndarray]], pad_token_id: int) -> dict[str, torch.Tensor | None]:
-    """Stack corrupted samples (ids [n], labels [n]) into input_ids, labels [B, N] and attention_mask (None if full)."""
-    longest = max(len(ids) for ids, _ in samples)
-    input_ids = np.full((len(samples), longest), pad_token_id, dtype=np.int64)
-    labels = np.full((len(samples), longest), IGNORE_INDEX, dtype=np.int64)
-    mask = np.zeros((len(samples), longest), dtype=np.int64)
-    for row, (ids, targets) in enumerate(samples):
-        input_ids[row, : len(ids)], labels[row, : len(ids)], mask[row, : len(ids)] = ids, targets, 1
-    return {
-        "input_ids": torch.from_numpy(input_ids),
-        "labels": torch.from_numpy(labels),
-        "attention_mask": None if mask.all() else torch.from_numpy(mask),
+# A batch as the model's forward takes it; `attention_mask` is None where nothing is hidden or padded.
+Batch = dict[str, torch.Tensor | None]
+
+
+def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
+    """Stack samples into input_ids, labels, attention_mask [B, N] and, where they have them, noisy_ids, t and weights.
+
+    All samples of a batch come from one objective, so they have the same parts.
+    """
+    longest = max(len(sample.input_ids) for sample in samples)
+
+    def stack(parts: list[np.ndarray], padding: float, dtype: Any) -> np.ndarray:
+        table = np.full((len(parts), longest), padding, dtype=dtype)
+        for row, part in enumerate(parts):
+            table[row, : len(part)] = part
+        return table
+
+    whole = [np.ones(len(sample.input_ids)) if sample.attention_mask is None else sample.attention_mask
+             for sample in samples]  # fmt: skip
+    mask = stack(whole, 0, np.int64)
+    labels = stack([sample.labels for sample in samples], IGNORE_INDEX, np.int64)
+    batch: dict[str, Any] = {
+        "input_ids": stack([sample.input_ids for sample in samples], pad_token_id, np.int64),
+        "labels": labels,
+        "attention_mask": None if mask.all() else mask,
     }
+    if samples[0].noisy_ids is not None:
+        noisy = stack([np.asarray(sample.noisy_ids) for sample in samples], pad_token_id, np.int64)
+        for row, sample in enumerate(samples):
+            _mask_padding(sample, noisy[row], labels[row], pad_token_id)
+        batch |= {"noisy_ids": noisy, "t": np.array([sample.t for sample in samples], dtype=np.float32)}
+    if samples[0].loss_weights is not None:
+        batch["loss_weights"] = stack([np.asarray(sample.loss_weights) for sample in samples], 0.0, np.float32)
+    return {name: None if value is None else torch.from_numpy(value) for name, value in batch.items()}
+
+
+def _mask_padding(sample: CorruptedSample, noisy: np.ndarray, labels: np.ndarray, pad_token_id: int) -> None:
+    """Where the objective asks for it, mask padding with probability t and label it, in place."""
+    if sample.padding_noise is None:
+        return
+    length = len(sample.input_ids)
+    masked = sample.labels != IGNORE_INDEX
+    hidden = sample.padding_noise.random(len(noisy) - length) < sample.t
+    noisy[length:][hidden] = np.asarray(sample.noisy_ids)[masked][0]  # the mask token, of which there is always one
+    labels[length:][hidden] = pad_token_id
+
+
+def spread_evenly(blocks: TokenBlocks, count: int) -> np.ndarray:
+    """Indices of at most `count` blocks, spread over all of them rather than taken from the beginning."""
+    return np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(np.int64)
+
+
+def clean_batches(blocks: TokenBlocks, count: int, batch_size: int, pad_token_id: int) -> Iterator[Batch]:
+    """input_ids and attention_mask of at most `count` blocks, as they are."""
+    chosen = spread_evenly(blocks, count)
+    for start in range(0, len(chosen), batch_size):
+        samples = [uncorrupted(blocks.block(int(index))) for index in chosen[start : start + batch_size]]
+        batch = pad_samples(samples, pad_token_id)
+        del batch["labels"]
+        yield batch
 
 
 class MicroBatches(Dataset):
@@ -91,7 +147,7 @@ class MicroBatches(Dataset):
     ) -> None:
         if global_batch_size < world_size:
             raise ValueError(f"global_batch_size {global_batch_size} is smaller than the {world_size} processes")
-        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective], settings
+        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].corrupt, settings
         self.pad_token_id, self.seed, self.global_batch_size = pad_token_id, seed, global_batch_size
         self.rank, self.world_size, self.steps = rank, world_size, steps
         largest_share = -(-global_batch_size // world_size)
@@ -109,7 +165,7 @@ class MicroBatches(Dataset):
             self._orders[epoch] = epoch_order(self.blocks, self.seed, epoch, self.global_batch_size)
         return self._orders[epoch]
 
-    def __getitem__(self, item: int) -> dict[str, torch.Tensor | None]:
+    def __getitem__(self, item: int) -> Batch:
         step, part = divmod(item, self.per_step)
         first = step * self.global_batch_size
         mine = np.arange(first + self.rank, first + self.global_batch_size, self.world_size)
@@ -119,7 +175,7 @@ class MicroBatches(Dataset):
             index = int(self._order(epoch)[offset])
             generator = sample_generator(0, self.seed, epoch, index)
             samples.append(self.corrupt(self.blocks.block(index), generator, self.settings))
-        return corrupt_and_pad(samples, self.pad_token_id)
+        return pad_samples(samples, self.pad_token_id)
 
 
 class HeldOutBatches(Dataset):
@@ -129,19 +185,17 @@ class HeldOutBatches(Dataset):
         self, blocks: TokenBlocks, objective: str, settings: CorruptionSettings, pad_token_id: int,
         *, seed: int, batch_size: int, max_blocks: int, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
-        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective], settings
+        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].corrupt, settings
         self.pad_token_id, self.seed = pad_token_id, seed
-        # Spread evenly over the held-out text rather than reading its beginning.
-        count = min(max_blocks, len(blocks))
-        chosen = np.linspace(0, len(blocks) - 1, count).round().astype(np.int64)[rank::world_size]
+        chosen = spread_evenly(blocks, max_blocks)[rank::world_size]
         self.batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, item: int) -> dict[str, torch.Tensor | None]:
+    def __getitem__(self, item: int) -> Batch:
         samples = []
         for index in self.batches[item]:
             generator = sample_generator(1, self.seed, 0, int(index))
             samples.append(self.corrupt(self.blocks.block(int(index)), generator, self.settings))
-        return corrupt_and_pad(samples, self.pad_token_id)
+        return pad_samples(samples, self.pad_token_id)
