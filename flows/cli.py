@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a stage failed, 2 bad input. With --json standard output c
 
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -32,6 +33,9 @@ DataRoot = Annotated[
     Path | None, typer.Option(help="Folder that mirrors data sets and tokenizers by Hub name (COGITO_DATA_ROOT).")
 ]
 LogPath = Annotated[Path | None, typer.Option("--log", help="The log (COGITO_LOG; default master_experiment_log.md).")]
+Miniature = Annotated[
+    bool, typer.Option("--miniature", help="Shrink to a few minutes on two cores: same variant and losses, made tasks.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON alone on standard output.")]
 
 
@@ -39,6 +43,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON alone on standa
 def run(
     spec: SpecPath,
     fresh: Annotated[bool, typer.Option(help="Start a new run even if this spec was run before.")] = False,
+    miniature: Miniature = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Training processes; default every GPU, or one on a CPU.")
     ] = None,
@@ -51,13 +56,54 @@ def run(
     from tasks.preflight import find_inputs
     from tasks.run_folder import cogito_home
     from tasks.sources import resolve_data_root
-    from tasks.specs import load_spec
+    from tasks.sweeps import expand
 
-    loaded = load_spec(spec, overrides or [])
+    (loaded,) = expand([spec], overrides or [], [], small=miniature)
     mirror = resolve_data_root(data_root)
     find_inputs(loaded, cogito_home(), mirror)
     arguments = {"spec": loaded, "processes": processes, "fresh": fresh}
-    _run_flow("experiment", arguments, mirror, log, as_json)
+    state, log_path = _run_flow("experiment", arguments, mirror, log)
+    _report_outcome(state, log_path, as_json)
+
+
+@app.command()
+def sweep(
+    specs: Annotated[list[Path], typer.Argument(help="Experiment files.")],
+    grid: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=[A,B]", help="Run every value of a key, e.g. training.seed=[1,2].")
+    ] = None,
+    miniature: Miniature = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Training processes of each experiment.")] = None,
+    data_root: DataRoot = None,
+    log: LogPath = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run several experiments, or a grid of one, in one flow: a row each and a comparison."""
+    from tasks.preflight import find_inputs
+    from tasks.run_folder import cogito_home
+    from tasks.sources import resolve_data_root
+    from tasks.sweeps import comparison_table, expand, read_comparison, sweep_folder
+
+    expanded = expand(specs, overrides or [], grid or [], small=miniature)
+    home, mirror = cogito_home(), resolve_data_root(data_root)
+    problems = []
+    for one in expanded:
+        try:
+            find_inputs(one, home, mirror)
+        except UserError as error:
+            problems += [line for line in str(error).splitlines() if line not in problems]
+    if problems:
+        raise UserError("\n".join(problems))
+    arguments = {"specs": expanded, "count": len(expanded), "processes": processes}
+    state, _ = _run_flow("sweep", arguments, mirror, log)
+    rows = read_comparison(sweep_folder(expanded, home))
+    if as_json:
+        _print_json(rows)
+    else:
+        print(comparison_table(rows), end="")
+    if not state.is_completed():
+        raise StageError(state.message or "the sweep failed")
 
 
 @app.command()
@@ -89,7 +135,8 @@ def evaluate(
         "checkpoint": checkpoint, "tasks": names, "seeds": seeds, "head": head, "tokenizer": tokenizer,
         "overrides": overrides,
     }  # fmt: skip
-    _run_flow("evaluation", arguments, mirror, log, as_json)
+    state, log_path = _run_flow("evaluation", arguments, mirror, log)
+    _report_outcome(state, log_path, as_json)
 
 
 @app.command()
@@ -228,8 +275,8 @@ def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server of this
     print(ui_address(url))
 
 
-def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Path | None, as_json: bool) -> None:
-    """Run a flow against the home's server and print what came out."""
+def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Path | None) -> tuple[Any, Path]:
+    """Run a flow against the home's server; its final state and the path of the log."""
     from flows.server import ensure_server, ui_address
     from tasks.experiment_log import default_log, show_log
     from tasks.progress import DISPLAY
@@ -241,16 +288,23 @@ def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Pa
     url = ensure_server(cogito_home())
     if url is not None:
         print(f"Prefect UI: {ui_address(url)}", file=sys.stderr)
-    from prefect.states import State
+    from importlib import import_module
 
-    if name == "experiment":
-        from flows.experiment import experiment as flow
-    else:
-        from flows.evaluation import evaluation as flow  # type: ignore[assignment]
+    from tasks.launch import stop_all_jobs
+
+    def interrupt(number: int, frame: Any) -> None:
+        # The jobs end here, whatever code the interrupt falls into and whether that lets it pass.
+        stop_all_jobs()
+        raise KeyboardInterrupt
+
+    flow = getattr(import_module(f"flows.{name}"), name)
     arguments |= {"data_root": str(mirror) if mirror else None, "log": str(log_path)}
-    with DISPLAY.on_terminal():
-        state: State[Any] = flow(**arguments, return_state=True)
-    _report_outcome(state, log_path, as_json)
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with DISPLAY.on_terminal():
+            return flow(**arguments, return_state=True), log_path
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:

@@ -47,7 +47,10 @@ SILENT_RUN_AUTOMATION: dict[str, Any] = {
         "posture": "Proactive",
         "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
         # Only ours: other flows of the user's beat every 180 s, Prefect's default, and would be called crashed.
-        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": ["experiment", "evaluation"]},
+        "match_related": {
+            "prefect.resource.role": "flow",
+            "prefect.resource.name": ["experiment", "evaluation", "sweep"],
+        },
         "for_each": ["prefect.resource.id"],
         "after": ["prefect.flow-run.heartbeat"],
         "expect": ["prefect.flow-run.heartbeat"]

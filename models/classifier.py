@@ -86,6 +86,4 @@ class ConceptModelForSequenceClassification(ConceptPreTrainedModel):
                 loss = functional.mse_loss(logits.squeeze(-1).float(), labels.float())
             else:
                 loss = functional.cross_entropy(logits.float(), labels)
-        return ClassifierOutput(
-            loss=loss, logits=logits, concepts=concepts, concepts_b=concepts_b, cosine=cosine
-        )
+        return ClassifierOutput(loss=loss, logits=logits, concepts=concepts, concepts_b=concepts_b, cosine=cosine)

@@ -21,7 +21,9 @@ def _summed_cross_entropy(
     logits = functional.linear(states, weight).float()
     if token_weights is None:
         return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-    return (functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing) * token_weights).sum()
+    return (
+        functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing) * token_weights
+    ).sum()
 
 
 def summed_cross_entropy(
@@ -48,8 +50,6 @@ def summed_cross_entropy(
     weights = [None] * len(targets) if token_weights is None else token_weights.split(CHUNK_ROWS)
     parts = [
         checkpoint(_summed_cross_entropy, *part, label_smoothing, use_reentrant=False)
-        for part in zip(
-            states.split(CHUNK_ROWS), repeat(lm_weight), targets.split(CHUNK_ROWS), weights, strict=False
-        )
+        for part in zip(states.split(CHUNK_ROWS), repeat(lm_weight), targets.split(CHUNK_ROWS), weights, strict=False)
     ]
     return torch.stack(parts).sum()

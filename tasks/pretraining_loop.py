@@ -83,9 +83,7 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     config = ConceptConfig(**job["config"])
     torch.manual_seed(training.seed)
     model = ConceptModelForMaskedLM(config)
-    module = PretrainingStep(
-        model, spec.objective.concept_losses, spec.objective.loss_weighting, spec.label_smoothing
-    )
+    module = PretrainingStep(model, spec.objective.concept_losses, spec.objective.loss_weighting, spec.label_smoothing)
     optimizer = torch.optim.AdamW(
         parameter_groups(module, training.weight_decay), lr=training.learning_rate, fused=True
     )

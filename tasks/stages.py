@@ -50,6 +50,7 @@ from tasks.records import (
 from tasks.run_folder import RunFolder, cogito_home
 from tasks.sources import Source
 from tasks.specs import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
+from tasks.sweeps import comparison_table
 from tasks.task_data import PreparedTask, prepare_task
 
 log = logging.getLogger("cogito.stages")
@@ -235,6 +236,11 @@ def write_log_row(log: Path, record: RunRecord) -> bool:
         description="Scores",
     )
     return changed
+
+
+def show_comparison(rows: list[dict[str, Any]], folder: Path) -> None:
+    """The comparison of a sweep as an artifact of the flow that runs it."""
+    _show(create_markdown_artifact, comparison_table(rows), key=artifact_key("sweep", folder.name))
 
 
 def row_markdown(record: RunRecord) -> str:

@@ -1,0 +1,52 @@
+"""A sweep: several experiments one after another as one parent flow, each with its run and its row, then a comparison.
+
+Resumable like an experiment: what is finished is found finished. A failed experiment does not stop the others.
+Example: `cogito sweep experiments/*.yaml --miniature`
+"""
+
+from typing import Any
+
+from prefect import flow
+from prefect.states import Completed, Failed, State
+
+from flows.experiment import experiment
+from tasks import stages
+from tasks.run_folder import cogito_home
+from tasks.specs import ExperimentSpec
+from tasks.sweeps import compare_runs, sweep_folder
+
+
+@flow(flow_run_name="sweep-of-{count}")
+def sweep(
+    specs: list[ExperimentSpec],
+    count: int,
+    data_root: str | None = None,
+    log: str | None = None,
+    processes: int | None = None,
+) -> State:
+    """Run every experiment and compare them.
+
+    Args:
+        specs: the experiments.
+        count: how many there are, for the name of this run.
+        data_root: a mirror folder, searched before the Hub; default COGITO_DATA_ROOT.
+        log: the Master Experiment Log; default COGITO_LOG.
+        processes: training processes of each; default every GPU, or one on a CPU.
+    """
+    home = cogito_home()
+    folder = sweep_folder(specs, home)
+    outcomes: list[tuple[str, str | None, str]] = []
+    failed: list[str] = []
+    for spec in specs:
+        state: State[Any] = experiment(spec=spec, data_root=data_root, log=log, processes=processes, return_state=True)
+        message = state.message or state.name or ""
+        run_id = message.partition(":")[0]
+        known = home.run(run_id).record.exists() if run_id else False
+        outcomes.append((spec.name, run_id if known else None, message))
+        if not state.is_completed():
+            failed.append(f"{spec.name}: {message}")
+        rows = compare_runs(outcomes, home, folder)
+    stages.show_comparison(rows, folder)
+    if failed:
+        return Failed(message="; ".join(failed))
+    return Completed(message=f"{len(specs)} experiments: {folder / 'comparison.md'}")

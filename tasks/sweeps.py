@@ -1,0 +1,230 @@
+"""Several experiments at once: miniatures of large ones, the grid of a sweep, and the table that compares the runs.
+
+Example: `cogito sweep experiments/*.yaml --miniature --grid training.seed=[1,2,3]`
+"""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tasks.errors import UserError
+from tasks.made_tasks import MADE_SIZES
+from tasks.records import RunRecord, load_record
+from tasks.run_folder import Home, content_hash, read_json, write_atomic, write_json
+from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, load_spec
+
+# A miniature is this much narrower in every width, and as deep as the original.
+SHRINK = 8
+CONFIDENCE = 0.95
+# Gradient norms of the first steps say how a model starts, not whether it is stable.
+SETTLED_SHARE = 0.2
+
+
+def miniature(spec: ExperimentSpec) -> ExperimentSpec:
+    """The same variant, losses, schedule and depth in a size for two CPU cores, on text and tasks that need no download.
+
+    Widths are an eighth (at least 64 for the hidden size), so ranks as shares of the concepts stay comparable.
+    """
+    raw = spec.model_dump(mode="json", exclude_defaults=True)
+    model, evaluation = spec.model, spec.evaluation
+    narrow = model.token_embedding_dim
+    tasks = [name for name in evaluation.tasks if name in MADE_SIZES]
+    if not tasks:
+        raise UserError(
+            f"{spec.name}: has no miniature: evaluation.tasks has none of {', '.join(MADE_SIZES)}, which are made "
+            "without a download; fix: --set evaluation.tasks=[mrpc]"
+        )
+    raw["name"] = f"{spec.name}_miniature"[:100]
+    raw["data"] = {
+        "dataset": PYTHON_DOCS, "train_tokenizer_vocab_size": 2048, "block_tokens": 64, "held_out_share": 0.05,
+        "blocks": spec.data.blocks,
+    }  # fmt: skip
+    raw["model"] = raw.get("model", {}) | {
+        "hidden_size": 64,
+        "token_embedding_dim": None if narrow is None else max(4, 64 * narrow // model.hidden_size),
+        "num_concepts": max(2, model.num_concepts // SHRINK),
+        "num_attention_heads": 4,
+        "intermediate_size": max(64, model.intermediate_size // SHRINK),
+        "max_sequence_length": None,
+    }
+    raw["training"] = raw.get("training", {}) | {
+        "epochs": 3, "max_steps": None, "global_batch_size": 64, "per_device_batch_size": 64, "learning_rate": 3e-3,
+        "warmup_steps": 50, "eval_every_steps": 100, "checkpoint_every_steps": 200,
+    }  # fmt: skip
+    raw["evaluation"] = raw.get("evaluation", {}) | {
+        "tasks": tasks, "data": "made", "max_length": 64, "epochs": 3, "global_batch_size": 32, "learning_rate": 1e-3,
+        "max_train_examples": 1000, "per_task": {},
+    }  # fmt: skip
+    raw["publish"] = {"store": "local"}
+    raw["analysis"] = {"max_samples": 256}
+    return build_spec(raw, [], f"the miniature of {spec.name}")
+
+
+def expand(
+    paths: Sequence[Path], overrides: Sequence[str], grid: Sequence[str], *, small: bool = False
+) -> list[ExperimentSpec]:
+    """Every experiment file at every point of the grid, all mistakes of all of them at once.
+
+    Args:
+        paths: experiment files.
+        overrides: `key=value` for every experiment, applied after shrinking.
+        grid: `key=[a, b]`, a YAML list of values for a key; several span a product.
+        small: take the miniature of every file.
+
+    Raises:
+        UserError: with one line per mistake.
+    """
+    axes = [_axis(text) for text in grid]
+    specs: list[ExperimentSpec] = []
+    problems: list[str] = []
+    for path in paths:
+        for point in itertools.product(*axes):
+            changes = [f"{key}={json.dumps(value)}" for key, value in point]
+            try:
+                base = load_spec(path, [] if small else overrides)
+                base = miniature(base) if small else base
+                raw = base.model_dump(mode="json", exclude_defaults=True)
+                parts = [f"{key.rpartition('.')[2]}{value}" for key, value in point]
+                raw["name"] = "_".join([base.name, *(re.sub(r"[^A-Za-z0-9_.-]", "", part) for part in parts)])[:100]
+                specs.append(build_spec(raw, [*(overrides if small else []), *changes], str(path)))
+            except UserError as error:
+                problems += [line for line in str(error).splitlines() if line not in problems]
+    if problems:
+        raise UserError("\n".join(problems))
+    return specs
+
+
+def _axis(text: str) -> list[tuple[str, Any]]:
+    key, separator, values = text.partition("=")
+    try:
+        parsed = yaml.safe_load(values)
+    except yaml.YAMLError:
+        parsed = None
+    if not separator or not key.strip() or not isinstance(parsed, list) or not parsed:
+        raise UserError(f"--grid {text}: must be KEY=[VALUE, ...], for example --grid training.seed=[1,2,3]")
+    return [(key.strip(), value) for value in parsed]
+
+
+def sweep_folder(specs: Sequence[ExperimentSpec], home: Home) -> Path:
+    """Where the comparison of a sweep lies: the same experiments, the same folder."""
+    return home.root / "sweeps" / content_hash([spec.model_dump(mode="json") for spec in specs])
+
+
+def compare_runs(outcomes: Sequence[tuple[str, str | None, str]], home: Home, folder: Path) -> list[dict[str, Any]]:
+    """One row per experiment, seeds together, written as comparison.json and comparison.md into `folder`.
+
+    Args:
+        outcomes: name, run id (None when there is none) and what happened, per experiment.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, run_id, message in outcomes:
+        figures = _figures(name, home, run_id) if run_id else {"name": name, "group": name, "status": message}
+        groups.setdefault(str(figures["group"]), []).append(figures)
+    rows = [_summary(runs) for runs in groups.values()]
+    write_json(folder / "comparison.json", rows)
+    write_atomic(folder / "comparison.md", comparison_table(rows))
+    return rows
+
+
+def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table: mean over seeds and, with two seeds or more, the 95 % interval of that mean."""
+    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    header = ["experiment", "seeds", "left the plateau", *names]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for row in rows:
+        cells = [row["name"], str(row["seeds"]), row["left_plateau"] if not row["failed"] else "; ".join(row["failed"])]
+        lines.append(f"| {' | '.join([*cells, *(_cell(row['figures'].get(name)) for name in names)])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return "--"
+    text = f"{figure['mean']:.3f}"
+    if figure["interval"] is not None:
+        text += " ({:.3f} to {:.3f})".format(*figure["interval"])
+    return text + (" at floor" if figure.get("at_floor") else "")
+
+
+def _figures(name: str, home: Home, run_id: str) -> dict[str, Any]:
+    """The figures of one run by name; those of its pretraining where it is an evaluation of it."""
+    record = load_record(home.run(run_id))
+    trained = record
+    if record.kind == "evaluation" and record.checkpoint and record.checkpoint.run_id:
+        trained = load_record(home.run(record.checkpoint.run_id))
+    spec = json.loads(json.dumps(record.spec))
+    spec["training"].pop("seed", None)
+    spec.pop("name", None)
+    found: dict[str, float] = {}
+    left = None
+    if trained.pretraining and trained.corpus:
+        found["held-out loss"] = trained.pretraining.eval_loss
+        found["unigram entropy"] = trained.corpus.unigram_entropy_nats
+        left = found["held-out loss"] < found["unigram entropy"] - 0.2
+        found["peak gradient norm"] = _peak_gradient_norm(trained)
+    if record.analysis:
+        for label in ("nuclear_rank_of_mean", "effective_rank_per_sample_mean"):
+            found[label.replace("_", " ")] = record.analysis.figures[label]
+    floors = {}
+    for score in record.primary_scores():
+        if score.value is not None:
+            found[score.task] = score.value
+            floors[score.task] = not score.above_floor
+    base = re.sub(r"_seed\d+$", "", name)
+    failed = "" if record.status == "complete" else f"{run_id}: {record.status}"
+    return {
+        "name": base, "group": content_hash(spec) + base, "run_id": run_id, "status": failed, "left": left,
+        "found": found, "floors": floors,
+    }  # fmt: skip
+
+
+def _peak_gradient_norm(record: RunRecord) -> float:
+    """The largest gradient norm once training has settled."""
+    assert record.pretraining is not None
+    points = [json.loads(line) for line in record.pretraining.curve.read_text(encoding="utf-8").splitlines()]
+    settled = points[int(SETTLED_SHARE * len(points)) :]
+    return max((point["gradient_norm"] for point in settled), default=math.nan)
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for run in runs for name in run.get("found", {})))
+    figures: dict[str, Any] = {}
+    for name in names:
+        values = [run["found"][name] for run in runs if name in run.get("found", {})]
+        at_floor = [run["floors"][name] for run in runs if name in run.get("floors", {})]
+        figures[name] = {"mean": float(np.mean(values)), "values": values, "interval": mean_interval(values)}
+        if at_floor:
+            figures[name]["at_floor"] = all(at_floor)
+    left = [run["left"] for run in runs if run.get("left") is not None]
+    return {
+        "name": runs[0]["name"],
+        "seeds": sum("found" in run for run in runs),
+        "runs": [run["run_id"] for run in runs if "run_id" in run],
+        "failed": [run["status"] for run in runs if run["status"]],
+        "left_plateau": f"{sum(left)} of {len(left)}",
+        "figures": figures,
+    }
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of a mean over seeds by Student's t; None for a single seed."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import sem, t
+
+    half = float(sem(values) * t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
+    mean = float(np.mean(values))
+    return mean - half, mean + half
+
+
+def read_comparison(folder: Path) -> list[dict[str, Any]]:
+    """The rows that `compare_runs` wrote."""
+    rows: list[dict[str, Any]] = read_json(folder / "comparison.json")
+    return rows
