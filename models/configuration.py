@@ -22,7 +22,7 @@ class ConceptConfig(PretrainedConfig):
         recursive: one layer's weights serve all `num_layers` applications.
         decoder: row of `models.decoders.DECODERS`.
         num_decoder_layers: number D of layers of a diffusion decoder.
-        decoder_reads_tokens: a diffusion decoder embeds every noisy token, as earlier checkpoints do; else [MASK] alone.
+        decoder_reads_tokens: a diffusion decoder embeds every noisy token, as earlier ones do; else [MASK] alone.
         dead_token_update: the last layer has a token update that is never read, frozen: only in earlier checkpoints.
         head: row of `models.heads.HEADS` for fine-tuning.
         variant: the named variant this model was made as, for display.

@@ -237,7 +237,7 @@ class SelfAttentionDiffusionLayer(nn.Module):
 
 
 class SelfAttentionDiffusionDecoder(DiffusionDecoder):
-    """Diffusion with N x N self-attention, kept to reproduce its failure; decodes every position, whichever is asked."""
+    """Diffusion with N x N self-attention, kept to reproduce its failure; it decodes every position."""
 
     layer = SelfAttentionDiffusionLayer
     reads_tokens = True

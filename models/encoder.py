@@ -1,6 +1,6 @@
-"""The encoder, plain, with token updates (BiXT) or recursive: C learned concepts read the tokens by cross-attention; no N x N attention anywhere.
+"""The encoder: C learned concepts read the tokens by cross-attention, plain, with token updates (BiXT) or recursive.
 
-Legend: B batch, N tokens, C concepts, H hidden, E token embedding width, L layers.
+No N x N attention anywhere. Legend: B batch, N tokens, C concepts, H hidden, E token embedding width, L layers.
 """
 
 import torch

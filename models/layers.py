@@ -67,13 +67,13 @@ class TimestepEmbedding(nn.Module):
         super().__init__()
         self.wi = nn.Linear(hidden_size, 2 * hidden_size)
         self.wo = nn.Linear(2 * hidden_size, hidden_size)
-        frequency = torch.exp(-math.log(10_000.0) * torch.arange(hidden_size // 2) / (hidden_size // 2))
-        self.frequency: Tensor
-        self.register_buffer("frequency", frequency, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B] in [0, 1] -> [B, H]."""
-        angles = t.to(self.frequency.dtype)[:, None] * self.frequency
+        half = self.wi.in_features // 2
+        # Made anew: transformers leaves a buffer that no checkpoint holds undefined.
+        frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=t.device) / half)
+        angles = t.float()[:, None] * frequency
         features = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
         return self.wo(functional.silu(self.wi(features.to(self.wi.weight.dtype))))
 

@@ -119,7 +119,7 @@ def delete_tokens(ids: np.ndarray, generator: np.random.Generator, settings: Cor
 
 
 def add_mask_noise(ids: np.ndarray, generator: np.random.Generator, settings: CorruptionSettings) -> CorruptedSample:
-    """Masked diffusion: the encoder reads the clean text, the decoder one in which a share t ~ U(t_min, 1) is masked."""
+    """Masked diffusion: the encoder reads the clean text, the decoder one with a share t ~ U(t_min, 1) masked."""
     t = generator.uniform(settings.t_min, 1.0)
     draw = generator.random(len(ids))
     masked = draw < t

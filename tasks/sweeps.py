@@ -28,7 +28,7 @@ SETTLED_SHARE = 0.2
 
 
 def miniature(spec: ExperimentSpec) -> ExperimentSpec:
-    """The same variant, losses, schedule and depth in a size for two CPU cores, on text and tasks that need no download.
+    """The same variant, losses, schedule and depth in a size for two CPU cores, on text and tasks without a download.
 
     Widths are an eighth (at least 64 for the hidden size), so ranks as shares of the concepts stay comparable.
     """

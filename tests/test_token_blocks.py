@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.corruption import IGNORE_INDEX, CorruptionSettings
-from tasks.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks, corrupt_and_pad, epoch_order
+from tasks.corruption import IGNORE_INDEX, OBJECTIVES, CorruptedSample, CorruptionSettings, sample_generator
+from tasks.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks, epoch_order, pad_samples
 
 PAD, CLS, SEP, MASK = 0, 1, 2, 4
 FIRST_WORD = 10
@@ -179,10 +179,34 @@ def test_fewer_samples_than_processes_is_refused(equal: TokenBlocks) -> None:
 
 def test_a_full_batch_needs_no_mask(equal: TokenBlocks) -> None:
     assert micro_batches(equal)[0]["attention_mask"] is None
-    short = corrupt_and_pad([(np.array([7, 8]), np.array([-100, 8])), (np.array([9]), np.array([9]))], PAD)
+    two = [CorruptedSample(np.array([7, 8]), np.array([-100, 8])), CorruptedSample(np.array([9]), np.array([9]))]
+    short = pad_samples(two, PAD)
     assert short["input_ids"].tolist() == [[7, 8], [9, PAD]]
     assert short["labels"].tolist() == [[-100, 8], [9, -100]]
     assert short["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert set(short) == {"input_ids", "labels", "attention_mask"}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_padding_is_noise_only_where_the_objective_says_so(objective: str) -> None:
+    settings = CorruptionSettings(0.15, MASK, VOCAB, (0, 1, 2, 3, 4), t_min=0.9, elbo=objective == "masked_diffusion")
+    texts = [np.arange(5, 45), np.arange(5, 9)]
+    samples = [OBJECTIVES[objective].corrupt(text, sample_generator(0, 0, 0, n), settings)
+               for n, text in enumerate(texts)]  # fmt: skip
+    batch = pad_samples(samples, PAD)
+    labels, mask = batch["labels"], batch["attention_mask"]
+    assert labels is not None and mask is not None
+    assert not mask[1, 4:].any() and (batch["input_ids"][1, 4:] == PAD).all()
+    noisy = batch.get("noisy_ids")
+    assert (noisy is None) == (batch.get("t") is None) == (not objective.startswith("masked_diffusion"))
+    if objective == "masked_diffusion_with_padding":
+        hidden = noisy[1, 4:] == MASK
+        assert hidden.sum() > 20 and (labels[1, 4:][hidden] == PAD).all() and (labels[1, 4:][~hidden] == -100).all()
+    else:
+        assert (labels[1, 4:] == -100).all()
+        assert noisy is None or (noisy[1, 4:] == PAD).all()
+    if objective == "masked_diffusion":
+        assert not batch["loss_weights"][1, 4:].any()
 
 
 # --- the held-out text ---
