@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flows import LOG_LEVEL
+from flows.checkpoint_commands import app as checkpoint_app
 from tasks.errors import StageError, UserError, unknown_name
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 log_app = typer.Typer(help="Read the Master Experiment Log.", no_args_is_help=True)
 app.add_typer(log_app, name="log")
+app.add_typer(checkpoint_app, name="checkpoint")
 
 SpecPath = Annotated[Path, typer.Argument(help="Experiment file, for example experiments/quickstart.yaml.")]
 Overrides = Annotated[

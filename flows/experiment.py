@@ -66,13 +66,13 @@ def _experiment(spec: ExperimentSpec, data_root: Path | None, log: Path, process
         raise StageError(f"data: {problem}")
     tasks = prepare_tasks(spec, inputs.tasks, corpus.tokenizer, after=[data])
 
-    identity = pretraining_identity(spec, inputs.data_identity)
+    identity = pretraining_identity(spec, inputs.data_identity, inputs.init_from)
     asked = evaluation_identity(spec, spec.head, corpus, tasks)
     run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh)
     note_stage(record, "data", started, corpus, None)
     record.corpus = corpus
     started = time.monotonic()
-    training = stages.pretrain_model.submit(spec, corpus, run, processes, wait_for=[data])
+    training = stages.pretrain_model.submit(spec, corpus, run, processes, inputs.init_from, wait_for=[data])
     record.pretraining, problem = settle(training)
     note_stage(record, "pretraining", started, record.pretraining, problem)
     if problem is not None:

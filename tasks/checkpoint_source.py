@@ -21,6 +21,8 @@ from tasks.records import Checkpoint, load_record
 from tasks.run_folder import Home, building, check_manifest, file_sha256, read_json, remove_tree, write_atomic
 
 MODEL_TYPE = "concept_autoencoder"
+# Of the lab's earlier code: `models.legacy` reads them.
+LEGACY_MODEL_TYPES = ("concept_encoder", "recursive_concept_encoder")
 WEIGHTS = "model.safetensors"
 LEGACY_WEIGHTS = "pytorch_model.bin"
 CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja"}
@@ -150,17 +152,20 @@ def _describe(
         config = _read_config(folder, name)
         weights = next((folder / file for file in (WEIGHTS, LEGACY_WEIGHTS) if (folder / file).is_file()), None)
         if weights is None:
-            raise UserError(f"{folder}: has no {WEIGHTS}; fix: name a folder that holds a finished checkpoint")
+            raise UserError(
+                f"{folder}: has no {WEIGHTS} or {LEGACY_WEIGHTS}; fix: name a folder with a finished checkpoint"
+            )
         if weights.name == WEIGHTS:
             check_safetensors(weights)
         stated_run = config.get("run_id")
+        variant = _variant(folder, config, name)
         return Checkpoint(
             name=name,
             folder=folder,
             origin=origin,
             revision=revision,
             weights_sha256=_checked_hash(folder, weights),
-            variant=_variant(config, name),
+            variant=variant,
             run_id=run_id or (stated_run if isinstance(stated_run, str) else None),
         )
     except OSError as error:
@@ -190,17 +195,35 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         raise _corrupt(path, f"is not readable JSON ({error})") from None
     if not isinstance(config, dict):
         raise _corrupt(path, "is not a JSON object")
-    _variant(config, name)
+    _check_kind(config, name)
     return config
 
 
-def _variant(config: dict[str, Any], name: str) -> str:
-    variant = config.get("variant")
-    if config.get("model_type") != MODEL_TYPE or variant is None:
+def _check_kind(config: dict[str, Any], name: str) -> None:
+    kind = config.get("model_type")
+    if kind in LEGACY_MODEL_TYPES:
+        return
+    if kind != MODEL_TYPE or config.get("variant") is None:
+        allowed = ", ".join(map(repr, (MODEL_TYPE, *LEGACY_MODEL_TYPES)))
         raise UserError(
-            f"checkpoint {name}: its config.json has model_type {config.get('model_type')!r}; only checkpoints of this "
-            f"project ({MODEL_TYPE!r} with a variant) are supported yet"
+            f"checkpoint {name}: its config.json has model_type {kind!r}; allowed: {allowed}, the first with a variant"
         )
+    _known_variant(config["variant"], name)
+
+
+def _variant(folder: Path, config: dict[str, Any], name: str) -> str:
+    """What a checkpoint was pretrained as. One of the earlier code does not say so, but its weights do."""
+    if config["model_type"] == MODEL_TYPE:
+        return _known_variant(config["variant"], name)
+    from models.checkpoints import CheckpointError, read_checkpoint
+
+    try:
+        return str(read_checkpoint(folder).config.variant)
+    except CheckpointError as error:
+        raise UserError(f"checkpoint {name}: corrupt: {error}; fix: copy or download it again") from None
+
+
+def _known_variant(variant: Any, name: str) -> str:
     if not isinstance(variant, str) or variant not in VARIANTS:
         raise UserError(f"checkpoint {name}: {unknown_name('variant', variant, VARIANTS)}")
     return variant

@@ -23,11 +23,13 @@ class Inputs:
         corpus: the pretraining text.
         tasks: source of every task by name.
         data_identity: identity of text, tokenizer and data settings.
+        init_from: the checkpoint that pretraining starts from; None: random weights.
     """
 
     corpus: Source
     tasks: dict[str, Source]
     data_identity: str
+    init_from: Checkpoint | None = None
 
 
 def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> Inputs:
@@ -49,10 +51,16 @@ def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> Inp
     except UserError as error:
         problems.append(str(error))
     tasks = _find_tasks(spec.evaluation, home, data_root, problems)
+    start: Checkpoint | None = None
+    if spec.training.init_from is not None:
+        try:
+            start = resolve_checkpoint(spec.training.init_from, home, data_root)
+        except UserError as error:
+            problems.append(f"training.init_from: {error}")
     if problems:
         raise UserError("\n".join(problems))
     assert corpus is not None
-    return Inputs(corpus, tasks, identity)
+    return Inputs(corpus, tasks, identity, start)
 
 
 def find_evaluation_inputs(

@@ -9,8 +9,9 @@ from models.variants import VARIANTS
 from tasks.errors import UserError
 from tasks.launch import OnProgress, claimed_job, run_job
 from tasks.leases import lease_for_training, visible_devices
-from tasks.records import CorpusResult, PretrainingResult
+from tasks.records import Checkpoint, CorpusResult, PretrainingResult
 from tasks.run_folder import Home, RunFolder, content_hash, is_complete
+from tasks.sources import tokenizer_fingerprint
 from tasks.specs import ExperimentSpec, pretraining_part
 
 log = logging.getLogger("cogito.pretraining")
@@ -19,9 +20,10 @@ log = logging.getLogger("cogito.pretraining")
 CONTRACT_VERSION = 1
 
 
-def pretraining_identity(spec: ExperimentSpec, data_identity: str) -> str:
-    """What a run id names: data, model, objective and training, and nothing of where or when."""
-    return content_hash([CONTRACT_VERSION, data_identity, pretraining_part(spec)])
+def pretraining_identity(spec: ExperimentSpec, data_identity: str, init_from: Checkpoint | None = None) -> str:
+    """What a run id names: data, model, objective, training and start, and nothing of where or when."""
+    start = [init_from.weights_sha256] if init_from else []
+    return content_hash([CONTRACT_VERSION, data_identity, pretraining_part(spec), *start])
 
 
 def model_config(spec: ExperimentSpec, vocab_size: int, run_id: str | None, special: dict[str, int]) -> dict[str, Any]:
@@ -58,12 +60,14 @@ def pretrain(
     run: RunFolder,
     home: Home,
     *,
+    init_from: Checkpoint | None = None,
     processes: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> PretrainingResult:
     """Train the model of a run to the end, continue it, or find it finished.
 
     Args:
+        init_from: the checkpoint of `training.init_from`; None starts from random weights.
         processes: number of processes; None takes every GPU, or one process on a CPU.
         on_progress: called with the figures of every progress line.
 
@@ -71,12 +75,25 @@ def pretrain(
         UserError: more processes than GPUs or than sequences of a step.
         StageError: training failed.
     """
-    identity = pretraining_identity(spec, corpus.corpus_id)
+    if (init_from is None) != (spec.training.init_from is None):
+        raise UserError(f"training.init_from: got {spec.training.init_from}, but no such checkpoint was found for it")
+    if init_from is not None:
+        _compare_tokenizers(init_from, corpus)
+    identity = pretraining_identity(spec, corpus.corpus_id, init_from)
     with claimed_job(run.pretraining, identity, home) as done:
         # A model that is no longer whole is written again from the last training state.
         if done is not None and is_complete(Path(done["model"])):
             return PretrainingResult.model_validate({**done, "reused": True})
-        return _train(spec, corpus, run, home, identity, processes, on_progress)
+        return _train(spec, corpus, run, home, identity, init_from, processes, on_progress)
+
+
+def _compare_tokenizers(init_from: Checkpoint, corpus: CorpusResult) -> None:
+    known = (init_from.folder / "tokenizer.json").is_file()
+    if known and tokenizer_fingerprint(init_from.folder) != tokenizer_fingerprint(corpus.tokenizer):
+        log.warning(
+            "training.init_from: the tokenizer files of %s are others than those of %s: "
+            "its token embeddings may mean nothing here", init_from.name, corpus.tokenizer_name,
+        )  # fmt: skip
 
 
 def training_steps(spec: ExperimentSpec, train_blocks: int) -> int:
@@ -96,6 +113,7 @@ def _train(
     run: RunFolder,
     home: Home,
     identity: str,
+    init_from: Checkpoint | None,
     processes: int | None,
     on_progress: OnProgress | None,
 ) -> PretrainingResult:
@@ -121,6 +139,7 @@ def _train(
             "corpus": corpus.folder,
             "objective": VARIANTS[spec.model.variant].objective,
             "config": model_config(spec, corpus.vocab_size, run.run_id, corpus.special_token_ids),
+            "init_from": init_from.folder if init_from else None,
             "processes": count,
             "device": leased[0].kind,
             "tracking_folder": run.root / "wandb",

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Subset
 
 from models.autoencoder import ConceptModelForMaskedLM
-from models.checkpoints import save_checkpoint
+from models.checkpoints import CheckpointError, LoadReport, save_checkpoint, warm_start
 from models.configuration import ConceptConfig
 from models.geometry import GeometryStream
 from models.pretraining_step import PretrainingStep
@@ -83,6 +83,7 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     config = ConceptConfig(**job["config"])
     torch.manual_seed(training.seed)
     model = ConceptModelForMaskedLM(config)
+    start = _warm_start(model, job["init_from"]) if job["init_from"] else None
     module = PretrainingStep(model, spec.objective.concept_losses, spec.objective.loss_weighting, spec.label_smoothing)
     optimizer = torch.optim.AdamW(
         parameter_groups(module, training.weight_decay), lr=training.learning_rate, fused=True
@@ -207,6 +208,8 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         "precision": "bf16" if bf16 else "fp32",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "wandb_url": url,
+        "loaded_weights": len(start.loaded) if start else 0,
+        "new_weights": start.new if start else [],
     }
 
 
@@ -242,6 +245,17 @@ def _forward_backward(
             sums[name] = sums.get(name, torch.zeros((), device=device)) + loss.detach().float()
     means = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean")
     return dict(zip(sums, means, strict=True)), int(tokens)
+
+
+def _warm_start(model: ConceptModelForMaskedLM, folder: str) -> LoadReport:
+    """Fill a new model from the checkpoint of `training.init_from`, and say what was taken."""
+    try:
+        report = warm_start(model, Path(folder))
+    except CheckpointError as error:
+        raise StageError(f"training.init_from: {error}") from error
+    print(f"warm start: {len(report.loaded)} weights loaded")
+    print(f"{len(report.new)} new: {', '.join(report.new)}; {len(report.dropped)} dropped: {', '.join(report.dropped)}")
+    return report
 
 
 def corruption_settings(spec: ExperimentSpec, tokenizer: Any, vocab_size: int) -> CorruptionSettings:

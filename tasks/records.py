@@ -67,6 +67,8 @@ class PretrainingResult(Result):
     parameters: int
     wandb_url: str | None
     seconds: float
+    loaded_weights: int = Field(0, description="weights that a warm start took from its checkpoint")
+    new_weights: list[str] = Field(default_factory=list, description="names that a warm start left new")
 
 
 class PublishResult(Result):

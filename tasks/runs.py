@@ -100,19 +100,30 @@ def evaluation_spec(
 
 
 def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
-    """The spec that a checkpoint was made by, from `experiment.json` in its folder; defaults when it has none."""
+    """The spec that a checkpoint was made by, from `experiment.json` in its folder.
+
+    Where there is none the model section tells the checkpoint's own shape and all else is the default.
+    """
     path = checkpoint.folder / "experiment.json"
     if path.is_file():
         try:
             return ExperimentSpec.model_validate(read_json(path)["spec"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: is not a readable experiment: {error}") from None
-    positions = read_json(checkpoint.folder / "config.json")["max_sequence_length"]
+    config = read_json(checkpoint.folder / "config.json")
+    positions = config["max_sequence_length"]
+    names = {"num_concepts": ("num_concepts", "concept_num"), "num_layers": ("num_layers", "num_hidden_layers")}
+    shared = (
+        "hidden_size", "token_embedding_dim", "num_attention_heads", "intermediate_size", "max_sequence_length",
+        "concept_position_type", "use_bixt",
+    )  # fmt: skip
+    stated = {key: config[key] for key in shared if config.get(key) is not None}
+    stated |= {key: config[old] for key, both in names.items() for old in both if config.get(old) is not None}
     return ExperimentSpec.model_validate(
         {
             "name": "evaluation",
             "data": {"block_tokens": min(512, positions)},
-            "model": {"variant": checkpoint.variant},
+            "model": {**stated, "variant": checkpoint.variant},
             "evaluation": {"max_length": min(128, positions)},
         }
     )

@@ -394,14 +394,19 @@ class ExperimentSpec(Spec):
         return "_".join(parts)
 
 
+def fitting_heads(variant: str) -> list[str]:
+    """The heads that can read a variant's decoder."""
+    decoder = VARIANTS[variant].decoder
+    return [name for name, decoders in HEAD_DECODERS.items() if decoders is None or decoder in decoders]
+
+
 def check_head(head: str, variant: str) -> None:
     """Refuse a head that cannot read the variant's decoder.
 
     Raises:
         ValueError: with the heads that can.
     """
-    decoder = VARIANTS[variant].decoder
-    fitting = [name for name, decoders in HEAD_DECODERS.items() if decoders is None or decoder in decoders]
+    fitting = fitting_heads(variant)
     if head not in fitting:
         raise ValueError(f"head {head} does not fit variant {variant}; allowed: {', '.join(fitting)}")
 

@@ -156,7 +156,11 @@ def prepare_task_data(name: str, protocol: CellProtocol, tokenizer: Path, source
 
 @stage("pretrain")
 def pretrain_model(
-    spec: ExperimentSpec, corpus: CorpusResult, run: RunFolder, processes: int | None
+    spec: ExperimentSpec,
+    corpus: CorpusResult,
+    run: RunFolder,
+    processes: int | None,
+    init_from: Checkpoint | None = None,
 ) -> PretrainingResult:
     evaluations: list[dict[str, Any]] = []
 
@@ -172,7 +176,7 @@ def pretrain_model(
             plot_live_geometry(evaluations, spec.model.num_concepts, run.plots / "ranks.png")
             _image(run.plots / "ranks.png", artifact_key("ranks", run.run_id), "Concept ranks during pretraining")
 
-    result = pretrain(spec, corpus, run, cogito_home(), processes=processes, on_progress=heard)
+    result = pretrain(spec, corpus, run, cogito_home(), init_from=init_from, processes=processes, on_progress=heard)
     DISPLAY.finish("pretraining")
     if not result.reused:
         points = [json.loads(line) for line in result.curve.read_text(encoding="utf-8").splitlines()]
