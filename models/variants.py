@@ -29,6 +29,15 @@ class Variant:
     has_decoder_layers: bool = False
 
 
+# Heads by name, and the decoders that each can read; None fits all. The classes are rows of `models.heads.HEADS`.
+HEAD_DECODERS: dict[str, tuple[str, ...] | None] = {
+    "via_decoder": ("perceiver", "perceiver_posonly"),
+    "weighted_decoder": ("weighted",),
+    "weighted_pooling": None,
+    "cls_query": None,
+    "sentence_pair": None,
+}
+
 VARIANTS: dict[str, Variant] = {
     row.name: row
     for row in [
