@@ -27,7 +27,9 @@ from tasks.errors import UserError
 from tasks.run_folder import Home
 
 CONCEPTS, WIDTH, POSITIONS = 4, 16, 24
-WORDS = "the small river runs past an old mill and under a bridge of grey stone".split()
+WORDS = [
+    "the", "small", "river", "runs", "past", "an", "old", "mill", "and", "under", "a", "bridge", "of", "grey", "stone",
+]  # fmt: skip
 # Of many lengths, none longer than the positions.
 TEXTS = [" ".join(WORDS[number % 3 : number % 3 + 1 + number * 5 % 7]) + f" {number}" for number in range(45)]
 
