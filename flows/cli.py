@@ -179,6 +179,36 @@ def analyse(
 
 
 @app.command()
+def encode(
+    checkpoint: Annotated[str, typer.Argument(help="Run id, folder, or Hub id with an optional @revision.")],
+    file: Annotated[Path, typer.Argument(help="Texts: .txt (one per line), .jsonl, .csv or .parquet.")],
+    output: Annotated[Path, typer.Option(help="Vectors in the order of the texts: .parquet or .safetensors.")],
+    pool: Annotated[str, typer.Option(help="none: all concepts of a text; mean: their mean.")] = "none",
+    column: Annotated[str, typer.Option(help="The column with the texts.")] = "text",
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts per batch.")] = 32,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a text; default all positions.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder, for a checkpoint without one.")] = None,
+    data_root: DataRoot = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+) -> None:
+    """Encode a file of texts into concept vectors."""
+    from functools import partial
+
+    from tasks.encoding import encode_file
+    from tasks.progress import DISPLAY
+    from tasks.run_folder import cogito_home
+    from tasks.sources import resolve_data_root
+
+    mirror, progress = resolve_data_root(data_root), partial(DISPLAY.update, "encode")
+    with DISPLAY.on_terminal():
+        done = encode_file(
+            checkpoint, file, output, cogito_home(), mirror, pool=pool, column=column, batch_size=batch_size,
+            max_length=max_length, tokenizer=tokenizer, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    print(f"{output}: {done.texts:,} texts, float32 {list(done.shape)} each")
+
+
+@app.command()
 def check(specs: Annotated[list[Path], typer.Argument(help="Experiment files.")], overrides: Overrides = None) -> None:
     """Check experiment files; all mistakes of all files at once."""
     from tasks.specs import load_spec

@@ -8,4 +8,8 @@ def __getattr__(name: str) -> Any:
         from models.checkpoints import load_checkpoint
 
         return load_checkpoint
+    if name == "load_encoder":
+        from models.encoding import load_encoder
+
+        return load_encoder
     raise AttributeError(f"module 'models' has no attribute {name!r}")

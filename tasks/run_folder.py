@@ -115,18 +115,24 @@ class RunFolder:
         return self.root / "finetuning" / f"{task}-seed{seed}-{start}"
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole, then rename it into place; on any error the old file stays as it was."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Another name in the same folder to write to, renamed to `path` when all went well; else the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole, then rename it into place; on any error the old file stays as it was."""
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
