@@ -216,7 +216,8 @@ def check(specs: Annotated[list[Path], typer.Argument(help="Experiment files.")]
     problems = []
     for path in specs:
         try:
-            load_spec(path, overrides or [])
+            for warning in load_spec(path, overrides or []).warnings:
+                print(f"{path}: warning: {warning}", file=sys.stderr)
             print(f"{path}: ok")
         except UserError as error:
             problems.append(str(error))
@@ -359,6 +360,7 @@ def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
                 "status": record.status,
                 "scores": [_score_facts(score) for score in record.scores if score.start == "checkpoint"],
                 "random_start": [_score_facts(score) for score in record.scores if score.start == "random"],
+                "zero_shot": [_score_facts(score) for score in record.scores if score.start == "zero_shot"],
                 "record": str(folder.record),
                 "log": str(log_path),
             }
@@ -372,7 +374,10 @@ def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
 
 
 def _score_facts(score: Any) -> dict[str, Any]:
-    facts = ("task", "metric", "value", "n", "seed_values", "interval", "floor", "above_floor", "overlap_baseline")
+    facts = (
+        "task", "metric", "value", "n", "seed_values", "interval", "floor", "above_floor", "overlap_baseline",
+        "start_from", "unreliable",
+    )  # fmt: skip
     return {name: getattr(score, name) for name in facts}
 
 

@@ -97,23 +97,37 @@ def evaluate_checkpoint(
     wait_for = [allow_failure(future) for future in after]
     started = time.monotonic()
     analysis = stages.analyse.submit(checkpoint, corpus, spec.analysis, run, wait_for=wait_for)
-    starts: list[Start] = ["checkpoint", "random"] if spec.evaluation.random_start else ["checkpoint"]
     protocols = {name: spec.evaluation.for_task(name) for name in tasks}
-    # The longest first, so that no device idles at the end.
-    by_length = sorted(tasks, key=lambda name: -tasks[name].train_examples * protocols[name].epochs)
+    order: list[tuple[str, Start]] = [(name, "checkpoint") for name in spec.evaluation.tasks]
+    if spec.evaluation.random_start:
+        order += [(name, "random") for name in spec.evaluation.tasks]
+    if spec.evaluation.zero_shot:
+        order += [(name, "zero_shot") for name in spec.evaluation.zero_shot_tasks]
+
+    def urgency(key: tuple[str, Start]) -> tuple[bool, bool, float]:
+        # What others start from comes before them; then the longest first, so that no device idles at the end.
+        name, start = key
+        work = tasks[name].train_examples * protocols[name].epochs
+        return start != "checkpoint", protocols[name].start_from is not None, -work
+
     cells: dict[tuple[str, Start], list[tuple[int, PrefectFuture[Any]]]] = {}
-    for start in starts:
-        for name in by_length:
-            cells[name, start] = [
-                (
-                    seed,
-                    stages.finetune_cell.submit(
-                        name, seed, start, checkpoint, tasks[name], protocols[name], record.head, run,
-                        wait_for=wait_for,
-                    ),
-                )
-                for seed in protocols[name].seeds
-            ]  # fmt: skip
+    for name, start in sorted(order, key=urgency):
+        protocol = protocols[name]
+        begin: dict[int, PrefectFuture[Any]] = {}
+        if protocol.start_from is not None and start == "checkpoint":
+            begin = dict(cells[protocol.start_from, "checkpoint"])
+        first = next(iter(begin.values()), None)
+        head = "sentence_pair" if start == "zero_shot" else record.head
+        cells[name, start] = [
+            (
+                seed,
+                stages.finetune_cell.submit(
+                    name, seed, start, checkpoint, tasks[name], protocol, head, run, begin.get(seed, first),
+                    wait_for=wait_for,
+                ),
+            )
+            for seed in (protocol.seeds[:1] if start == "zero_shot" else protocol.seeds)
+        ]  # fmt: skip
     results: dict[tuple[str, Start], list[CellResult]] = {}
     for (name, start), futures in cells.items():
         results[name, start] = []
@@ -121,9 +135,9 @@ def evaluate_checkpoint(
             cell, problem = settle(future)
             if problem is not None:
                 log.error("finetune %s seed %d (%s) failed: %s", name, seed, start, problem)
-                cell = CellResult(task=name, seed=seed, start=start, status="failed", error=problem)
+                origin = protocols[name].start_from if start == "checkpoint" else None
+                cell = CellResult(task=name, seed=seed, start=start, status="failed", error=problem, start_from=origin)
             results[name, start].append(cell)
-    order = [(name, start) for start in starts for name in spec.evaluation.tasks]
     record.cells = [cell for key in order for cell in results[key]]
     failed = [f"{cell.task} seed {cell.seed} ({cell.start})" for cell in record.cells if cell.status == "failed"]
     note_stage(record, "finetuning", started, record.cells, f"failed: {', '.join(failed)}" if failed else None)

@@ -90,17 +90,19 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
         console = Console(width=TABLE_WIDTH)
     made = " (made data: says nothing about the real tasks)" if record.made_data else ""
     table = Table(title=f"{record.run_id}: {record.status}{made}")
-    for title in ("task", "metric", "score", "95 % interval", "floor", "word overlap", "random start", "n", "seeds"):
+    for title in ("task", "metric", "score", "95 % interval", "floor", "word overlap", "random start", "zero-shot", "n",
+                  "seeds"):  # fmt: skip
         table.add_column(title, justify="left" if title in ("task", "metric") else "right")
-    random = {(score.task, score.metric): score for score in record.scores if score.start == "random"}
+    others = {(score.start, score.task, score.metric): score for score in record.scores}
     for score in record.scores:
         if score.start != "checkpoint":
             continue
-        beside = random.get((score.task, score.metric))
+        beside = [others.get((start, score.task, score.metric)) for start in ("random", "zero_shot")]
+        origin = f" from {score.start_from.upper()}" if score.start_from else ""
         table.add_row(
-            score.task, score.metric, _value(score), _interval(score), f"{score.floor:.3f}",
+            score.task + origin, score.metric, _value(score), _interval(score), f"{score.floor:.3f}",
             "--" if score.overlap_baseline is None else f"{score.overlap_baseline:.3f}",
-            "--" if beside is None else _value(beside), str(score.n), str(len(score.seed_values)),
+            *("--" if one is None else _value(one) for one in beside), str(score.n), str(len(score.seed_values)),
         )  # fmt: skip
     console.print(table)
     if record.pretraining and record.corpus:
@@ -125,6 +127,7 @@ def _value(score: Score) -> str:
     if score.value is None:
         return "failed"
     mark = "" if score.above_floor else " (at floor)"
+    mark += " (interval unreliable)" if score.unreliable else ""
     return f"{score.value:.3f}{mark}"
 
 

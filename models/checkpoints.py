@@ -84,19 +84,25 @@ def read_checkpoint(folder: Path) -> StoredModel:
     allowed = (ConceptConfig.model_type, *legacy.MODEL_TYPES)
     if kind not in allowed:
         raise CheckpointError(f"{folder}: model_type is {kind!r}; allowed: {', '.join(map(repr, allowed))}")
-    weights = read_weights(folder)
     try:
         if kind == ConceptConfig.model_type:
             config = ConceptConfig.from_dict(raw)
-        else:
-            config, weights = legacy.translate(raw, weights)
+            architecture = _known_architecture(config, folder)
+            return StoredModel(config, read_weights(folder), architecture)
+        config, weights = legacy.translate(raw, read_weights(folder))
+        return StoredModel(config, weights, _known_architecture(config, folder))
+    except CheckpointError:
+        raise
     except (ValueError, TypeError, KeyError) as error:
         missing = f"{error} is missing from it or from the weights" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{folder}: config.json: {missing}") from error
-    architecture = (config.architectures or ["ConceptModelForMaskedLM"])[0]
-    if architecture not in CLASSES:
-        raise CheckpointError(f"{folder}: architecture {architecture!r} is unknown; allowed: {', '.join(CLASSES)}")
-    return StoredModel(config, weights, architecture)
+
+
+def _known_architecture(config: ConceptConfig, folder: Path) -> str:
+    name = (config.architectures or ["ConceptModelForMaskedLM"])[0]
+    if name not in CLASSES:
+        raise CheckpointError(f"{folder}: architecture {name!r} is unknown; allowed: {', '.join(CLASSES)}")
+    return str(name)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

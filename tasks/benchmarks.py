@@ -26,7 +26,7 @@ class Task:
     """One downstream task.
 
     Attributes:
-        dataset, config: Hub name and configuration.
+        dataset, config: Hub name and configuration, None where it has only one.
         text_columns: one or two text columns.
         labels: class names in the order of their ids; empty for regression.
         metrics: keys of `tasks.scores.METRICS`; the first is the primary one, by which the epoch is chosen.
@@ -38,7 +38,7 @@ class Task:
 
     name: str
     dataset: str
-    config: str
+    config: str | None
     text_columns: tuple[str, ...]
     label_column: str
     labels: tuple[str, ...]
@@ -51,6 +51,10 @@ class Task:
     @property
     def is_regression(self) -> bool:
         return not self.labels
+
+    @property
+    def is_pair(self) -> bool:
+        return len(self.text_columns) == 2
 
     @property
     def primary_metric(self) -> str:
@@ -97,6 +101,48 @@ TASKS: dict[str, Task] = {
             metrics=("accuracy", "f1"), eval_splits=(Split("test", "paws", "PAWS"),), selection_split="validation",
             epochs=5,
             source="Zhang, Baldridge & He 2019",
+        ),
+        Task(
+            name="cola", dataset="nyu-mll/glue", config="cola", text_columns=("sentence",),
+            label_column="label", labels=("unacceptable", "acceptable"), metrics=("matthews", "accuracy"),
+            eval_splits=(Split("validation", "cola", "CoLA"),), selection_split=None, epochs=20,
+            source="Warstadt, Singh & Bowman 2019; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="sst2", dataset="nyu-mll/glue", config="sst2", text_columns=("sentence",),
+            label_column="label", labels=("negative", "positive"), metrics=("accuracy",),
+            eval_splits=(Split("validation", "sst2", "SST-2"),), selection_split=None, epochs=5,
+            source="Socher et al. 2013; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="qnli", dataset="nyu-mll/glue", config="qnli", text_columns=("question", "sentence"),
+            label_column="label", labels=("entailment", "not_entailment"), metrics=("accuracy",),
+            eval_splits=(Split("validation", "qnli", "QNLI"),), selection_split=None, epochs=3,
+            source="Rajpurkar et al. 2016; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="rte", dataset="nyu-mll/glue", config="rte", text_columns=("sentence1", "sentence2"),
+            label_column="label", labels=("entailment", "not_entailment"), metrics=("accuracy",),
+            eval_splits=(Split("validation", "rte", "RTE"),), selection_split=None, epochs=20,
+            source="Dagan et al. 2006 and its successors; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="wnli", dataset="nyu-mll/glue", config="wnli", text_columns=("sentence1", "sentence2"),
+            label_column="label", labels=("not_entailment", "entailment"), metrics=("accuracy",),
+            eval_splits=(Split("validation", "wnli", "WNLI"),), selection_split=None, epochs=20,
+            source="Levesque, Davis & Morgenstern 2012; GLUE, Wang et al. 2019",
+        ),
+        Task(
+            name="sick_r", dataset="RobZamp/sick", config=None, text_columns=("sentence_A", "sentence_B"),
+            label_column="relatedness_score", labels=(), metrics=("pearson", "spearman"),
+            eval_splits=(Split("test", "sick_r", "SICK-R"),), selection_split="validation", epochs=10,
+            source="Marelli et al. 2014",
+        ),
+        Task(
+            name="sick_e", dataset="RobZamp/sick", config=None, text_columns=("sentence_A", "sentence_B"),
+            label_column="label", labels=("entailment", "neutral", "contradiction"), metrics=("accuracy",),
+            eval_splits=(Split("test", "sick_e", "SICK-E"),), selection_split="validation", epochs=10,
+            source="Marelli et al. 2014",
         ),
     ]
 }  # fmt: skip

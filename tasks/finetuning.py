@@ -1,5 +1,6 @@
 """The launch side of fine-tuning: cells of task x seed x start, each a job of its own, and their scores."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,26 @@ from tasks.errors import StageError
 from tasks.launch import OnProgress, claimed_job, run_job
 from tasks.leases import lease_devices
 from tasks.records import CellResult, Checkpoint, Score
-from tasks.run_folder import Home, RunFolder, cogito_home, content_hash, file_sha256, read_json, write_json
-from tasks.scores import METRICS, bootstrap_interval, overlap_baseline
+from tasks.run_folder import (
+    Home,
+    RunFolder,
+    cogito_home,
+    content_hash,
+    file_sha256,
+    is_complete,
+    read_json,
+    write_json,
+)
+from tasks.scores import MATTHEWS_MIN_EXAMPLES, METRICS, bootstrap_interval, overlap_baseline
 from tasks.specs import CellProtocol
 from tasks.task_data import PreparedTask, load_examples
+
+log = logging.getLogger("cogito.finetuning")
 
 # Raise when the same checkpoint, data and protocol would give other predictions.
 CONTRACT_VERSION = 1
 # Raise when the same predictions would give other scores, intervals or floors.
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 
 
 def finetune(
@@ -29,22 +41,27 @@ def finetune(
     start: str,
     run: RunFolder,
     home: Home,
+    begin: CellResult | None = None,
     on_progress: OnProgress | None = None,
 ) -> CellResult:
     """Fine-tune one cell, or find it done.
 
     Args:
-        start: `checkpoint`, or `random` for the same model with random weights.
+        start: `checkpoint`, `random` for the same model with random weights, or `zero_shot` for no fine-tuning.
+        begin: the cell of another task whose model this one starts from, instead of the checkpoint.
 
     Raises:
         StageError: the job failed.
     """
-    settings = protocol.model_dump(mode="json", exclude={"seeds", "data"})
-    weights = checkpoint.weights_sha256
+    settings = protocol.model_dump(mode="json", exclude={"seeds", "data"}, exclude_defaults=True)
+    weights, source = checkpoint.weights_sha256, checkpoint.folder
+    if begin is not None:
+        assert begin.model is not None, "a cell that others start from keeps its model"
+        weights, source = file_sha256(begin.model / "model.safetensors"), begin.model
     identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, head, seed, start])
     folder = run.cell(data.task, seed, start)
     with claimed_job(folder, identity, home) as done:
-        if done is not None:
+        if done is not None and (done["model"] is None or is_complete(Path(done["model"]))):
             return CellResult.model_validate({**done, "reused": True})
         with lease_devices(home) as devices:
             job = {
@@ -54,12 +71,26 @@ def finetune(
                 "seed": seed,
                 "start": start,
                 "head": head,
-                "checkpoint": checkpoint.folder,
+                "checkpoint": source,
+                "start_from": begin.task if begin else None,
                 "data": data.folder,
                 "protocol": protocol.model_dump(mode="json"),
                 "device": devices[0].kind,
             }
-            return CellResult.model_validate(run_job(folder, job, devices, on_progress=on_progress))
+            result = CellResult.model_validate(run_job(folder, job, devices, on_progress=on_progress))
+            _report_weights(result)
+            return result
+
+
+def _report_weights(cell: CellResult) -> None:
+    def names(weights: list[str]) -> str:
+        shown = ", ".join(weights[:4]) + (", ..." if len(weights) > 4 else "")
+        return f"{len(weights)} ({shown})" if weights else "0"
+
+    log.info(
+        "%s seed %d (%s): %d weights loaded, %s new, %s dropped",
+        cell.task, cell.seed, cell.start, cell.loaded_weights, names(cell.new_weights), names(cell.dropped_weights),
+    )  # fmt: skip
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -134,9 +165,13 @@ def _score(cells: list[CellResult], data: PreparedTask) -> list[Score]:
                         (train["features"], train["labels"]),
                         (examples["features"], references),
                         regression=task.is_regression,
-                    ),
+                    )
+                    if task.is_pair
+                    else None,
                     above_floor=interval is not None and interval[0] > floor,
                     failed_seeds=failed,
+                    start_from=cells[0].start_from,
+                    unreliable=name == "matthews" and len(references) < MATTHEWS_MIN_EXAMPLES,
                 )
             )
     return scores

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.checkpoints import CheckpointError, load_classifier
-from tasks.benchmarks import TASKS
+from models.checkpoints import CheckpointError, load_classifier, save_checkpoint
+from models.classifier import ConceptModelForSequenceClassification
+from models.heads import PairHead
+from tasks.benchmarks import TASKS, Task
 from tasks.errors import StageError
+from tasks.run_folder import building, write_manifest
 from tasks.scores import METRICS
 from tasks.specs import CellProtocol
 from tasks.task_data import load_examples, special_ids
@@ -37,31 +40,46 @@ def length_grouped_batches(lengths: np.ndarray, batch_size: int, generator: np.r
 
 
 def make_batch(
-    examples: dict[str, np.ndarray], indices: np.ndarray, pad_token_id: int, device: torch.device
+    examples: dict[str, np.ndarray],
+    indices: np.ndarray,
+    pad_token_id: int,
+    device: torch.device,
+    *,
+    apart: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask [B, N], labels [B], padded to the longest pair of the batch."""
+    """input_ids and attention_mask [B, N], labels [B], padded to the longest sequence of the batch.
+
+    With `apart` both texts of a pair stand alone, `[CLS] a [SEP]` and `[CLS] b [SEP]`, under names that end in _a, _b.
+    """
     offsets = examples["offsets"]
-    longest = int((offsets[indices + 1] - offsets[indices]).max())
-    input_ids = np.full((len(indices), longest), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(indices), longest), dtype=np.int64)
-    for row, index in enumerate(indices):
-        ids = examples["ids"][offsets[index] : offsets[index + 1]]
-        input_ids[row, : len(ids)], mask[row, : len(ids)] = ids, 1
+    rows = [examples["ids"][offsets[index] : offsets[index + 1]] for index in indices]
+    batch = {"labels": torch.from_numpy(examples["labels"][indices]).to(device)}
+    if not apart:
+        return batch | _pad(rows, pad_token_id, device, "")
+    firsts = examples["first_lengths"][indices]
+    a = [row[:first] for row, first in zip(rows, firsts, strict=True)]
+    b = [np.concatenate([row[:1], row[first:]]) for row, first in zip(rows, firsts, strict=True)]
+    return batch | _pad(a, pad_token_id, device, "_a") | _pad(b, pad_token_id, device, "_b")
+
+
+def _pad(rows: list[np.ndarray], pad_token_id: int, device: torch.device, suffix: str) -> dict[str, torch.Tensor]:
+    longest = max(len(row) for row in rows)
+    input_ids = np.full((len(rows), longest), pad_token_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for number, row in enumerate(rows):
+        input_ids[number, : len(row)], mask[number, : len(row)] = row, 1
     return {
-        "input_ids": torch.from_numpy(input_ids).to(device),
-        "attention_mask": torch.from_numpy(mask).to(device),
-        "labels": torch.from_numpy(examples["labels"][indices]).to(device),
+        f"input_ids{suffix}": torch.from_numpy(input_ids).to(device),
+        f"attention_mask{suffix}": torch.from_numpy(mask).to(device),
     }
 
 
 def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Fine-tune one model on one task with one seed; returns the fields of a CellResult."""
+    """Fine-tune one model on one task with one seed, or only ask it; returns the fields of a CellResult."""
     started = time.monotonic()
     task, protocol, seed = TASKS[job["task"]], CellProtocol.model_validate(job["protocol"]), int(job["seed"])
     data = Path(job["data"])
     device = torch.device(job["device"])
-    pad = special_ids(data)["pad_token_id"]
-    train, selection = load_examples(data, "train"), load_examples(data, "selection")
     torch.manual_seed(seed)
     try:
         model, report = load_classifier(
@@ -70,6 +88,54 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     except CheckpointError as error:
         raise StageError(str(error)) from error
     torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that hides its types
+    answer = "logits"
+    facts: dict[str, Any] = {"history": [], "best_epoch": None, "train_examples": 0}
+    if job["start"] == "zero_shot":
+        assert isinstance(model.head, PairHead)
+        torch.nn.init.zeros_(model.head.scorer.weight)  # the mean over the concepts: nothing random answers
+        torch.nn.init.zeros_(model.head.scorer.bias)
+        answer = "cosine"
+        report_progress(step=1, steps=1, epoch=0.0, loss=0.0, selection=0.0)
+    else:
+        facts = _train(model, task, protocol, seed, data, device)
+    paths = {}
+    for split in task.eval_splits:
+        examples = load_examples(data, f"eval-{split.label}")
+        outputs = _predict(model, examples, special_ids(data)["pad_token_id"], device, answer)
+        paths[split.label] = folder / f"predictions-{split.label}.parquet"
+        _write_predictions(paths[split.label], examples["labels"], outputs, task.is_regression)
+    kept = folder / "model" if protocol.keep_model and job["start"] == "checkpoint" else None
+    if kept is not None:
+        with building(kept) as part:
+            save_checkpoint(model, part)
+            write_manifest(part)
+    return {
+        "task": task.name,
+        "seed": seed,
+        "start": job["start"],
+        "start_from": job["start_from"],
+        "status": "complete",
+        "predictions": paths,
+        "model": kept,
+        "loaded_weights": len(report.loaded),
+        "new_weights": ["all"] if job["start"] == "random" else report.new,
+        "dropped_weights": report.dropped,
+        "seconds": time.monotonic() - started,
+        **facts,
+    }
+
+
+def _train(
+    model: ConceptModelForSequenceClassification,
+    task: Task,
+    protocol: CellProtocol,
+    seed: int,
+    data: Path,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Train to the end and leave the model as it was after its best epoch; what happened on the way."""
+    pad = special_ids(data)["pad_token_id"]
+    train, selection = load_examples(data, "train"), load_examples(data, "selection")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay, fused=True
     )
@@ -86,7 +152,7 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     losses: list[float] = []
     for step, batch_indices in enumerate(_batches(lengths, protocol.global_batch_size, seed, steps), start=1):
         model.train()
-        batch = make_batch(train, batch_indices, pad, device)
+        batch = make_batch(train, batch_indices, pad, device, apart=_reads_apart(model))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             loss = model(**batch).loss
         loss.backward()
@@ -98,7 +164,7 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         if step % per_epoch == 0 or step == steps:
             if not math.isfinite(losses[-1]):
                 raise StageError(f"the loss is not finite at step {step}; fix: lower evaluation.learning_rate")
-            predictions = _predict(model, selection, pad, device)
+            predictions = _predict(model, selection, pad, device, "logits")
             value = metric.compute(selection["labels"], _answers(predictions, task.is_regression))
             mean_loss = float(np.mean(losses[-per_epoch:]))
             history.append({"epoch": step / per_epoch, "train_loss": mean_loss, task.primary_metric: value})
@@ -107,25 +173,11 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
                 best = (value, step, copy.deepcopy({k: v.detach().cpu() for k, v in model.state_dict().items()}))
     assert best is not None
     model.load_state_dict(best[2])
-    paths = {}
-    for split in task.eval_splits:
-        examples = load_examples(data, f"eval-{split.label}")
-        outputs = _predict(model, examples, pad, device)
-        paths[split.label] = folder / f"predictions-{split.label}.parquet"
-        _write_predictions(paths[split.label], examples["labels"], outputs, task.is_regression)
-    return {
-        "task": task.name,
-        "seed": seed,
-        "start": job["start"],
-        "status": "complete",
-        "predictions": paths,
-        "history": history,
-        "best_epoch": best[1] / per_epoch,
-        "train_examples": len(lengths),
-        "loaded_weights": len(report.loaded),
-        "new_weights": report.new if job["start"] == "checkpoint" else ["all"],
-        "seconds": time.monotonic() - started,
-    }
+    return {"history": history, "best_epoch": best[1] / per_epoch, "train_examples": len(lengths)}
+
+
+def _reads_apart(model: ConceptModelForSequenceClassification) -> bool:
+    return isinstance(model.head, PairHead)
 
 
 def _batches(lengths: np.ndarray, batch_size: int, seed: int, steps: int) -> Iterator[np.ndarray]:
@@ -140,17 +192,24 @@ def _batches(lengths: np.ndarray, batch_size: int, seed: int, steps: int) -> Ite
 
 
 @torch.no_grad()
-def _predict(model: torch.nn.Module, examples: dict[str, np.ndarray], pad: int, device: torch.device) -> np.ndarray:
-    """Logits [n, num_labels] in float32, in the order of the examples."""
+def _predict(
+    model: ConceptModelForSequenceClassification,
+    examples: dict[str, np.ndarray],
+    pad: int,
+    device: torch.device,
+    answer: str,
+) -> np.ndarray:
+    """What the model says, `logits` [n, num_labels] or `cosine` [n, 1], in float32, in the order of the examples."""
     model.eval()
     lengths = np.diff(examples["offsets"])
     order = np.argsort(-lengths, kind="stable")
     outputs: list[np.ndarray] = []
     for start in range(0, len(order), EVAL_BATCH_SIZE):
-        batch = make_batch(examples, order[start : start + EVAL_BATCH_SIZE], pad, device)
+        indices = order[start : start + EVAL_BATCH_SIZE]
+        batch = make_batch(examples, indices, pad, device, apart=_reads_apart(model))
         batch.pop("labels")
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            outputs.append(model(**batch).logits.float().cpu().numpy())
+            outputs.append(model(**batch)[answer].float().cpu().numpy())
     logits = np.concatenate(outputs)
     ordered = np.empty_like(logits)
     ordered[order] = logits

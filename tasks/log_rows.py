@@ -162,6 +162,10 @@ def _score(score: Score) -> str:
     notes = [f"floor {floor}" if score.above_floor else f"**at floor {floor}**"]
     if score.interval is not None:
         notes.insert(0, " to ".join(_figure(score, end) for end in score.interval))
+    if score.start_from is not None:
+        notes.append(f"from {score.start_from.upper()}")
+    if score.unreliable:
+        notes.append("interval unreliable")
     if score.failed_seeds:
         seeds = set(score.failed_seeds) | set(score.seed_values)
         notes.append(f"{len(score.failed_seeds)} of {len(seeds)} seeds failed")
@@ -182,7 +186,7 @@ def _conclusion(record: RunRecord) -> str:
             reason = next(iter(stage.message.strip().splitlines()), "")
             failures.append(f"{name} {stage.status}" + (f" ({_plain(reason[:100])})" if reason else ""))
     cells = [
-        f"{cell.task} seed {cell.seed}" + (" (random start)" if cell.start == "random" else "")
+        f"{cell.task} seed {cell.seed}" + ("" if cell.start == "checkpoint" else f" ({cell.start.replace('_', '-')})")
         for cell in record.cells
         if cell.status == "failed"
     ]
@@ -196,13 +200,14 @@ def _conclusion(record: RunRecord) -> str:
         sentences.append(f"{head}{above} of {len(scores)} scores above their floor.")
     if record.kind == "evaluation" and _effective_rank(record):
         sentences.append(f"Eff. rank {_effective_rank(record).replace(' <br>', ',')}.")
-    random_start = {
-        score.task: f"{_score_name(score.task)} {_figure(score, score.value)}"
-        for score in record.primary_scores("random")
-        if score.value is not None
-    }
-    if random_start:
-        sentences.append(f"random start: {', '.join(random_start[label] for label in _in_order(random_start))}.")
+    for start, title in (("random", "random start"), ("zero_shot", "zero-shot")):
+        figures = {
+            score.task: f"{_score_name(score.task)} {_figure(score, score.value)}"
+            for score in record.primary_scores(start)
+            if score.value is not None
+        }
+        if figures:
+            sentences.append(f"{title}: {', '.join(figures[label] for label in _in_order(figures))}.")
     if record.made_data:
         sentences.append("Made data.")
     return " ".join(sentences)

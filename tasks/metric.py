@@ -18,9 +18,9 @@ class CogitoMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in METRICS:
             raise ValueError(f"unknown metric {self.config_name!r}; allowed: {', '.join(METRICS)}")
-        kind = "int64" if METRICS[self.config_name].is_percent else "float64"
+        kind = "int64" if METRICS[self.config_name].of_classes else "float64"
         return evaluate.MetricInfo(
-            description="Accuracy, F1 and correlations as scikit-learn and scipy define them.",
+            description="Accuracy, F1, Matthews and other correlations as scikit-learn and scipy define them.",
             citation="",
             inputs_description="predictions and references of equal length",
             features=datasets.Features({"predictions": datasets.Value(kind), "references": datasets.Value(kind)}),

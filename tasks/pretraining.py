@@ -124,6 +124,8 @@ def _train(
         raise UserError(f"--processes {count}: this machine has {len(devices)} GPUs")
     if count > spec.training.global_batch_size:
         raise UserError(f"--processes {count}: more than training.global_batch_size {spec.training.global_batch_size}")
+    for warning in spec.warnings:
+        log.warning("%s", warning)
     steps = training_steps(spec, corpus.train_blocks)
     if warmup_steps(spec, steps) < spec.training.warmup_steps:
         log.warning(

@@ -14,8 +14,8 @@ from tasks.errors import UserError
 from tasks.run_folder import RunFolder, read_json, write_json
 
 SCHEMA_VERSION = 1
-# What a fine-tuning starts from: the pretrained weights, or random ones for comparison.
-Start = Literal["checkpoint", "random"]
+# What a fine-tuning starts from: the pretrained weights, or random ones for comparison; `zero_shot` is none at all.
+Start = Literal["checkpoint", "random", "zero_shot"]
 
 
 class Result(BaseModel):
@@ -107,6 +107,9 @@ class CellResult(Result):
     train_examples: int = 0
     loaded_weights: int = 0
     new_weights: list[str] = Field(default_factory=list, description="names of newly initialised weights")
+    dropped_weights: list[str] = Field(default_factory=list, description="names of the checkpoint's that have no use")
+    start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
+    model: Path | None = Field(None, description="the fine-tuned model, where another task starts from it")
     seconds: float = 0.0
 
 
@@ -127,6 +130,8 @@ class Score(Result):
     overlap_baseline: float | None = Field(description="regression on word-overlap features")
     above_floor: bool = Field(description="the interval's lower end lies above the floor")
     failed_seeds: list[int] = Field(default_factory=list)
+    start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
+    unreliable: bool = Field(False, description="too few examples for the interval to hold as often as it says")
 
 
 class AnalysisResult(Result):

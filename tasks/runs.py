@@ -21,10 +21,11 @@ logger = logging.getLogger("cogito.runs")
 
 def evaluation_identity(spec: ExperimentSpec, head: str, corpus: CorpusResult, tasks: dict[str, PreparedTask]) -> str:
     """The identity of what is asked of a checkpoint: head, protocols, and the very texts and labels that are read."""
-    protocols = {name: spec.evaluation.for_task(name).model_dump(mode="json") for name in tasks}
+    protocols = {name: spec.evaluation.for_task(name).model_dump(mode="json", exclude_defaults=True) for name in tasks}
     data = {name: task.identity for name, task in tasks.items()}
     analysis = spec.analysis.model_dump(mode="json")
-    return content_hash([head, protocols, data, spec.evaluation.random_start, analysis, corpus.corpus_id])
+    zero_shot = ["zero_shot"] if spec.evaluation.zero_shot else []
+    return content_hash([head, protocols, data, spec.evaluation.random_start, analysis, corpus.corpus_id, *zero_shot])
 
 
 def open_training_run(

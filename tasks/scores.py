@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95
+# With fewer examples the bootstrap's interval of Matthews' correlation holds less often than it says.
+MATTHEWS_MIN_EXAMPLES = 400
 RESAMPLES = 2_000
 # (references [..., n], predictions [..., n]) -> figures [...]
 AlongLastAxis = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -38,6 +40,17 @@ def _spearman(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     from scipy.stats import rankdata
 
     return _pearson(rankdata(references, axis=-1), rankdata(predictions, axis=-1))
+
+
+def _matthews(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Of classes 0 and 1 the correlation of Pearson, which is what Matthews' is there (Matthews 1975)."""
+    return _pearson(references.astype(np.float64), predictions.astype(np.float64))
+
+
+def _sklearn_matthews(references: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(references, predictions))
 
 
 def _sklearn_accuracy(references: np.ndarray, predictions: np.ndarray) -> float:
@@ -73,6 +86,7 @@ class Metric:
         floor_name: the trivial answer that sets the floor.
         floor: references -> what that answer scores.
         is_percent: shown as a percentage rather than as a plain figure.
+        of_classes: of class numbers rather than of values.
     """
 
     name: str
@@ -81,6 +95,7 @@ class Metric:
     floor_name: str
     floor: Callable[[np.ndarray], float]
     is_percent: bool
+    of_classes: bool
 
 
 def _majority_share(references: np.ndarray) -> float:
@@ -91,13 +106,18 @@ def _always_positive_f1(references: np.ndarray) -> float:
     return float(_f1(references, np.ones_like(references)))
 
 
+def _zero(references: np.ndarray) -> float:
+    return 0.0
+
+
 METRICS: dict[str, Metric] = {
     row.name: row
     for row in [
-        Metric("accuracy", _sklearn_accuracy, _accuracy, "majority class", _majority_share, True),
-        Metric("f1", _sklearn_f1, _f1, "always positive", _always_positive_f1, True),
-        Metric("pearson", _scipy_correlation("pearsonr"), _pearson, "constant", lambda references: 0.0, False),
-        Metric("spearman", _scipy_correlation("spearmanr"), _spearman, "constant", lambda references: 0.0, False),
+        Metric("accuracy", _sklearn_accuracy, _accuracy, "majority class", _majority_share, True, True),
+        Metric("f1", _sklearn_f1, _f1, "always positive", _always_positive_f1, True, True),
+        Metric("matthews", _sklearn_matthews, _matthews, "constant", _zero, False, True),
+        Metric("pearson", _scipy_correlation("pearsonr"), _pearson, "constant", _zero, False, False),
+        Metric("spearman", _scipy_correlation("spearmanr"), _spearman, "constant", _zero, False, False),
     ]
 }
 

@@ -29,6 +29,11 @@ LOSS_NAMES = (
     "spanning_tree",
 )  # fmt: skip
 PYTHON_DOCS = "builtin/python_docs"
+# Tasks that have a generated stand-in, and those that may start from a model fine-tuned on MNLI.
+MADE_TASKS = ("mrpc", "qqp", "mnli", "stsb", "paws")
+FOLLOWERS = ("rte", "mrpc", "stsb")
+# The cosine that soft orthogonality lets pass (see models.concept_losses).
+SOFT_MARGIN = 0.1
 
 
 def _member(kind: str, allowed: Iterable[str]) -> AfterValidator:
@@ -230,6 +235,9 @@ class TaskOverride(Spec):
     seeds: int | None = Field(None, ge=1, le=100)
     learning_rate: float | None = Field(None, gt=0, le=1)
     max_train_examples: int | None = Field(None, ge=50)
+    start_from: Literal["mnli"] | None = Field(
+        None, description="start from the model that was fine-tuned on MNLI; only rte, mrpc and stsb"
+    )
 
 
 class EvaluationSpec(Spec):
@@ -251,6 +259,9 @@ class EvaluationSpec(Spec):
         "held_out", description="where the epoch is chosen; dev is the old, optimistic protocol"
     )
     random_start: bool = Field(False, description="also fine-tune a randomly initialised model, for comparison")
+    zero_shot: bool = Field(
+        False, description="also score the cosine of both texts' mean concepts, without fine-tuning: stsb and sick_r"
+    )
     per_task: dict[TaskName, TaskOverride] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -260,7 +271,26 @@ class EvaluationSpec(Spec):
         unused = sorted(set(self.per_task) - set(self.tasks))
         if unused:
             raise ValueError(f"per_task names {', '.join(unused)}, which tasks does not list; it would be ignored")
+        followers = [name for name, own in self.per_task.items() if own.start_from]
+        wrong = [name for name in followers if name not in FOLLOWERS]
+        if wrong:
+            raise ValueError(f"start_from of {', '.join(wrong)}: allowed for {', '.join(FOLLOWERS)}")
+        if followers and "mnli" not in self.tasks:
+            raise ValueError(f"start_from mnli of {', '.join(followers)} needs mnli among tasks; fix: add it")
+        if self.zero_shot and not self.zero_shot_tasks:
+            raise ValueError("zero_shot would be ignored: tasks has neither stsb nor sick_r; fix: add one, or drop it")
+        unmade = [name for name in self.tasks if name not in MADE_TASKS]
+        if self.data == "made" and unmade:
+            raise ValueError(f"data made has no {', '.join(unmade)}; allowed: {', '.join(MADE_TASKS)}")
+        single = [name for name in self.tasks if not TASKS[name].is_pair]
+        if self.head == "sentence_pair" and single:
+            raise ValueError(f"head sentence_pair compares two texts; {', '.join(single)} have one; fix: drop them")
         return self
+
+    @property
+    def zero_shot_tasks(self) -> list[str]:
+        """The tasks that a cosine can answer: a similarity of two texts as a number."""
+        return [name for name in self.tasks if TASKS[name].is_regression and TASKS[name].is_pair]
 
     def for_task(self, name: str) -> "CellProtocol":
         """The protocol of one task with its overrides applied."""
@@ -277,6 +307,8 @@ class EvaluationSpec(Spec):
             max_length=self.max_length,
             select_on=self.select_on,
             data=self.data,
+            start_from=own.start_from,
+            keep_model=any(other.start_from == name for other in self.per_task.values()),
         )
 
 
@@ -293,6 +325,8 @@ class CellProtocol(Spec):
     max_length: int
     select_on: str
     data: str
+    start_from: str | None = None
+    keep_model: bool = False
 
 
 class AnalysisSpec(Spec):
@@ -348,6 +382,26 @@ class ExperimentSpec(Spec):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and cannot go well: concept losses whose best value the shape of the model rules out."""
+        count, width = self.model.num_concepts, self.model.hidden_size
+        if count <= width:
+            return []
+        # No more than H vectors can be orthogonal; of more, some pair is at least this alike (Welch 1974).
+        least = ((count - width) / (width * (count - 1))) ** 0.5
+        found = []
+        if "orthogonality" in self.objective.concept_losses:
+            found.append(
+                f"objective.concept_losses.orthogonality: {count} concepts of width {width} cannot be orthogonal"
+            )
+        if "soft_orthogonality" in self.objective.concept_losses and least > SOFT_MARGIN:
+            found.append(
+                f"objective.concept_losses.soft_orthogonality: of {count} concepts of width {width} some pair has a "
+                f"cosine of at least {least:.2f}, above its margin {SOFT_MARGIN}"
+            )
+        return [f"{text}; the loss cannot reach 0" for text in found]
 
     def _ignored_objective_settings(self) -> list[str]:
         from tasks.corruption import OBJECTIVES

@@ -209,17 +209,18 @@ def analyse(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec, ru
 @stage("finetune-{name}-seed{seed}-{start}")
 def finetune_cell(
     name: str, seed: int, start: str, checkpoint: Checkpoint, data: PreparedTask, protocol: CellProtocol, head: str,
-    run: RunFolder,
+    run: RunFolder, begin: CellResult | None = None,
 ) -> CellResult:  # fmt: skip
-    title = f"{name} seed {seed}" + (" random" if start == "random" else "")
+    title = f"{name} seed {seed}" + ("" if start == "checkpoint" else f" {start.replace('_', '-')}")
 
     def note(figures: dict[str, Any]) -> str:
         return f"epoch {figures['epoch']:.1f}, selection {figures['selection']:.3f}"
 
     try:
         return finetune(
-            checkpoint, data, protocol, head, seed, start, run, cogito_home(), on_progress=_report(title, note)
-        )
+            checkpoint, data, protocol, head, seed, start, run, cogito_home(), begin=begin,
+            on_progress=_report(title, note),
+        )  # fmt: skip
     finally:
         DISPLAY.finish(title)
 
@@ -261,12 +262,12 @@ def score_table(scores: Sequence[Score]) -> list[dict[str, Any]]:
         {
             "task": score.task,
             "metric": score.metric,
-            "start": score.start,
+            "start": score.start if score.start_from is None else f"model fine-tuned on {score.start_from}",
             "value": "failed" if score.value is None else round(score.value, 4),
             "95 % interval": "" if score.interval is None else "{:.4f} to {:.4f}".format(*score.interval),
             "floor": f"{score.floor:.4f} ({score.floor_name})",
             "word overlap": "" if score.overlap_baseline is None else round(score.overlap_baseline, 4),
-            "above floor": "yes" if score.above_floor else "no",
+            "above floor": ("yes" if score.above_floor else "no") + (", interval unreliable" * score.unreliable),
             "n": score.n,
             "seeds": len(score.seed_values),
         }

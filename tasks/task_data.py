@@ -1,7 +1,7 @@
 """Downstream data, tokenised once for all seeds: a folder of arrays that a fine-tuning job maps and reads.
 
 `train.npz`, `selection.npz` (where the epoch is chosen) and `eval-LABEL.npz` hold the pairs `[CLS] a [SEP] b [SEP]`
-as one flat array with offsets, the labels and word-overlap features.
+as one flat array with offsets, the length of each first text, the labels and, of pairs, word-overlap features.
 """
 
 import logging
@@ -23,7 +23,7 @@ from tasks.specs import CellProtocol
 
 log = logging.getLogger("cogito.task_data")
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 # Part of train held out for choosing the epoch: 10 %, at least 200, at most 2,000 examples.
 SELECTION_SHARE, SELECTION_MIN, SELECTION_MAX = 0.10, 200, 2_000
 SPLIT_SEED = 0
@@ -77,7 +77,10 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
 
 
 def load_examples(folder: Path, part: str) -> dict[str, np.ndarray]:
-    """The arrays of one part: `ids` flat, `offsets` [n + 1], `labels` [n], `features` [n, f]."""
+    """The arrays of one part: `ids` flat, `offsets` [n + 1], `first_lengths` and `labels` [n], `features` [n, f].
+
+    `first_lengths` counts [CLS], the first text and its [SEP]; a single text has no features (f = 0).
+    """
     with np.load(folder / f"{part}.npz") as arrays:
         return dict(arrays)
 
@@ -101,25 +104,29 @@ def selection_split(labels: np.ndarray, regression: bool) -> tuple[np.ndarray, n
     return np.asarray(train), np.asarray(held_out)
 
 
-def encode_pairs(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+def encode_pairs(
+    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Token ids of `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, the longest text cut first.
 
     Returns:
-        ids, flat, and offsets [n + 1].
+        ids, flat, offsets [n + 1], and lengths [n] of `[CLS] a [SEP]`.
     """
     encode = tokenizer.backend_tokenizer.encode_batch_fast
     tokenizer.backend_tokenizer.no_truncation()
     texts = [[encoding.ids for encoding in encode(list(column), add_special_tokens=False)] for column in columns]
-    rows = []
+    rows, first_lengths = [], []
     for parts in zip(*texts, strict=True):
         lengths = cut_longest_first([len(part) for part in parts], max_length - len(parts) - 1)
         row = [tokenizer.cls_token_id]
         for part, length in zip(parts, lengths, strict=True):
             row += [*part[:length], tokenizer.sep_token_id]
         rows.append(row)
+        first_lengths.append(lengths[0] + 2)
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
-    return np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]), offsets
+    flat = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
+    return flat, offsets, np.asarray(first_lengths, dtype=np.int64)
 
 
 def cut_longest_first(lengths: Sequence[int], budget: int) -> list[int]:
@@ -152,10 +159,14 @@ def _tokenise_splits(
         labels = np.asarray(rows[task.label_column], dtype=np.float64 if task.is_regression else np.int64)
         chosen = np.arange(len(labels)) if chosen is None else np.sort(chosen)
         columns = [[rows[column][index] for index in chosen] for column in task.text_columns]
-        ids, offsets = encode_pairs(tokenizer, columns, protocol.max_length)
-        pairs = zip(columns[0], columns[-1], strict=True)
-        features = np.array([overlap_features(first, second) for first, second in pairs])
-        np.savez(folder / f"{part}.npz", ids=ids, offsets=offsets, labels=labels[chosen], features=features)
+        ids, offsets, first_lengths = encode_pairs(tokenizer, columns, protocol.max_length)
+        features = np.zeros((len(chosen), 0))
+        if task.is_pair:
+            features = np.array([overlap_features(first, second) for first, second in zip(*columns, strict=True)])
+        np.savez(
+            folder / f"{part}.npz", ids=ids, offsets=offsets, first_lengths=first_lengths, labels=labels[chosen],
+            features=features,
+        )  # fmt: skip
 
     def labelled(split: str) -> Mapping[str, Any]:
         rows = _read_split(task, protocol, source, split, home)

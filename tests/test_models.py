@@ -33,6 +33,7 @@ from models.classifier import ConceptModelForSequenceClassification
 from models.concept_losses import CONCEPT_LOSSES
 from models.configuration import ConceptConfig
 from models.decoders import DECODERS
+from models.generation import fill_masks
 from models.heads import HEADS
 from models.layers import sinusoidal_positions
 from models.loss_weighting import LOSS_WEIGHTINGS
@@ -346,6 +347,111 @@ def test_a_config_that_cannot_be_built_is_refused() -> None:
         make_config(num_attention_heads=5)
     with pytest.raises(ValueError, match="token_embedding_dim"):
         make_config(token_embedding_dim=16, tie_word_embeddings=True)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from models.autoencoder import ConceptModelForMaskedLM
+from models.configuration import ConceptConfig
+from models.pretraining_step import PretrainingStep
+from models.variants import VARIANTS
+
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+for name, row in VARIANTS.items():
+    for bixt, recursive in ((False, False), (True, False), (False, True)):
+        torch.manual_seed(0)
+        config = ConceptConfig(
+            vocab_size=97, hidden_size=32, num_concepts=6, num_layers=2, num_attention_heads=4, intermediate_size=24,
+            max_sequence_length=20, tie_word_embeddings=row.tie_word_embeddings, decoder=row.decoder, use_bixt=bixt,
+            recursive=recursive, mask_token_id=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )
+        step = PretrainingStep(ConceptModelForMaskedLM(config), {"combined": 0.1}, "kendall_gal", row.label_smoothing)
+        wrapped = DistributedDataParallel(step)
+        optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-2)
+        torch.manual_seed(1 + rank)
+        for _ in range(2):
+            ids = torch.randint(5, 97, (2, 18))
+            labels = torch.where(torch.rand(2, 18) < 0.4, ids, -100)
+            noise = {"noisy_ids": torch.where(labels == -100, ids, 4), "t": torch.full((2,), 0.4)}
+            more = noise if "diffusion" in name else {}
+            losses = wrapped(ids, labels, None, num_items_in_batch=10.0, share=1.0, **more)
+            losses["total"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        flat = torch.cat([parameter.detach().flatten() for parameter in step.parameters()])
+        other = flat.clone()
+        dist.broadcast(other, src=0)
+        assert torch.equal(flat, other) and torch.isfinite(flat).all(), name
+print("done")
+"""
+
+
+def test_two_processes_train_every_variant_in_step(tmp_path: Path) -> None:
+    """No parameter may stay without a gradient (DDP would stop), and the weights stay the same on both sides."""
+    environment = os.environ | {"PYTHONPATH": str(MODELS.parent), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(rank), str(tmp_path / "meet")], env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for process in started:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0 and "done" in output, output[-3000:]
+
+
+# --- generation ---
+
+
+def diffusion_model() -> ConceptModelForMaskedLM:
+    torch.manual_seed(0)
+    model = ConceptModelForMaskedLM(make_config(decoder="diffusion"))
+    for layer in model.decoder.layers:  # gates that are open, so that text and noise level count
+        torch.nn.init.normal_(layer.modulation.weight, std=0.2)
+        torch.nn.init.normal_(layer.modulation.bias, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 50])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_masks_are_filled_and_nothing_else_changes(steps: int, temperature: float) -> None:
+    model, batch = diffusion_model(), make_batch()
+    concepts = model.encoder(batch["input_ids"], batch["attention_mask"])
+    generator = torch.Generator().manual_seed(3)
+    out = fill_masks(
+        model, concepts, batch["input_ids"], batch["attention_mask"], steps=steps, temperature=temperature, top_k=5,
+        generator=generator,
+    )  # fmt: skip
+    masked = (batch["input_ids"] == MASK) & batch["attention_mask"].bool()
+    assert masked.any() and not (out[batch["attention_mask"].bool()] == MASK).any()
+    assert torch.equal(out[~masked], batch["input_ids"][~masked])
+
+
+def test_the_surest_masks_are_filled_first_an_even_share_at_a_time() -> None:
+    model = diffusion_model()
+    ids = torch.full((2, 10), MASK)
+    ids[1, 4:] = 7
+    concepts = model.encoder(torch.randint(5, VOCAB, (2, 10)))
+    counts: list[list[int]] = []
+    real = model.decoder.forward
+    model.decoder.forward = lambda c, p, reads: counts.append((reads.ids == MASK).sum(1).tolist()) or real(c, p, reads)
+    out = fill_masks(model, concepts, ids, steps=4)
+    # ceil(left / steps left): 10 -> 7 -> 4 -> 2 -> 0 and 4 -> 3 -> 2 -> 1 -> 0
+    assert counts == [[10, 4], [7, 3], [4, 2], [2, 1]]
+    model.decoder.forward = real
+    once = fill_masks(model, concepts, ids, steps=1)
+    reads = model.decoder_input(ids, None, None, torch.tensor([1.0, 0.4]))
+    logits = model.lm_head(model.decoder(concepts, torch.arange(10).expand(2, 10), reads))
+    logits[..., MASK] = -torch.inf
+    assert torch.equal(once[0], logits[0].argmax(-1)) and torch.equal(once[1, 4:], ids[1, 4:])
+    first = logits[0].softmax(-1).amax(-1).topk(3).indices
+    assert torch.equal(out[0, first], logits[0].argmax(-1)[first]), "the three surest of the first step stay"
 
 
 # --- the tables ---

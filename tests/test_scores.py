@@ -53,6 +53,12 @@ def test_f1_is_that_of_sklearn(pairs: list[tuple[int, int]]) -> None:
     check("f1", references, predictions, sklearn_metrics.f1_score(references, predictions, zero_division=0))
 
 
+@given(binary)
+def test_matthews_is_that_of_sklearn(pairs: list[tuple[int, int]]) -> None:
+    references, predictions = columns(pairs)
+    check("matthews", references, predictions, sklearn_metrics.matthews_corrcoef(references, predictions))
+
+
 @pytest.mark.parametrize(("name", "library"), [("pearson", stats.pearsonr), ("spearman", stats.spearmanr)])
 @given(pairs=graded)
 def test_correlations_are_those_of_scipy(name: str, library: object, pairs: list[tuple[int, int]]) -> None:
@@ -72,7 +78,7 @@ def test_vectorised_figures_are_one_per_row() -> None:
     generator = np.random.default_rng(0)
     for name, row in METRICS.items():
         shape = (6, 3, 50)
-        if row.is_percent:
+        if row.of_classes:
             references, predictions = generator.integers(0, 2, shape), generator.integers(0, 2, shape)
         else:
             references, predictions = generator.normal(size=shape), generator.normal(size=shape)
@@ -106,7 +112,7 @@ def test_evaluate_loads_the_metric_by_its_path_without_a_network(monkeypatch: py
 def test_every_metric_of_a_task_is_a_row() -> None:
     for name, task in TASKS.items():
         assert name == task.name and set(task.metrics) <= set(METRICS)
-        assert all(METRICS[metric].is_percent is not task.is_regression for metric in task.metrics)
+        assert all(METRICS[metric].of_classes is not task.is_regression for metric in task.metrics)
 
 
 # --- floors ---
@@ -135,7 +141,7 @@ def test_no_constant_answer_beats_a_floor(labels: list[int]) -> None:
 
 def make_answers(name: str, seed: int, n: int = 120) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
-    if METRICS[name].is_percent:
+    if METRICS[name].of_classes:
         references = generator.integers(0, 2, n)
         return references, np.where(generator.random(n) < 0.75, references, 1 - references)
     references = generator.normal(size=n)

@@ -190,6 +190,23 @@ def test_a_file_that_is_not_there_or_no_text(file: Path) -> None:
         ({"data": {"block_tokens": 64}}, "evaluation.max_length 128 exceeds the model's 64 positions; fix: "),
         ({"objective": {"loss_weighting": "learnable"}}, "would be ignored without concept_losses"),
         ({"evaluation": {"tasks": ["mrpc", "mrpc"]}}, "tasks names a task twice"),
+        ({"model": {"num_decoder_layers": 2}}, "num_decoder_layers would be ignored by perceiver_mlm; allowed with: "),
+        ({"objective": {"t_min": 0.2}}, "objective.t_min would be ignored: variant perceiver_mlm reads mask_prob"),
+        (
+            {"model": {"variant": "diffusion"}, "objective": {"mask_prob": 0.3}},
+            "objective.mask_prob would be ignored: variant diffusion reads t_min, elbo; fix: drop it",
+        ),
+        ({"evaluation": {"tasks": ["mrpc"], "zero_shot": True}}, "zero_shot would be ignored"),
+        (
+            {"evaluation": {"tasks": ["rte"], "per_task": {"rte": {"start_from": "mnli"}}}},
+            "start_from mnli of rte needs mnli among tasks; fix: add it",
+        ),
+        (
+            {"evaluation": {"tasks": ["qqp", "mnli"], "per_task": {"qqp": {"start_from": "mnli"}}}},
+            "start_from of qqp: allowed for rte, mrpc, stsb",
+        ),
+        ({"evaluation": {"tasks": ["cola"], "data": "made"}}, "data made has no cola; allowed: mrpc, qqp"),
+        ({"evaluation": {"tasks": ["cola"], "head": "sentence_pair"}}, "head sentence_pair compares two texts; cola"),
         ({"evaluation": {"tasks": ["mrpc"], "per_task": {"qqp": {}}}}, "per_task names qqp, which tasks does not list"),
         ({"evaluation": {"head": "weighted_decoder"}}, "allowed: via_decoder, weighted_pooling"),
     ],
@@ -331,3 +348,15 @@ def test_an_empty_section_is_one_of_defaults_and_merge_keys_are_refused(tmp_path
     path.write_text("name: x\ndata: {<<: {block_tokens: 64}}\n", encoding="utf-8")
     with pytest.raises(UserError, match="merge"):
         load_spec(path)
+
+
+def test_losses_that_cannot_reach_their_best_are_warned_of() -> None:
+    losses = {"concept_losses": {"orthogonality": 0.1, "soft_orthogonality": 0.1}}
+    assert make_spec(model={"hidden_size": 64, "num_concepts": 64}, objective=losses).warnings == []
+    both = make_spec(model={"hidden_size": 64, "num_concepts": 256}, objective=losses).warnings
+    assert [text.split(":")[0] for text in both] == [
+        "objective.concept_losses.orthogonality", "objective.concept_losses.soft_orthogonality",
+    ]  # fmt: skip
+    # 65 vectors in 64 dimensions can keep every cosine at 1/64.
+    (hard,) = make_spec(model={"hidden_size": 64, "num_concepts": 65}, objective=losses).warnings
+    assert "65 concepts of width 64 cannot be orthogonal" in hard

@@ -10,14 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from tasks.benchmarks import TASKS
+from tasks.benchmarks import TASKS, Task
 from tasks.corpus import load_tokenizer, train_tokenizer
 from tasks.errors import UserError
+from tasks.finetuning import score_task
+from tasks.finetuning_loop import make_batch
 from tasks.made_tasks import MADE_SIZES
+from tasks.records import CellResult
 from tasks.run_folder import Home
 from tasks.scores import overlap_features
 from tasks.specs import CellProtocol, EvaluationSpec
@@ -78,7 +82,7 @@ def test_the_longest_text_is_cut_first(lengths: list[int], budget: int) -> None:
     max_length=st.integers(8, 60),
 )
 def test_a_pair_is_cls_a_sep_b_sep(tokenizer: Any, pairs: list[tuple[str, str]], max_length: int) -> None:
-    ids, offsets = encode_pairs(tokenizer, list(zip(*pairs, strict=True)), max_length)
+    ids, offsets, first_lengths = encode_pairs(tokenizer, list(zip(*pairs, strict=True)), max_length)
     assert len(offsets) == len(pairs) + 1 and offsets[0] == 0 and offsets[-1] == len(ids)
     encode = tokenizer.backend_tokenizer.encode
     for number, pair in enumerate(pairs):
@@ -88,10 +92,12 @@ def test_a_pair_is_cls_a_sep_b_sep(tokenizer: Any, pairs: list[tuple[str, str]],
         cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         assert row == [cls_id, *whole[0][:first], sep_id, *whole[1][:second], sep_id]
         assert len(row) == min(max_length, len(whole[0]) + len(whole[1]) + 3)
+        assert first_lengths[number] == first + 2
 
 
 def test_a_single_text_has_one_separator(tokenizer: Any) -> None:
-    ids, offsets = encode_pairs(tokenizer, [["the fox", "stones " * 30]], 10)
+    ids, offsets, first_lengths = encode_pairs(tokenizer, [["the fox", "stones " * 30]], 10)
+    assert np.array_equal(first_lengths, np.diff(offsets))
     assert ids[0] == tokenizer.cls_token_id and ids[offsets[1] - 1] == ids[-1] == tokenizer.sep_token_id
     assert (ids == tokenizer.sep_token_id).sum() == 2 and np.diff(offsets)[1] == 10
 
@@ -108,6 +114,22 @@ def test_a_tokenizer_that_pads_by_itself_pads_no_pair(tokenizer_folder: Path, tm
         encode_pairs(load_tokenizer(folder), pairs, 30)[0] for folder in (tokenizer_folder, tmp_path / "padding")
     ]
     assert np.array_equal(*encoded)
+
+
+def test_two_texts_apart_have_each_its_own_ends(tokenizer: Any) -> None:
+    pairs = [("the fox", "over stones"), ("river", "the quick fox runs"), ("", "fox")]
+    ids, offsets, first_lengths = encode_pairs(tokenizer, list(zip(*pairs, strict=True)), 30)
+    examples = {"ids": ids, "offsets": offsets, "first_lengths": first_lengths, "labels": np.arange(3)}
+    batch = make_batch(examples, np.array([2, 0, 1]), tokenizer.pad_token_id, torch.device("cpu"), apart=True)
+    assert set(batch) == {"labels", "input_ids_a", "attention_mask_a", "input_ids_b", "attention_mask_b"}
+    assert batch["labels"].tolist() == [2, 0, 1]
+    for row, number in enumerate([2, 0, 1]):
+        for side, text in zip("ab", pairs[number], strict=True):
+            kept = batch[f"attention_mask_{side}"][row].bool()
+            body = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+            expected = [tokenizer.cls_token_id, *body, tokenizer.sep_token_id]
+            assert batch[f"input_ids_{side}"][row][kept].tolist() == expected
+            assert (batch[f"input_ids_{side}"][row][~kept] == tokenizer.pad_token_id).all()
 
 
 # --- the part of train that chooses the epoch ---
@@ -255,6 +277,57 @@ def test_made_tasks_have_the_counts_of_their_table(home: Home, tokenizer_folder:
         held_out = max(200, round(sizes["train"] / 10))
         expected |= {"train": sizes["train"] - held_out, "selection": held_out}
     assert counts == expected and prepared.train_examples == expected["train"]
+
+
+def write_mirror(root: Path, task: Task) -> None:
+    """Made rows of a task under its Hub name: its very columns and splits."""
+    folder = root / task.dataset / (task.config or "data")
+    folder.mkdir(parents=True)
+    labels = [0.5, 2.0, 4.5] if task.is_regression else list(range(len(task.labels)))
+    splits = {"train", task.selection_split, *(split.name for split in task.eval_splits)} - {None}
+    files = []
+    for number, split in enumerate(sorted(str(name) for name in splits)):
+        count = 500 if split == "train" else 60
+        random = np.random.default_rng(number)
+        rows: dict[str, Any] = {name: random.choice(SENTENCES, count).tolist() for name in task.text_columns}
+        rows[task.label_column] = [labels[n % len(labels)] for n in range(count)]
+        pq.write_table(pa.table(rows), folder / f"{split}-00000-of-00001.parquet")
+        files.append(f"  - split: {split}\n    path: {folder.name}/{split}-*\n")
+    name = task.config or "default"
+    header = f"---\nconfigs:\n- config_name: {name}\n  data_files:\n{''.join(files)}---\n"
+    (folder.parent / "README.md").write_text(header)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_read_tokenised_and_scored(home: Home, tmp_path: Path, tokenizer_folder: Path, name: str) -> None:
+    task = TASKS[name]
+    write_mirror(tmp_path, task)
+    prepared = prepare(name, home, tmp_path, tokenizer_folder)
+    cells = []
+    for seed in (1, 2):
+        predictions = {}
+        for split in task.eval_splits:
+            labels = load_examples(prepared.folder, f"eval-{split.label}")["labels"]
+            path = home.root / f"{split.label}-{seed}.parquet"
+            answers = np.where(np.random.default_rng(seed).random(len(labels)) < 0.8, labels, labels[::-1])
+            pq.write_table(pa.table({"label": labels, "prediction": answers}), path)
+            predictions[split.label] = path
+        cells.append(CellResult(task=name, seed=seed, start="checkpoint", status="complete", predictions=predictions))
+    scores = score_task(cells, prepared, home.run("run"))
+    assert [(score.task, score.metric) for score in scores] == [
+        (split.label, metric) for split in task.eval_splits for metric in task.metrics
+    ]
+    for score in scores:
+        assert score.value is not None and score.interval is not None and score.n == 60
+        assert score.interval[0] < score.value < score.interval[1] and score.floor < score.value
+        assert (score.overlap_baseline is None) is (len(task.text_columns) == 1)
+        assert score.unreliable is (score.metric == "matthews"), "60 examples are too few for Matthews' interval"
+
+
+def test_the_real_sst2(home: Home, shared_data: Path, tokenizer_folder: Path) -> None:
+    prepared = prepare("sst2", home, shared_data, tokenizer_folder, max_length=64, max_train_examples=500)
+    dev = load_examples(prepared.folder, "eval-sst2")
+    assert np.bincount(dev["labels"]).tolist() == [428, 444] and dev["features"].shape == (872, 0)
 
 
 def test_the_real_mrpc(home: Home, shared_data: Path, tokenizer_folder: Path) -> None:
