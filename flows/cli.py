@@ -110,7 +110,7 @@ def sweep(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="Run id, folder, or Hub id with an optional @revision.")],
+    checkpoint: Annotated[str, typer.Argument(help="Run id, folder or Hub id[@revision]; plain encoders too.")],
     tasks: Annotated[str | None, typer.Option(help="Comma-separated rows of `cogito ls tasks`.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, max=100, help="Seeds per task.")] = None,
     head: Annotated[str | None, typer.Option(help="Row of `cogito ls heads`; default the variant's own.")] = None,
@@ -132,7 +132,8 @@ def evaluate(
     spec = evaluation_spec(found, names, seeds, head, overrides or [])
     evaluation_head(spec, found)
     find_task_sources(spec.evaluation, home, mirror)
-    find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
+    if found.family == "concept":
+        find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
     arguments = {
         "checkpoint": checkpoint, "tasks": names, "seeds": seeds, "head": head, "tokenizer": tokenizer,
         "overrides": overrides,
@@ -159,6 +160,8 @@ def analyse(
 
     home, mirror = cogito_home(), resolve_data_root(data_root)
     found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
+    if found.family == "plain":
+        raise UserError(f"checkpoint {found.name}: is a plain {found.variant} and has no concepts to analyse")
     spec = evaluation_spec(found, None, None, None, overrides or [])
     source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
     corpus = prepare_corpus(spec.data, source, home, mirror, tokenizer_folder=tokenizer_folder)

@@ -13,6 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.fan_out import evaluate_checkpoint, finish_run, prepare_tasks, settle, workers
 from tasks import stages
+from tasks.corpus import load_tokenizer
 from tasks.errors import StageError, UserError
 from tasks.experiment_log import default_log
 from tasks.leases import stopping
@@ -57,17 +58,19 @@ def evaluation(
         found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
         spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
         sources = find_task_sources(spec.evaluation, home, mirror)
-        corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
-        data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
-        corpus, problem = settle(data)
-        if problem is not None:
-            raise StageError(f"data: {problem}")
         vocabulary = read_json(found.folder / "config.json")["vocab_size"]
-        if corpus.vocab_size > vocabulary:
+        if (size := len(load_tokenizer(tokenizer_folder))) > vocabulary:
             raise UserError(
-                f"tokenizer: has {corpus.vocab_size} tokens, {found.name} knows {vocabulary}; "
+                f"tokenizer: has {size} tokens, {found.name} knows {vocabulary}; "
                 "fix: --tokenizer with the one that the checkpoint was trained with"
             )
+        corpus = None
+        if found.family == "concept":  # the text is for the analysis of concepts
+            corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
+            data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
+            corpus, problem = settle(data)
+            if problem is not None:
+                raise StageError(f"data: {problem}")
         prepared = prepare_tasks(spec, sources, tokenizer_folder)
         return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log))
     except UserError as error:
@@ -79,7 +82,7 @@ def evaluation(
 def evaluate_in_own_run(
     spec: ExperimentSpec,
     checkpoint: Checkpoint,
-    corpus: CorpusResult,
+    corpus: CorpusResult | None,
     tasks: dict[str, PreparedTask],
     log: Path,
     after: Iterable[Any] = (),

@@ -87,7 +87,7 @@ def prepare_tasks(
 def evaluate_checkpoint(
     spec: ExperimentSpec,
     checkpoint: Checkpoint,
-    corpus: CorpusResult,
+    corpus: CorpusResult | None,
     tasks: dict[str, PreparedTask],
     record: RunRecord,
     run: RunFolder,
@@ -96,7 +96,9 @@ def evaluate_checkpoint(
     """Fan out over task x seed x start with the concept analysis beside it; fills the record."""
     wait_for = [allow_failure(future) for future in after]
     started = time.monotonic()
-    analysis = stages.analyse.submit(checkpoint, corpus, spec.analysis, run, wait_for=wait_for)
+    analysis: PrefectFuture[Any] | None = None
+    if corpus is not None:
+        analysis = stages.analyse.submit(checkpoint, corpus, spec.analysis, run, wait_for=wait_for)
     protocols = {name: spec.evaluation.for_task(name) for name in tasks}
     order: list[tuple[str, Start]] = [(name, "checkpoint") for name in spec.evaluation.tasks]
     if spec.evaluation.random_start:
@@ -141,8 +143,11 @@ def evaluate_checkpoint(
     record.cells = [cell for key in order for cell in results[key]]
     failed = [f"{cell.task} seed {cell.seed} ({cell.start})" for cell in record.cells if cell.status == "failed"]
     note_stage(record, "finetuning", started, record.cells, f"failed: {', '.join(failed)}" if failed else None)
-    record.analysis, problem = settle(analysis)
-    note_stage(record, "analysis", started, record.analysis, problem)
+    if analysis is None:
+        record.stages["analysis"] = StageRecord(status="skipped", message="a plain encoder has no concepts")
+    else:
+        record.analysis, problem = settle(analysis)
+        note_stage(record, "analysis", started, record.analysis, problem)
     record.save(run)
 
     record.stages.pop("scores", None)

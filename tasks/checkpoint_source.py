@@ -30,8 +30,9 @@ CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja
 Origin = Literal["run", "local", "hub"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII)
+_HUB_ID = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_HUB_ID = 200  # the Hub allows 96 characters a name; a revision may follow
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -166,6 +167,7 @@ def _describe(
             revision=revision,
             weights_sha256=_checked_hash(folder, weights),
             variant=variant,
+            family="plain" if _is_plain(config) else "concept",
             run_id=run_id or (stated_run if isinstance(stated_run, str) else None),
         )
     except OSError as error:
@@ -201,18 +203,31 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 def _check_kind(config: dict[str, Any], name: str) -> None:
     kind = config.get("model_type")
-    if kind in LEGACY_MODEL_TYPES:
+    if kind in LEGACY_MODEL_TYPES or _is_plain(config):
         return
     if kind != MODEL_TYPE or config.get("variant") is None:
         allowed = ", ".join(map(repr, (MODEL_TYPE, *LEGACY_MODEL_TYPES)))
         raise UserError(
-            f"checkpoint {name}: its config.json has model_type {kind!r}; allowed: {allowed}, the first with a variant"
+            f"checkpoint {name}: its config.json has model_type {kind!r}; allowed: {allowed}, the first with a "
+            "variant, or a model_type of transformers"
         )
     _known_variant(config["variant"], name)
 
 
+def _is_plain(config: dict[str, Any]) -> bool:
+    """Whether this is an encoder that transformers knows by itself."""
+    kind = config.get("model_type")
+    if kind in (None, MODEL_TYPE, *LEGACY_MODEL_TYPES):
+        return False
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return kind in CONFIG_MAPPING_NAMES
+
+
 def _variant(folder: Path, config: dict[str, Any], name: str) -> str:
     """What a checkpoint was pretrained as. One of the earlier code does not say so, but its weights do."""
+    if _is_plain(config):
+        return str(config["model_type"])
     if config["model_type"] == MODEL_TYPE:
         return _known_variant(config["variant"], name)
     from models.checkpoints import CheckpointError, read_checkpoint
@@ -230,10 +245,11 @@ def _known_variant(variant: Any, name: str) -> str:
 
 
 def _from_hub(name: str, home: Home) -> Checkpoint:
-    match = _HUB_ID.fullmatch(name)
-    if match is None or ".." in name:
-        near = get_close_matches(name, [path.name for path in home.runs.iterdir()], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+    match = _HUB_ID.fullmatch(name) if len(name) <= _MAX_HUB_ID else None
+    near = get_close_matches(name, [path.name for path in home.runs.iterdir()], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    # A name without an account may be one of the Hub's oldest models; a mistyped run id is the likelier reading.
+    if match is None or ".." in name or (near and "/" not in name):
         raise UserError(
             f"checkpoint {name!r}: {hint}neither a run id, a folder, nor a Hub id; "
             "allowed: a run id of `cogito log show`, a folder, or account/name[@revision]"

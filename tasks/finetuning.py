@@ -72,6 +72,7 @@ def finetune(
                 "start": start,
                 "head": head,
                 "checkpoint": source,
+                "family": checkpoint.family,
                 "start_from": begin.task if begin else None,
                 "data": data.folder,
                 "protocol": protocol.model_dump(mode="json"),

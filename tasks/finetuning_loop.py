@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
-from models.checkpoints import CheckpointError, load_classifier, save_checkpoint
-from models.classifier import ConceptModelForSequenceClassification
+from models.checkpoints import CheckpointError, LoadReport, load_classifier, save_checkpoint
 from models.heads import PairHead
+from models.plain import load_plain_classifier
 from tasks.benchmarks import TASKS, Task
 from tasks.errors import StageError
 from tasks.run_folder import building, write_manifest
@@ -53,7 +54,8 @@ def make_batch(
     """
     offsets = examples["offsets"]
     rows = [examples["ids"][offsets[index] : offsets[index + 1]] for index in indices]
-    batch = {"labels": torch.from_numpy(examples["labels"][indices]).to(device)}
+    labels = torch.from_numpy(examples["labels"][indices])
+    batch = {"labels": (labels.float() if labels.is_floating_point() else labels).to(device)}
     if not apart:
         return batch | _pad(rows, pad_token_id, device, "")
     firsts = examples["first_lengths"][indices]
@@ -82,9 +84,7 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     device = torch.device(job["device"])
     torch.manual_seed(seed)
     try:
-        model, report = load_classifier(
-            Path(job["checkpoint"]), job["head"], task.num_outputs, random_start=job["start"] == "random"
-        )
+        model, report = _load(job, task.num_outputs)
     except CheckpointError as error:
         raise StageError(str(error)) from error
     torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that hides its types
@@ -107,7 +107,10 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     kept = folder / "model" if protocol.keep_model and job["start"] == "checkpoint" else None
     if kept is not None:
         with building(kept) as part:
-            save_checkpoint(model, part)
+            if job["family"] == "plain":
+                model.save_pretrained(part)
+            else:
+                save_checkpoint(model, part)
             write_manifest(part)
     return {
         "task": task.name,
@@ -125,8 +128,15 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
+def _load(job: dict[str, Any], num_labels: int) -> tuple[PreTrainedModel, LoadReport]:
+    path, random_start = Path(job["checkpoint"]), job["start"] == "random"
+    if job["family"] == "plain":
+        return load_plain_classifier(path, num_labels, random_start=random_start)
+    return load_classifier(path, job["head"], num_labels, random_start=random_start)
+
+
 def _train(
-    model: ConceptModelForSequenceClassification,
+    model: PreTrainedModel,
     task: Task,
     protocol: CellProtocol,
     seed: int,
@@ -176,8 +186,8 @@ def _train(
     return {"history": history, "best_epoch": best[1] / per_epoch, "train_examples": len(lengths)}
 
 
-def _reads_apart(model: ConceptModelForSequenceClassification) -> bool:
-    return isinstance(model.head, PairHead)
+def _reads_apart(model: PreTrainedModel) -> bool:
+    return isinstance(getattr(model, "head", None), PairHead)
 
 
 def _batches(lengths: np.ndarray, batch_size: int, seed: int, steps: int) -> Iterator[np.ndarray]:
@@ -193,7 +203,7 @@ def _batches(lengths: np.ndarray, batch_size: int, seed: int, steps: int) -> Ite
 
 @torch.no_grad()
 def _predict(
-    model: ConceptModelForSequenceClassification,
+    model: PreTrainedModel,
     examples: dict[str, np.ndarray],
     pad: int,
     device: torch.device,

@@ -55,6 +55,8 @@ def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> Inp
     if spec.training.init_from is not None:
         try:
             start = resolve_checkpoint(spec.training.init_from, home, data_root)
+            if start.family == "plain":
+                raise UserError(f"{start.name} is a plain {start.variant}; allowed: a concept model")
         except UserError as error:
             problems.append(f"training.init_from: {error}")
     if problems:

@@ -89,7 +89,8 @@ class Checkpoint(Result):
     origin: Literal["run", "local", "hub"]
     revision: str | None = Field(None, description="resolved Hub commit")
     weights_sha256: str
-    variant: str
+    variant: str = Field(description="row of the variants; of a plain encoder its model_type")
+    family: Literal["concept", "plain"] = "concept"
     run_id: str | None = None
 
 

@@ -16,16 +16,23 @@ from tasks.run_folder import Home, RunFolder, claim_run, content_hash, read_json
 from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, check_head
 from tasks.task_data import PreparedTask
 
+# The head of a plain encoder, and what is known of a checkpoint that does not tell how it was made.
+PLAIN_HEAD = "sequence_classification"
+FOREIGN_SECTIONS = {"name", "data", "evaluation", "analysis"}
+
 logger = logging.getLogger("cogito.runs")
 
 
-def evaluation_identity(spec: ExperimentSpec, head: str, corpus: CorpusResult, tasks: dict[str, PreparedTask]) -> str:
+def evaluation_identity(
+    spec: ExperimentSpec, head: str, corpus: CorpusResult | None, tasks: dict[str, PreparedTask]
+) -> str:
     """The identity of what is asked of a checkpoint: head, protocols, and the very texts and labels that are read."""
     protocols = {name: spec.evaluation.for_task(name).model_dump(mode="json", exclude_defaults=True) for name in tasks}
     data = {name: task.identity for name, task in tasks.items()}
     analysis = spec.analysis.model_dump(mode="json")
     zero_shot = ["zero_shot"] if spec.evaluation.zero_shot else []
-    return content_hash([head, protocols, data, spec.evaluation.random_start, analysis, corpus.corpus_id, *zero_shot])
+    text = corpus.corpus_id if corpus else None
+    return content_hash([head, protocols, data, spec.evaluation.random_start, analysis, text, *zero_shot])
 
 
 def open_training_run(
@@ -52,6 +59,14 @@ def open_evaluation_run(
 
 def evaluation_head(spec: ExperimentSpec, checkpoint: Checkpoint) -> str:
     """The head that an evaluation uses: the one asked for, else the default of the checkpoint's variant."""
+    if checkpoint.family == "plain":
+        if spec.evaluation.head is not None or spec.evaluation.zero_shot:
+            asked = f"head {spec.evaluation.head}" if spec.evaluation.head else "zero_shot"
+            raise UserError(
+                f"evaluation: got {asked}; {checkpoint.name} is a plain {checkpoint.variant} without concepts; "
+                "fix: drop it, the encoder has a head of its own"
+            )
+        return PLAIN_HEAD
     head = spec.evaluation.head or VARIANTS[checkpoint.variant].default_head
     try:
         check_head(head, checkpoint.variant)
@@ -91,7 +106,7 @@ def evaluation_spec(
     if head is not None:
         evaluation["head"] = head
     spec = build_spec(raw, overrides, "evaluation")
-    positions = read_json(checkpoint.folder / "config.json")["max_sequence_length"]
+    positions = _positions(read_json(checkpoint.folder / "config.json"))
     if spec.evaluation.max_length > positions:
         raise UserError(
             f"evaluation.max_length: got {spec.evaluation.max_length}; {checkpoint.name} has {positions} positions; "
@@ -112,7 +127,7 @@ def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: is not a readable experiment: {error}") from None
     config = read_json(checkpoint.folder / "config.json")
-    positions = config["max_sequence_length"]
+    positions = _positions(config)
     names = {"num_concepts": ("num_concepts", "concept_num"), "num_layers": ("num_layers", "num_hidden_layers")}
     shared = (
         "hidden_size", "token_embedding_dim", "num_attention_heads", "intermediate_size", "max_sequence_length",
@@ -124,10 +139,15 @@ def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
         {
             "name": "evaluation",
             "data": {"block_tokens": min(512, positions)},
-            "model": {**stated, "variant": checkpoint.variant},
+            "model": {} if checkpoint.family == "plain" else {**stated, "variant": checkpoint.variant},
             "evaluation": {"max_length": min(128, positions)},
         }
     )
+
+
+def _positions(config: dict[str, Any]) -> int:
+    """The longest text in tokens, as the configuration of a concept model or of a plain encoder says."""
+    return int(config.get("max_sequence_length") or config.get("max_position_embeddings") or 512)
 
 
 def uses_made_data(spec: ExperimentSpec) -> bool:
@@ -164,7 +184,7 @@ def _open(
             kind=kind,
             run_id=run.run_id,
             name=spec.name,
-            spec=spec.model_dump(mode="json"),
+            spec=spec.model_dump(mode="json", include=None if _spec_is_known(checkpoint) else FOREIGN_SECTIONS),
             made_data=uses_made_data(spec),
             pretraining_identity=identity,
             evaluation_identity=asked,
@@ -177,10 +197,14 @@ def _open(
         return run, record
 
 
+def _spec_is_known(checkpoint: Checkpoint | None) -> bool:
+    return checkpoint is None or (checkpoint.folder / "experiment.json").is_file()
+
+
 def _ask_again(record: RunRecord, spec: ExperimentSpec, asked: str, head: str) -> None:
     """Take over what may change without a new run: publishing, tracking and, before anything is scored, evaluation."""
     record.name = spec.name
     record.made_data = uses_made_data(spec)
-    record.spec = spec.model_dump(mode="json")
+    record.spec = spec.model_dump(mode="json", include=None if _spec_is_known(record.checkpoint) else FOREIGN_SECTIONS)
     record.evaluation_identity = asked
     record.head = head

@@ -160,7 +160,7 @@ def _figures(name: str, home: Home, run_id: str) -> dict[str, Any]:
     if record.kind == "evaluation" and record.checkpoint and record.checkpoint.run_id:
         trained = load_record(home.run(record.checkpoint.run_id))
     spec = json.loads(json.dumps(record.spec))
-    spec["training"].pop("seed", None)
+    spec.get("training", {}).pop("seed", None)
     spec.pop("name", None)
     found: dict[str, float] = {}
     left = None

@@ -184,7 +184,7 @@ def _bad_header(folder: Path) -> None:
         (lambda folder: (folder / "manifest.json").write_text('{"files": []}'), "manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text('{"files": {"config.json": {}}}'), "manifest.json"),
         (
-            lambda folder: write_small_checkpoint(folder, model_type="bert"),
+            lambda folder: write_small_checkpoint(folder, model_type="unheard_of"),
             "allowed: 'concept_autoencoder', 'concept_encoder'",
         ),
         (lambda folder: write_small_checkpoint(folder, variant="perceiver_mml"), "did you mean 'perceiver_mlm'"),
@@ -281,7 +281,7 @@ def test_hub_names_of_nothing_are_one_message(hub: HubStandIn, tmp_path: Path) -
 
 
 def test_hub_model_of_another_kind_costs_no_download(hub: HubStandIn, tmp_path: Path) -> None:
-    hub.add("ada/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"many bytes"})
+    hub.add("ada/bert", {"config.json": b'{"model_type": "unheard_of"}', "model.safetensors": b"many bytes"})
     assert "allowed: 'concept_autoencoder', 'concept_encoder'" in resolve_on(hub, tmp_path, "ada/bert")
     assert hub.count("GET", "model.safetensors") == 0
     assert list((tmp_path / "home/cache/checkpoints/ada--bert").glob("[0-9a-f]*")) == []
