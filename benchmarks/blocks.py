@@ -47,7 +47,8 @@ def held_out_loss(model_folder: Path, corpus: CorpusResult, spec: ExperimentSpec
     for number in range(len(batches)):
         batch = batches[number]
         concepts = model.encoder(batch["input_ids"], batch["attention_mask"])  # type: ignore[operator]
-        total += float(model.task_loss(concepts, batch["input_ids"], batch["labels"], 1.0))  # type: ignore[operator]
+        reads = model.decoder_input(batch["input_ids"], batch["attention_mask"], None, None)  # type: ignore[operator]
+        total += float(model.task_loss(concepts, reads, batch["labels"], num_items_in_batch=1.0))  # type: ignore[operator]
         count += int((batch["labels"] != -100).sum())
     return total / count
 
