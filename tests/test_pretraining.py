@@ -95,3 +95,39 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     resumed = train(tmp_path, "killed", 1, *settings)
     assert [point["step"] for point in resumed] == list(range(1, 61))
     assert weights(tmp_path, "killed") == weights(tmp_path, "whole")
+
+
+WARM = """
+import sys
+from pathlib import Path
+from tasks.checkpoint_source import resolve_checkpoint
+from tasks.corpus import prepare_corpus
+from tasks.pretraining import pretrain, pretraining_identity
+from tasks.run_folder import cogito_home
+from tasks.sources import find_dataset
+from tasks.specs import load_spec
+home = cogito_home()
+first = str(home.runs / sys.argv[2] / "pretraining" / "model")
+changes = [*sys.argv[3:], f"training.init_from={first}"]
+spec = load_spec(Path(sys.argv[1]), changes)
+corpus = prepare_corpus(spec.data, find_dataset(spec.data.dataset, home, None), home)
+start = resolve_checkpoint(spec.training.init_from, home)
+assert pretraining_identity(spec, "data", start) != pretraining_identity(spec, "data")
+print(pretrain(spec, corpus, home.run("warm"), home, init_from=start, processes=1).model_dump_json())
+"""
+
+
+def test_a_warm_start_goes_on_from_the_weights_it_names(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    settings = (*SMALL, "training.max_steps=4", "training.epochs=100", "training.eval_every_steps=4")
+    cold = train(home, "cold", 1, *settings)
+    started = subprocess.run(
+        [sys.executable, "-c", WARM, str(home / "tiny.yaml"), "cold", *settings, "training.learning_rate=1e-12"],
+        env=environment(home), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert started.returncode == 0, started.stderr
+    result = json.loads(started.stdout.splitlines()[-1])
+    # A learning rate of next to nothing leaves the model as it came: its held-out loss is that of the first training.
+    assert abs(result["eval_loss"] - cold[-1]["eval_loss"]) < 1e-4
+    assert result["loaded_weights"] > 20 and result["new_weights"] == []
+    assert "warm start:" in (home / "runs" / "warm" / "pretraining" / "log.txt").read_text()
