@@ -1,6 +1,6 @@
 """How time and memory of a forward pass grow with the length of the text, for every variant.
 
-Run: `python benchmarks/scaling.py [--plot docs/scaling.png]` (Linux or macOS: peak memory is the operating system's)
+Run: `python benchmarks/scaling.py [--plot FILE.png]` (Linux or macOS: peak memory is the operating system's)
 Each variant and length has a process of its own: one text, H64 L2 C32, vocabulary 1,024, all logits. Prints time
 and memory, and the slope of both over the four longest on doubly logarithmic axes: 1 is linear, 2 is quadratic. Results
 stand in docs/benchmarks.md.
