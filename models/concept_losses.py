@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# The |cosine| that soft orthogonality lets pass.
+SOFT_MARGIN = 0.1
+
 
 def _off_diagonal(concepts: Tensor) -> Tensor:
     """Cosines of all pairs of different concepts of a sample: [B, C * (C - 1)]."""
@@ -31,7 +34,7 @@ def orthogonality(concepts: Tensor) -> Tensor:
 
 def soft_orthogonality(concepts: Tensor) -> Tensor:
     """Mean squared excess of |cosine| over 0.1."""
-    return functional.relu(_off_diagonal(concepts).abs() - 0.1).square().mean()
+    return functional.relu(_off_diagonal(concepts).abs() - SOFT_MARGIN).square().mean()
 
 
 def uniformity(concepts: Tensor) -> Tensor:

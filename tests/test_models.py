@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models import losses
+from models import concept_losses, losses
 from models.autoencoder import ConceptModelForMaskedLM, labelled_positions
 from models.checkpoints import (
     AUTO_MAP,
@@ -38,6 +38,7 @@ from models.heads import HEADS
 from models.layers import sinusoidal_positions
 from models.loss_weighting import LOSS_WEIGHTINGS
 from models.variants import HEAD_DECODERS, VARIANTS
+from tasks import specs
 from tasks.corruption import OBJECTIVES, CorruptionSettings, sample_generator
 from tasks.specs import LOSS_NAMES, ObjectiveSpec
 from tasks.token_blocks import pad_samples
@@ -459,7 +460,7 @@ def test_the_surest_masks_are_filled_first_an_even_share_at_a_time() -> None:
 
 def test_tables_agree_with_each_other() -> None:
     assert set(HEAD_DECODERS) == set(HEADS)
-    assert set(LOSS_NAMES) == set(CONCEPT_LOSSES)
+    assert set(LOSS_NAMES) == set(CONCEPT_LOSSES) and specs.SOFT_MARGIN == concept_losses.SOFT_MARGIN
     weighting_names = ObjectiveSpec.model_fields["loss_weighting"].annotation.__args__  # type: ignore[union-attr]
     assert set(weighting_names) == set(LOSS_WEIGHTINGS)
     for name, row in VARIANTS.items():
