@@ -14,6 +14,8 @@ import typer
 
 from flows import LOG_LEVEL
 from flows.checkpoint_commands import app as checkpoint_app
+from flows.log_commands import AsJson, LogPath
+from flows.log_commands import app as log_app
 from tasks.errors import StageError, UserError, unknown_name
 
 app = typer.Typer(
@@ -23,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-log_app = typer.Typer(help="Read the Master Experiment Log.", no_args_is_help=True)
 app.add_typer(log_app, name="log")
 app.add_typer(checkpoint_app, name="checkpoint")
 
@@ -34,11 +35,9 @@ Overrides = Annotated[
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder that mirrors data sets and tokenizers by Hub name (COGITO_DATA_ROOT).")
 ]
-LogPath = Annotated[Path | None, typer.Option("--log", help="The log (COGITO_LOG; default master_experiment_log.md).")]
 Miniature = Annotated[
     bool, typer.Option("--miniature", help="Shrink to a few minutes on two cores: same variant and losses, made tasks.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON alone on standard output.")]
 
 
 @app.command()
@@ -274,26 +273,6 @@ def list_kind(
     width = max((len(name) for name, _ in rows), default=0)
     for name, summary in rows:
         print(f"{name:{width}}  {summary}")
-
-
-@log_app.command("show")
-def log_show(log: LogPath = None, as_json: AsJson = False) -> None:
-    """Show the rows of the log."""
-    from tasks.experiment_log import default_log, show_log
-
-    path = default_log(log)
-    rows = show_log(path)
-    if as_json:
-        _print_json(rows)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("table", "run", "checkpoint", "scores", title=str(path))
-    for row in rows:
-        scores = ", ".join(f"{name} {value:.3f}" for name, value in row["scores"].items())
-        table.add_row(row["table"], row["run_id"], row["checkpoint"], scores)
-    Console().print(table)
 
 
 @app.command()

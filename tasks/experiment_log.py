@@ -4,6 +4,8 @@ The machine owns the cells of rows whose run id it knows, and nothing else: ever
 `cogito log show --log master_experiment_log.md`
 """
 
+import html
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -47,7 +49,7 @@ TYPED_COLUMNS = {
     "evaluation": ("line", "run_id", "checkpoint", "date", "scores"),
 }
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # the line ends of Markdown, not those of str.splitlines
+LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # the line ends of Markdown, not those of str.splitlines
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _SCORE = re.compile(
@@ -65,7 +67,7 @@ class LogRow:
 
 @dataclass(frozen=True)
 class LogTable:
-    """One of the log's two tables; `line` is that of its header, counted from 0."""
+    """A table of the log; `line` is that of its header, counted from 0."""
 
     kind: str
     header: tuple[str, ...]
@@ -79,7 +81,7 @@ class LogTable:
 
     def run_id(self, row: LogRow) -> str | None:
         """The name in backticks in the column that keys this table; None where it has none."""
-        return _name_in(self.cell(row, KEY_COLUMNS[self.kind]))
+        return name_in(self.cell(row, KEY_COLUMNS[self.kind])) if self.kind in KEY_COLUMNS else None
 
 
 def default_log(given: str | Path | None = None) -> Path:
@@ -99,7 +101,7 @@ def read_log(path: Path) -> dict[str, "pandas.DataFrame"]:
     """
     import pandas
 
-    tables = find_tables(_read_text(path))
+    tables = find_tables(read_text(path))
     frames = {}
     for kind, typed in TYPED_COLUMNS.items():
         table = tables.get(kind, LogTable(kind, (), 0, ()))
@@ -113,8 +115,45 @@ def read_log(path: Path) -> dict[str, "pandas.DataFrame"]:
 
 def show_log(path: Path) -> list[dict[str, Any]]:
     """The rows of both tables ready for JSON: `table` and the columns of `read_log`; what is missing is None."""
-    tables = find_tables(_read_text(path))
+    tables = find_tables(read_text(path))
     return [{"table": kind, **row} for kind in SECTIONS if kind in tables for row in _typed_rows(tables[kind])]
+
+
+EXPORTS = (".csv", ".json", ".html")
+
+
+def export_log(path: Path, output: Path) -> int:
+    """Write the typed rows of both tables as CSV, JSON or HTML, by the output's suffix; the number of rows.
+
+    Raises:
+        UserError: the log cannot be read, or the suffix is another.
+    """
+    import pandas
+
+    suffix = output.suffix.casefold()
+    if suffix not in EXPORTS:
+        raise UserError(f"{output}: the suffix must be one of {', '.join(EXPORTS)}, got {output.suffix or 'none'}")
+    rows = show_log(path)
+    if suffix == ".json":
+        text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    else:
+        flat = []
+        for row in rows:
+            scores = row.pop("scores")
+            flat.append({**row, **{f"score {name}": value for name, value in scores.items()}})
+        frame = pandas.DataFrame(flat)
+        text = frame.to_csv(index=False, lineterminator="\n") if suffix == ".csv" else _html(frame, path.name)
+    try:
+        write_atomic(output, text)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); fix: name another file") from None
+    return len(rows)
+
+
+def _html(frame: "pandas.DataFrame", title: str) -> str:
+    name = html.escape(title)
+    table = frame.to_html(index=False, na_rep="", border=0, escape=True)
+    return f'<!doctype html>\n<meta charset="utf-8">\n<title>{name}</title>\n<h1>{name}</h1>\n{table}\n'
 
 
 def add_record(record_path: Path, log: Path) -> bool:
@@ -142,7 +181,7 @@ def write_row(path: Path, record: RunRecord) -> bool:
     """
     target = path.resolve()  # a link stays a link, and all names of one file share a lock
     with cogito_home().lock(f"log-{content_hash(str(target))}"):
-        old = _read_text(target) if target.exists() else ""
+        old = read_text(target) if target.exists() else ""
         mark, body = (BOM, old[1:]) if old.startswith(BOM) else ("", old)
         if not body:
             body = DOCUMENT_HEAD + "".join(_section(kind, "\n") for kind in SECTIONS)
@@ -158,26 +197,33 @@ def write_row(path: Path, record: RunRecord) -> bool:
 
 def find_tables(text: str) -> dict[str, LogTable]:
     """The first training table (known by its column Run ID) and evaluation table (Source Checkpoint) of a text."""
+    tables: dict[str, LogTable] = {}
+    for table in all_tables(text):
+        if table.kind in SECTIONS:
+            tables.setdefault(table.kind, table)
+    return tables
+
+
+def all_tables(text: str) -> list[LogTable]:
+    """Every table of a text in its order; `kind` is training, evaluation or other."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")
     parser.core.ruler.enableOnly(["normalize", "block"])  # places are wanted, not inline markup
     text = text.removeprefix(BOM)
-    lines = _LINE.findall(text)
-    tables: dict[str, LogTable] = {}
+    lines = LINE.findall(text)
+    tables: list[LogTable] = []
     for token in parser.parse(text):
         if token.type != "table_open" or token.level or token.map is None:
             continue
         first, end = token.map
         header = _cell_texts(lines[first])
         columns = {machine_name(title) for title in header}
-        kind = "evaluation" if "source_checkpoint" in columns else "training" if "run_id" in columns else None
-        if kind is None or kind in tables:
-            continue
+        kind = "evaluation" if "source_checkpoint" in columns else "training" if "run_id" in columns else "other"
         # Markdown takes a line of prose right under a table for a row; its writer does not
         places = [place for place in range(first + 2, end) if _pipes(lines[place])]
         rows = tuple(LogRow(place, _cell_texts(lines[place])) for place in places)
-        tables[kind] = LogTable(kind, header, first, rows)
+        tables.append(LogTable(kind, header, first, rows))
     return tables
 
 
@@ -211,13 +257,13 @@ def _snake_case(title: str) -> str:
     return re.sub(r"[\W_]+", "_", title.casefold()).strip("_")
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; the log is a Markdown file; fix: name a file with --log")
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise UserError(f"{path}: the log cannot be read ({error.strerror}); fix: name it with --log") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix: name a Markdown file that exists") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); fix: save the log as UTF-8") from None
 
@@ -232,14 +278,14 @@ def _typed_rows(table: LogTable) -> Iterator[dict[str, Any]]:
         typed: dict[str, Any] = {
             "line": row.line + 1,
             "run_id": run_id,
-            "checkpoint": run_id if table.kind == "training" else _name_in(table.cell(row, "source_checkpoint")),
+            "checkpoint": run_id if table.kind == "training" else name_in(table.cell(row, "source_checkpoint")),
             "date": _date(table.cell(row, "date")),
             "scores": _scores(table.cell(row, "key_scores")),
         }
         if table.kind == "training":
             typed |= {name: _number(table.cell(row, column)) for name, column in FIGURES.items()}
         texts = (*row.cells, *[""] * (len(columns) - len(row.cells)))
-        yield typed | {name: None if _is_missing(text) else text for name, text in zip(columns, texts, strict=False)}
+        yield typed | {name: None if is_missing(text) else text for name, text in zip(columns, texts, strict=False)}
 
 
 def _text_columns(table: LogTable) -> list[str]:
@@ -254,15 +300,15 @@ def _text_columns(table: LogTable) -> list[str]:
     return names
 
 
-def _is_missing(text: str) -> bool:
+def is_missing(text: str) -> bool:
     return text.strip(" *").casefold() in MISSING
 
 
-def _name_in(text: str) -> str | None:
+def name_in(text: str) -> str | None:
     """The first name in backticks; a hand-typed name without them is taken up to its bracket."""
     code = _CODE.search(text)
     name = code[2].strip() if code else text.split(" (")[0].strip(" *")
-    return None if _is_missing(name) else name
+    return None if is_missing(name) else name
 
 
 def _date(text: str) -> str | None:
@@ -306,7 +352,7 @@ def _with_row(text: str, record: RunRecord, path: Path) -> str:
     cells = {machine_name(title): cell for title, cell in render_row(record).items()}
     table = find_tables(text).get(record.kind)
     if table is not None:
-        lines = _LINE.findall(text)
+        lines = LINE.findall(text)
         row = next((row for row in table.rows if table.run_id(row) == record.run_id), None)
         if row is not None:
             lines[row.line] = _update_line(lines[row.line], table.header, cells)
@@ -355,8 +401,8 @@ def _update_line(line: str, header: tuple[str, ...], cells: dict[str, str]) -> s
 
 
 def _with_section(text: str, kind: str) -> str:
-    newline = _ending(_LINE.findall(text)[0]) or "\n"
-    gap = "" if _ending(_LINE.findall(text)[-1]) else newline
+    newline = _ending(LINE.findall(text)[0]) or "\n"
+    gap = "" if _ending(LINE.findall(text)[-1]) else newline
     return text + gap + _section(kind, newline)
 
 

@@ -162,6 +162,9 @@ def _score(score: Score) -> str:
     notes = [f"floor {floor}" if score.above_floor else f"**at floor {floor}**"]
     if score.interval is not None:
         notes.insert(0, " to ".join(_figure(score, end) for end in score.interval))
+    notes.append(f"n {score.n:,}")
+    if len(score.seed_values) > 1:
+        notes.append(f"{len(score.seed_values)} seeds")
     if score.start_from is not None:
         notes.append(f"from {score.start_from.upper()}")
     if score.unreliable:

@@ -180,8 +180,8 @@ def test_a_training_row_in_the_users_style() -> None:
         "Concept Losses": "None",
         "Task Loss": "MLM eval **4.010** (unigram 7.25) <br> train 3.900",
         "Eff. Rank": "**15.9 / 128** (12.4%) <br> per-sample effective rank 33.3",
-        "Key GLUE Scores": "**MRPC:** 82.2% (79.2 to 84.2, **at floor 81.2**) <br> "
-        "**QQP:** 61.5% (58.5 to 63.5, floor 52.8) <br> **STS-B:** 0.627 (0.597 to 0.647, floor 0.000)",
+        "Key GLUE Scores": "**MRPC:** 82.2% (79.2 to 84.2, **at floor 81.2**, n 408) <br> "
+        "**QQP:** 61.5% (58.5 to 63.5, floor 52.8, n 408) <br> **STS-B:** 0.627 (0.597 to 0.647, floor 0.000, n 408)",
         "Speed (Steps/s)": "2.14",
         "WandB Link": "[Link](https://wandb.ai/lab/runs/x)",
         "Git Tag": "`54ee870-dirty`",
@@ -230,7 +230,7 @@ def test_failures_made_data_and_random_start_are_said() -> None:
     )
     row = render_row(record)
     assert row["Key GLUE Scores"] == (
-        "**QQP:** 61.5% (58.5 to 63.5, floor 52.8, 1 of 2 seeds failed) <br> **MNLI-m:** failed <br> "
+        "**QQP:** 61.5% (58.5 to 63.5, floor 52.8, n 408, 1 of 2 seeds failed) <br> **MNLI-m:** failed <br> "
         "**MNLI-mm:** failed <br> **PAWS:** failed <br> *made data*"
     )
     conclusion = row["Conclusion / Takeaway"]
@@ -447,27 +447,28 @@ def test_whatever_the_file_holds_a_row_is_added_and_nothing_else_changes(text: s
     assert _with_row(new, record, Path("log.md")) == new
 
 
-ADD_FIVE = """
+ADD_ROWS = """
 import sys
 from pathlib import Path
 from tasks.experiment_log import write_row
 from factories import make_record
-for number in range(5):
-    write_row(Path(sys.argv[1]), make_record(run_id=f"run_{sys.argv[2]}_{number}"))
+for number in range(int(sys.argv[2]), 200, 12):
+    write_row(Path(sys.argv[1]), make_record(run_id=f"run_{number}"))
 """
 
 
-def test_eight_processes_lose_no_row(log: Path) -> None:
+def test_sixteen_processes_lose_no_row_and_double_none(log: Path) -> None:
+    """Twelve shares of 200 rows, four of them written by two processes each."""
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
     adders = [
-        subprocess.Popen([sys.executable, "-c", ADD_FIVE, str(log), str(number)], cwd=root, env=environment)
-        for number in range(8)
+        subprocess.Popen([sys.executable, "-c", ADD_ROWS, str(log), str(number % 12)], cwd=root, env=environment)
+        for number in range(16)
     ]
-    assert [adder.wait(timeout=120) for adder in adders] == [0] * 8
-    wanted = {f"run_{process}_{number}" for process in range(8) for number in range(5)}
+    assert [adder.wait(timeout=300) for adder in adders] == [0] * 16
+    wanted = {f"run_{number}" for number in range(200)}
     found = [row["run_id"] for row in show_log(log)]
-    assert len(found) == 40 and set(found) == wanted
+    assert len(found) == 200 and set(found) == wanted
 
 
 def test_a_record_file_is_added(tmp_path: Path, log: Path) -> None:

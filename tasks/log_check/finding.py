@@ -1,0 +1,45 @@
+"""What a rule finds. A finding is never an edit."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.log_check.document import Place
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding.
+
+    Attributes:
+        line: from 1, in `file`, or in the log where that is None.
+        row, column: run id of the row and header of the column, None outside the tables.
+        rule: its name in RULES.
+        confidence: 0 to 1, how sure it is that something is wrong.
+        evidence: the text and the figures that it rests on.
+    """
+
+    line: int
+    row: str | None
+    column: str | None
+    rule: str
+    severity: Severity
+    confidence: float
+    message: str
+    evidence: str
+    file: str | None = None
+
+    @classmethod
+    def at(
+        cls, place: Place, rule: str, severity: Severity, confidence: float, message: str, evidence: str,
+        file: Path | None = None,
+    ) -> "Finding":  # fmt: skip
+        return cls(
+            place.line, place.row, place.column, rule, severity, round(confidence, 2), message, evidence,
+            str(file) if file else None,
+        )  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,537 @@
+"""`cogito log check`: what it finds in the user's log, what it must not find, and every planted kind of fault."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ROOT
+from factories import make_analysis, make_checkpoint, make_environment, make_pretraining, make_record, make_score
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tasks.benchmarks import TASKS
+from tasks.errors import UserError
+from tasks.experiment_log import write_row
+from tasks.log_check import RULES, Finding, check_log
+from tasks.log_check.document import SPLITS, Place, scores_in
+from tasks.log_check.feasibility import (
+    Rounded,
+    accuracy_and_f1_are_possible,
+    accuracy_and_matthews_are_possible,
+    accuracy_is_possible,
+    f1_is_possible,
+    quotient_is_possible,
+)
+from tasks.records import RunRecord, Score
+from tasks.scores import METRICS
+
+USER_LOG = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "master_experiment_log.md"
+needs_user_log = pytest.mark.skipif(not USER_LOG.is_file(), reason="the user's log is not beside this checkout")
+
+TRAINING = """# Log
+
+## Training Runs
+
+| Date | Run ID / Model Type | Architecture | Task Loss | Eff. Rank | Key GLUE Scores | Speed (Steps/s) | WandB Link \
+| Git Tag | Conclusion / Takeaway |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+EVALUATION = """
+## Evaluation Experiments
+
+| Date | Eval Type | Source Checkpoint | Machine | Tasks | Key Scores | WandB | Conclusion |
+|---|---|---|---|---|---|---|---|
+"""
+RUN, OTHER = "perceiver_mlm_H512L6C128_20260208_211633", "weighted_mlm_H512L2C128_20260117_153544"
+
+
+def training_row(run: str = RUN, **cells: str) -> str:
+    """A row with nothing wrong in it."""
+    name, digits, _ = run.rsplit("_", 2)
+    sizes = name.rsplit("_", 1)[1]
+    texts = {
+        "date": f"{digits[:4]}-{digits[4:6]}-{digits[6:]}",
+        "run": f"`{run}`",
+        "architecture": f"{sizes[:4]} {sizes[4:6]} {sizes[6:]}",
+        "loss": "MLM 2.537",
+        "rank": "64 / 128 (50%)",
+        "scores": "**QQP F1:** 72.5% <br> **MNLI-m:** 59.1%",
+        "speed": "2.14",
+        "link": f"[Link](https://wandb.ai/lab/concepts/runs/{run})",
+        "tag": "`54ee870`",
+        "conclusion": "Fine.",
+    }
+    if run == OTHER:
+        texts |= {"loss": "MLM 3.1", "rank": "31 / 128 (24.2%)"}
+        texts["scores"] = "**QQP F1:** 61.4% <br> **MNLI-m:** 49.7%"
+    return "| " + " | ".join((texts | cells).values()) + " |\n"
+
+
+def evaluation_row(**cells: str) -> str:
+    texts = {
+        "date": "2026-02-22", "type": "`head_sweep` (ViaDecoder)", "checkpoint": f"`{RUN}`", "machine": "testbench",
+        "tasks": "qqp", "scores": "**QQP F1:** 75.0%", "link": f"[Link](https://wandb.ai/lab/concepts/runs/{RUN})",
+        "conclusion": "Measured.",
+    } | cells  # fmt: skip
+    return "| " + " | ".join(texts.values()) + " |\n"
+
+
+def found(tmp_path: Path, text: str, **options: Any) -> list[Finding]:
+    (tmp_path / "log.md").write_bytes(text.encode())
+    return check_log(tmp_path / "log.md", **options)
+
+
+def serious(findings: list[Finding]) -> list[Finding]:
+    return [one for one in findings if one.severity != "note"]
+
+
+def of(findings: list[Finding], rule: str) -> list[Finding]:
+    return [one for one in findings if one.rule == rule]
+
+
+# The user's log
+
+
+@needs_user_log
+def test_the_facts_that_the_users_log_shows_by_itself() -> None:
+    findings = check_log(USER_LOG)
+    seen = {(one.line, one.column, one.rule, one.severity) for one in findings}
+    for fact in [
+        (9, "WandB Link", "wrong-link", "error"),
+        *((line, "WandB Link", "wrong-link", "warning") for line in (10, 11, 15)),
+        (24, "WandB", "wrong-link", "warning"),
+        (16, "Date", "dates-disagree", "warning"),
+        (16, "Eff. Rank", "wrong-percentage", "warning"),
+        (15, "Eff. Rank", "wrong-percentage", "note"),
+        (9, "Task Loss", "shared-value", "warning"),
+        (11, "Task Loss", "shared-value", "warning"),
+        (9, "Task Loss", "loss-kinds", "warning"),
+        (18, "Task Loss", "loss-kinds", "note"),
+        *((line, "Key GLUE Scores", "at-floor", "warning") for line in range(9, 17)),
+        (24, "Key Scores", "at-floor", "warning"),
+        (24, "Conclusion", "noise", "warning"),
+        (9, "Conclusion / Takeaway", "noise", "warning"),
+        (15, "Conclusion / Takeaway", "collapse-claim", "warning"),
+        (15, "Git Tag", "missing-provenance", "note"),
+        (17, "Speed (Steps/s)", "mixed-units", "note"),
+        (18, "Eff. Rank", "open-entry", "warning"),
+        (18, "Key GLUE Scores", "open-entry", "warning"),
+        (34, "ViaDecoder (new)", "open-entry", "warning"),
+        (31, "Delta", "mixed-units", "note"),
+    ]:
+        assert fact in seen
+    assert [(one.line, one.rule) for one in findings if one.severity == "error"] == [(9, "wrong-link")]
+    assert not of(findings, "contradiction") and not of(findings, "wrong-delta") and not of(findings, "identity")
+
+
+@needs_user_log
+def test_another_report_of_the_users_runs(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "glue.md").write_text(
+        f"# Old head of `{RUN}`\n\n| Task | CLS-Query |\n|---|---|\n| MNLI-mm Acc | 61.4% |\n| MNLI-m Acc | 59.1% |\n\n"
+        "## Baseline\n\nThe old baseline on MRPC: F1 81.33%, accuracy 74.26%.\n\n"
+        f"## Losses of {OTHER}\n\nIts training loss was 4.089.\n",
+        encoding="utf-8",
+    )
+    findings = check_log(USER_LOG, reports=tmp_path / "reports")
+    (contradiction,) = of(findings, "contradiction")
+    assert (contradiction.line, contradiction.column) == (34, "CLS-Query (old)")
+    assert "61.4%" in contradiction.message and "glue.md" in contradiction.message
+    (pair,) = of(findings, "impossible-pair")
+    assert pair.severity == "error" and pair.file == str(tmp_path / "reports" / "glue.md") and pair.line == 10
+    assert any(one.line == 9 and "training loss" in one.message for one in of(findings, "loss-kinds"))
+
+
+# Nothing is found where nothing is wrong
+
+
+def test_a_consistent_hand_typed_log_has_no_finding(tmp_path: Path) -> None:
+    text = TRAINING + training_row() + training_row(OTHER) + EVALUATION
+    text += evaluation_row() + "\n| Task | Old | New | Delta |\n|---|---|---|---|\n| QQP F1 | 72.5% | 75.0% | +2.5% |\n"
+    assert found(tmp_path, text) == []
+
+
+@st.composite
+def score_of(draw: st.DrawFn, label: str) -> Score:
+    """A score with consistent fields, from confusion matrices or a correlation, over one to three seeds."""
+    task, split = SPLITS[label]
+    metric = draw(st.sampled_from(task.metrics))
+    counts = split.class_counts
+    if draw(st.booleans()):  # a subset of the split, as a mirror holds it
+        counts = tuple(max(count // 3, 1) for count in counts)
+    n, values = sum(counts), []
+    for _ in range(draw(st.integers(1, 3))):
+        if metric == "accuracy":
+            values.append(draw(st.integers(0, n)) / n)
+        elif metric == "f1":
+            hits, wrong = draw(st.integers(0, counts[1])), draw(st.integers(0, counts[0]))
+            values.append(2 * hits / (hits + wrong + counts[1]))
+        else:
+            values.append(draw(st.floats(-1, 1)))
+    value = sum(values) / len(values)
+    width = draw(st.floats(0.001, 0.05))
+    floors = {"accuracy": max(counts) / n, "f1": 2 * counts[-1] / (2 * counts[-1] + counts[0])}
+    floor = floors.get(metric, 0.0)
+    return make_score(
+        label, value, floor, metric=metric, n=n, seed_values=dict(enumerate(values)),
+        interval=(value - width, value + width), above_floor=value - width > floor,
+        unreliable=draw(st.booleans()), start_from=draw(st.sampled_from([None, "mnli"])),
+        failed_seeds=draw(st.sampled_from([[], [7]])),
+    )  # fmt: skip
+
+
+@st.composite
+def consistent_record(draw: st.DrawFn) -> RunRecord:
+    moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=draw(st.integers(0, 10**7)))
+    layers, concepts = draw(st.integers(1, 12)), draw(st.sampled_from([16, 32, 128]))
+    variant = draw(st.sampled_from(["perceiver_mlm", "weighted_mlm", "tsdae", "diffusion"]))
+    labels = draw(st.lists(st.sampled_from(sorted(SPLITS)), unique=True, max_size=6))
+    spec = make_record().spec
+    spec["model"] |= {"variant": variant, "hidden_size": 512, "num_layers": layers, "num_concepts": concepts}
+    kind = draw(st.sampled_from(["training", "evaluation"]))
+    name = f"{variant}_H512L{layers}C{concepts}"
+    run_id = f"{name}_{moment:%Y%m%d_%H%M%S}"
+    loss = draw(st.floats(0.5, 10))
+    changes: dict[str, Any] = {
+        "kind": kind, "run_id": run_id, "created": moment, "spec": spec,
+        "scores": [draw(score_of(one)) for one in labels],
+        "pretraining": make_pretraining(
+            eval_loss=loss, train_loss=draw(st.floats(0.5, 10)), steps_per_second=draw(st.floats(0.01, 50)),
+            wandb_url=draw(st.sampled_from([None, "https://wandb.ai/lab/concepts/runs/ab12cd34"])),
+        ),
+        "analysis": make_analysis(
+            num_concepts=concepts,
+            figures={
+                "nuclear_rank_of_mean": draw(st.floats(1, concepts)),
+                "effective_rank_per_sample_mean": draw(st.floats(1, concepts)),
+            },
+        ),
+        "environment": make_environment(git_tag=draw(st.sampled_from([None, "v1", f"runs/{moment:%Y%m%d}"]))),
+        "made_data": draw(st.booleans()),
+    }  # fmt: skip
+    if kind == "evaluation":
+        changes["checkpoint"] = make_checkpoint(name=f"{name}_20251231_235959")
+        changes["pretraining"] = None
+    return make_record(**changes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(consistent_record(), min_size=1, max_size=5, unique_by=lambda record: record.run_id))
+def test_a_document_rendered_from_consistent_records_is_not_blamed(
+    tmp_path_factory: pytest.TempPathFactory, records: list[RunRecord]
+) -> None:
+    folder = tmp_path_factory.mktemp("rendered")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COGITO_HOME", str(folder / "home"))
+        for record in records:
+            if record.pretraining and record.pretraining.wandb_url:
+                url = f"https://wandb.ai/lab/concepts/runs/{abs(hash(record.run_id)):x}"
+                record = record.model_copy(
+                    update={"pretraining": record.pretraining.model_copy(update={"wandb_url": url})}
+                )
+            write_row(folder / "log.md", record)
+    assert serious(check_log(folder / "log.md")) == []
+
+
+# Planted faults
+
+
+def plant(name: str) -> tuple[str, str]:
+    """A document with one fault and the rule that must find it."""
+    both = TRAINING + training_row() + training_row(OTHER)
+    if name == "pair":
+        scores = "**MRPC F1:** 86.22% <br> **MRPC Acc:** 81.86%"
+        return TRAINING + training_row(scores=scores), "impossible-pair"
+    if name == "pair in one line":
+        return TRAINING + training_row(scores="**MRPC (F1/Acc):** 86.22% / 81.86%"), "impossible-pair"
+    if name == "accuracy":
+        return TRAINING + training_row(scores="**RTE:** 61.5%"), "impossible-score"
+    if name == "swapped links":
+        mine, theirs = (f"[Link](https://wandb.ai/lab/c/runs/{run})" for run in (RUN, OTHER))
+        return TRAINING + training_row(link=theirs) + training_row(OTHER, link=mine), "wrong-link"
+    if name == "fine-tuning link":
+        link = f"[Link](https://wandb.ai/lab/c/runs/glue-mrpc-{RUN.replace('_', '-').lower()}-36M-20260210_1200)"
+        return TRAINING + training_row(link=link), "wrong-link"
+    if name == "project link":
+        return TRAINING + training_row(link="[W](https://wandb.ai/lab/concepts)"), "wrong-link"
+    if name == "same page twice":
+        return both.replace(f"runs/{RUN}", "runs/1a2b3c4d").replace(f"runs/{OTHER}", "runs/1a2b3c4d"), "wrong-link"
+    if name == "percentage":
+        return TRAINING + training_row(rank="64 / 128 (55%)"), "wrong-percentage"
+    if name == "rank":
+        return TRAINING + training_row(rank="140 / 128"), "out-of-range"
+    if name == "score out of range":
+        return TRAINING + training_row(scores="**STS-B:** 1.27"), "out-of-range"
+    if name == "units":
+        rows = training_row(scores="**STS-B:** 0.627") + training_row(OTHER, scores="**STS-B:** 89.4")
+        return TRAINING + rows, "mixed-units"
+    if name == "date":
+        return TRAINING + training_row(date="2026-02-18"), "dates-disagree"
+    if name == "old evaluation":
+        return TRAINING + training_row() + EVALUATION + evaluation_row(date="2026-01-02"), "dates-disagree"
+    if name == "tag":
+        return TRAINING + training_row(tag="`arch/decoder-20260301`"), "young-tag"
+    if name == "architecture":
+        return TRAINING + training_row(architecture="H512 **L2** C128"), "identity"
+    if name == "concepts":
+        return TRAINING + training_row(rank="16 / 64 (25%)"), "identity"
+    if name == "twice":
+        return TRAINING + training_row() + training_row(), "identity"
+    if name == "delta":
+        table = "\n| Task | Old | New | Delta |\n|---|---|---|---|\n| QQP F1 | 72.5% | 75.0% | +4.5% |\n"
+        return both + table, "wrong-delta"
+    if name == "sign":
+        table = "\n| Task | Old | New | Delta |\n|---|---|---|---|\n| QQP F1 | 75.0% | 72.5% | +2.5% |\n"
+        return both + table, "wrong-delta"
+    if name == "contradiction":
+        table = f"\n## Baselines of {RUN}\n\n| Task | CLS-Query |\n|---|---|\n| MNLI-m Acc | 61.4% |\n"
+        return both + table, "contradiction"
+    if name == "shared loss":
+        return TRAINING + training_row(loss="MLM 4.089") + training_row(OTHER, loss="MLM 4.089"), "shared-value"
+    if name == "shared scores":
+        scores = "**QQP F1:** 72.5% <br> **MNLI-m:** 59.1%"
+        return TRAINING + training_row(scores=scores) + training_row(OTHER, scores=scores), "shared-value"
+    if name == "open":
+        return TRAINING + training_row(scores="**TBD**"), "open-entry"
+    if name == "floor":
+        return TRAINING + training_row(scores="**MRPC:** 81.2%"), "at-floor"
+    if name == "unigram":
+        return TRAINING + training_row(loss="MLM eval **7.100** (unigram 7.25)"), "at-floor"
+    if name == "best":
+        rows = training_row(scores="**MRPC:** 88.1%", conclusion="Best on MRPC.") + training_row(
+            OTHER, scores="**MRPC:** 87.0%"
+        )
+        return TRAINING + rows, "noise"
+    if name == "improvement":
+        row = evaluation_row(scores="**MNLI-m:** 59.75%", conclusion="Consistent improvement.")
+        return TRAINING + training_row() + EVALUATION + row, "noise"
+    if name == "kinds of loss":
+        rows = training_row(loss="MLM eval **3.100** / train 3.2") + training_row(OTHER, loss="MLM 4.010")
+        return TRAINING + rows, "loss-kinds"
+    assert name == "collapse"
+    return TRAINING + training_row(conclusion="**Collapse fixed.**"), "collapse-claim"
+
+
+PLANTED = [
+    "pair", "pair in one line", "accuracy", "swapped links", "fine-tuning link", "project link", "same page twice",
+    "percentage", "rank", "score out of range", "units", "date", "old evaluation", "tag", "architecture", "concepts",
+    "twice", "delta", "sign", "contradiction", "shared loss", "shared scores", "open", "floor", "unigram", "best",
+    "improvement", "kinds of loss", "collapse",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found_and_nothing_else(tmp_path: Path, name: str) -> None:
+    text, rule = plant(name)
+    findings = serious(found(tmp_path, text))
+    assert findings and {one.rule for one in findings} == {rule}
+    for one in findings:
+        assert 0 < one.confidence <= 1 and one.message and one.evidence and one.line >= 7
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_planted_figures_of_every_size(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("planted")
+    old, new = (data.draw(st.integers(600, 990)) / 10 for _ in range(2))
+    wrong = round(new - old + data.draw(st.sampled_from([-3.1, -0.4, 0.4, 2.2])), 1)
+    relative = 100 * (new - old) / old
+    assume(abs(wrong - relative) > 0.3)
+    table = f"# T\n\n| Task | Old | New | Delta |\n|---|---|---|---|\n| QQP F1 | {old}% | {new}% | {wrong:+}% |\n"
+    assert of(found(folder, table), "wrong-delta")
+    right = table.replace(f"{wrong:+}%", f"{round(new - old, 1):+}%")
+    assert not of(found(folder, right), "wrong-delta")
+    rank, concepts = data.draw(st.integers(1, 128)), 128
+    share = round(100 * rank / concepts, 1)
+    off = round(share + data.draw(st.sampled_from([-1.5, 1.5, 9])), 1)
+    assume(0 < off < 100)
+    assert of(found(folder, TRAINING + training_row(rank=f"{rank} / 128 ({off}%)")), "wrong-percentage")
+    assert not of(found(folder, TRAINING + training_row(rank=f"{rank} / 128 ({share}%)")), "wrong-percentage")
+
+
+# Feasibility
+
+
+def matrix_figures(tp: int, fp: int, positive: int, negative: int) -> tuple[Fraction, Fraction]:
+    errors = positive - tp + fp
+    f1 = Fraction(2 * tp, 2 * tp + errors) if tp else Fraction(0)
+    return 1 - Fraction(errors, positive + negative), f1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.integers(0, 3))
+def test_what_a_confusion_matrix_gives_is_possible(
+    positive: int, negative: int, hit: float, wrong: float, digits: int
+) -> None:
+    tp, fp = round(hit * positive), round(wrong * negative)
+    accuracy, f1 = matrix_figures(tp, fp, positive, negative)
+    texts = [f"{float(100 * value):.{digits}f}" for value in (accuracy, f1)]
+    a, f = (Rounded.of(text, percent=True) for text in texts)
+    assert accuracy_is_possible(a, positive + negative)
+    assert f1_is_possible(f, positive, negative)
+    assert accuracy_and_f1_are_possible(a, f, positive, negative)
+    fn, tn = positive - tp, negative - fp
+    below = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    matthews = (tp * tn - fp * fn) / below**0.5 if below else 0.0
+    assert accuracy_and_matthews_are_possible(a, Rounded.of(f"{matthews:.3f}"), positive, negative)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.floats(0, 100), st.floats(0, 100), st.integers(0, 2))
+def test_feasibility_agrees_with_trying_every_matrix(
+    positive: int, negative: int, accuracy: float, f1: float, digits: int
+) -> None:
+    a, f = (Rounded.of(f"{value:.{digits}f}", percent=True) for value in (accuracy, f1))
+    tried = [
+        matrix_figures(tp, fp, positive, negative) for tp in range(positive + 1) for fp in range(negative + 1)
+    ]  # fmt: skip
+    assert accuracy_is_possible(a, positive + negative) == any(one in a for one, _ in tried)
+    assert f1_is_possible(f, positive, negative) == any(one in f for _, one in tried)
+    assert accuracy_and_f1_are_possible(a, f, positive, negative) == any(x in a and y in f for x, y in tried)
+
+
+def test_the_impossible_baseline_and_means_over_seeds() -> None:
+    a, f = (Rounded.of(text, percent=True) for text in ("74.26", "81.33"))
+    assert not accuracy_and_f1_are_possible(a, f, 279, 129)
+    assert accuracy_and_f1_are_possible(a, Rounded.of("81.35", percent=True), 279, 129)
+    assert not accuracy_is_possible(Rounded.of("82.2", percent=True), 408)
+    assert accuracy_is_possible(Rounded.of("82.2", percent=True), 408, runs=3)
+    assert quotient_is_possible("15.9", "128", "12.5") == (False, True)
+    assert quotient_is_possible("122", "128", "95.5") == (False, True)
+    assert quotient_is_possible("64", "128", "50") == (True, True)
+
+
+def test_the_class_counts_are_those_of_their_tasks() -> None:
+    for task in TASKS.values():
+        for split in task.eval_splits:
+            assert len(split.class_counts) == max(len(task.labels), 1)
+    assert SPLITS["mrpc"][1].class_counts == (129, 279)
+    always = 2 * 279 / (2 * 279 + 129)
+    assert round(100 * always, 1) == 81.2 and set(METRICS) >= {"accuracy", "f1"}
+
+
+# Reading figures
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("**MRPC:** 82.2%", [("mrpc", None, "82.2%")]),
+        ("**STS-B P:** 0.650", [("stsb", "pearson", "0.650")]),
+        ("MRPC F1/Acc: 84.2/78.4", [("mrpc", "f1", "84.2"), ("mrpc", "accuracy", "78.4")]),
+        ("MRPC: F1 84.2%, accuracy 78.4%", [("mrpc", "f1", "84.2%"), ("mrpc", "accuracy", "78.4%")]),
+        ("MRPC: 84.2% F1, 78.4% accuracy", [("mrpc", "f1", "84.2%"), ("mrpc", "accuracy", "78.4%")]),
+        ("MNLI-mm: 60.90% (ep2)", [("mnli-mm", None, "60.90%")]),
+        ("MNLI (matched) 59.1", [("mnli-m", None, "59.1")]),
+        ("CoLA MCC 0.41 <br> SST-2 89.1%", [("cola", "matthews", "0.41"), ("sst2", None, "89.1%")]),
+        ("SICK-R: −0.01", [("sick_r", None, "-0.01")]),
+        ("QQP: +0.85%", []),
+        ("MRPC failed", []),
+    ],
+)
+def test_scores_are_read(text: str, expected: list[tuple[str, str | None, str]]) -> None:
+    figures = scores_in(text, Place(1))
+    assert [(one.task, one.metric, one.shown) for one in figures] == expected
+
+
+def test_a_mean_over_seeds_and_a_split_of_its_own_are_understood() -> None:
+    (one,) = scores_in("**RTE:** 61.5% (58.0 to 65.0, floor 52.7, n 277, 2 seeds)", Place(1))
+    assert (one.examples, one.evaluations, one.says_floor) == (277, 2, True)
+    (mean,) = scores_in("RTE: 61.5 (mean over seeds)", Place(1))
+    assert mean.evaluations is None
+
+
+# Other versions, repositories, the command
+
+
+def test_another_version_of_the_log(tmp_path: Path) -> None:
+    old = TRAINING.replace("Task Loss", "MLM Loss") + training_row(loss="2.640") + training_row(OTHER)
+    (tmp_path / "old.md").write_text(old, encoding="utf-8")
+    findings = found(tmp_path, TRAINING + training_row(), against=tmp_path / "old.md")
+    assert [(one.rule, one.row, one.column) for one in findings] == [
+        ("versions-differ", OTHER, None), ("versions-differ", RUN, "Task Loss"),
+    ]  # fmt: skip
+    assert found(tmp_path, old, against=tmp_path / "old.md") == found(tmp_path, old)
+
+
+def git(folder: Path, *arguments: str, day: str) -> None:
+    stamp = f"{day}T12:00:00+01:00"
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True,
+        env={**os.environ, "GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp, "HOME": str(folder)},
+    )  # fmt: skip
+
+
+def test_tags_and_commits_of_a_repository(tmp_path: Path) -> None:
+    repository = tmp_path / "code"
+    repository.mkdir()
+    git(repository, "init", "-q", day="2026-02-01")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "one", day="2026-02-01")
+    git(repository, "tag", "-a", "first", "-m", "first", day="2026-02-01")
+    git(repository, "tag", "-a", "afterwards", "-m", "late", day="2026-03-01")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "two", day="2026-02-20")
+    git(repository, "tag", "second", day="2026-02-20")
+
+    def judged(tag: str) -> list[tuple[str, str]]:
+        findings = found(tmp_path, TRAINING + training_row(tag=f"`{tag}`"), repository=repository)
+        return [(one.rule, one.severity) for one in findings]
+
+    assert judged("first") == []
+    assert judged("second") == [("young-tag", "error")]
+    assert judged("afterwards") == [("young-tag", "warning")]
+    assert judged("nowhere") == [("young-tag", "warning")]
+    with pytest.raises(UserError, match="--git"):
+        found(tmp_path, TRAINING + training_row(), repository=tmp_path / "none")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", "log", "check", *arguments], cwd=ROOT, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+def test_the_command_says_what_and_where_and_changes_nothing(tmp_path: Path) -> None:
+    text, _ = plant("percentage")
+    log = tmp_path / "log.md"
+    log.write_bytes(text.encode())
+    done = command(str(log), "--json")
+    assert done.returncode == 1
+    (one,) = json.loads(done.stdout)
+    assert {"line", "row", "column", "rule", "severity", "confidence", "message", "evidence"} <= set(one)
+    assert (one["line"], one["row"], one["column"]) == (7, RUN, "Eff. Rank")
+    assert log.read_bytes() == text.encode()
+    shown = command(str(log))
+    assert shown.returncode == 1 and "1 errors, 0 warnings, 0 notes" in shown.stdout
+    log.write_text(TRAINING + training_row(), encoding="utf-8")
+    clean = command(str(log), "--json")
+    assert (clean.returncode, json.loads(clean.stdout)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["missing.md"], ["LOG", "--reports", "missing"], ["LOG", "--against", "missing.md"], ["LOG", "--git", "missing"]],
+)
+def test_what_cannot_be_read_is_one_message(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "log.md").write_text(TRAINING, encoding="utf-8")
+    given_ = [str(tmp_path / "log.md") if one == "LOG" else one for one in arguments]
+    done = command(*given_)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "missing" in done.stderr
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=30), max_size=10), st.lists(st.text(max_size=200), max_size=4))
+def test_no_text_breaks_a_rule(tmp_path_factory: pytest.TempPathFactory, cells: list[str], lines: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    row = "| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |\n"
+    text = TRAINING + row + EVALUATION + row + "\n" + "\n".join(lines)
+    (folder / "log.md").write_bytes(text.encode("utf-8", "replace"))
+    check_log(folder / "log.md")
+    assert len(RULES) >= 15
