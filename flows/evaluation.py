@@ -39,6 +39,7 @@ def evaluation(
     data_root: str | None = None,
     log: str | None = None,
     overrides: list[str] | None = None,
+    other_than: str | None = None,
 ) -> State:
     """Fine-tune, score and analyse a checkpoint that exists.
 
@@ -51,6 +52,7 @@ def evaluation(
         data_root: a mirror folder, searched before the Hub; default COGITO_DATA_ROOT.
         log: the Master Experiment Log; default COGITO_LOG.
         overrides: `key=value` changes of the spec.
+        other_than: start a new run if the one there is has this id: `cogito reproduce` repeats it.
     """
     stopping.clear()
     try:
@@ -72,7 +74,7 @@ def evaluation(
             if problem is not None:
                 raise StageError(f"data: {problem}")
         prepared = prepare_tasks(spec, sources, tokenizer_folder)
-        return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log))
+        return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log), other_than=other_than)
     except UserError as error:
         return Failed(message=str(error), name=stages.BAD_INPUT)
     except StageError as error:
@@ -86,10 +88,11 @@ def evaluate_in_own_run(
     tasks: dict[str, PreparedTask],
     log: Path,
     after: Iterable[Any] = (),
+    other_than: str | None = None,
 ) -> State:
     """Evaluate under an evaluation run, which has its own folder, record and row."""
     asked = evaluation_identity(spec, evaluation_head(spec, checkpoint), corpus, tasks)
-    run, record = open_evaluation_run(spec, checkpoint, asked, cogito_home(), log)
+    run, record = open_evaluation_run(spec, checkpoint, asked, cogito_home(), log, other_than)
     record.corpus = corpus
     evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)
     return finish_run(record, run, log)

@@ -37,6 +37,7 @@ def experiment(
     log: str | None = None,
     processes: int | None = None,
     fresh: bool = False,
+    other_than: str | None = None,
 ) -> State:
     """Run, continue or reuse a whole experiment.
 
@@ -46,17 +47,20 @@ def experiment(
         log: the Master Experiment Log; default COGITO_LOG.
         processes: training processes; default every GPU, or one on a CPU.
         fresh: start a new run even if this spec was run before.
+        other_than: start a new run if the one there is has this id: `cogito reproduce` repeats it.
     """
     stopping.clear()
     try:
-        return _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh)
+        return _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh, other_than)
     except UserError as error:
         return Failed(message=str(error), name=stages.BAD_INPUT)
     except StageError as error:
         return Failed(message=str(error))
 
 
-def _experiment(spec: ExperimentSpec, data_root: Path | None, log: Path, processes: int | None, fresh: bool) -> State:
+def _experiment(
+    spec: ExperimentSpec, data_root: Path | None, log: Path, processes: int | None, fresh: bool, other_than: str | None
+) -> State:
     home = cogito_home()
     inputs = find_inputs(spec, home, data_root)
     started = time.monotonic()
@@ -68,7 +72,7 @@ def _experiment(spec: ExperimentSpec, data_root: Path | None, log: Path, process
 
     identity = pretraining_identity(spec, inputs.data_identity, inputs.init_from)
     asked = evaluation_identity(spec, spec.head, corpus, tasks)
-    run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh)
+    run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh, other_than=other_than)
     note_stage(record, "data", started, corpus, None)
     record.corpus = corpus
     started = time.monotonic()

@@ -118,10 +118,9 @@ def _task_loss(record: RunRecord) -> str:
     unigram = record.corpus.unigram_entropy_nats if record.corpus else None
     if unigram is None:
         beside = ""
-    elif loss < unigram - UNIGRAM_MARGIN_NATS:
-        beside = f" (unigram {unigram:.2f})"
     else:
-        beside = f" (**at unigram floor** {unigram:.2f})"
+        title = "unigram" if loss < unigram - UNIGRAM_MARGIN_NATS else "**at unigram floor**"
+        beside = f" ({title} {unigram:.2f}, {record.bits_per_byte:.2f} bits/byte)"
     return f"{name} eval **{loss:.3f}**{beside} <br> train {train_loss:.3f}"
 
 

@@ -4,6 +4,7 @@ A result holds paths and figures, never tensors. `record.json` in a run's folder
 of state; the log's row, the model card and the tables are pure renderings of it.
 """
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -195,6 +196,13 @@ class RunRecord(BaseModel):
 
     def save(self, folder: RunFolder) -> None:
         write_json(folder.record, self.model_dump(mode="json"))
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The held-out loss per byte of the text behind a token: comparable across tokenizers, None without one."""
+        if self.pretraining is None or self.corpus is None or self.corpus.bytes_per_token <= 0:
+            return None
+        return self.pretraining.eval_loss / math.log(2) / self.corpus.bytes_per_token
 
     def primary_scores(self, start: str = "checkpoint") -> list[Score]:
         return [score for score in self.scores if score.primary and score.start == start]

@@ -36,7 +36,14 @@ def evaluation_identity(
 
 
 def open_training_run(
-    spec: ExperimentSpec, identity: str, asked: str, home: Home, log: Path, *, fresh: bool = False
+    spec: ExperimentSpec,
+    identity: str,
+    asked: str,
+    home: Home,
+    log: Path,
+    *,
+    fresh: bool = False,
+    other_than: str | None = None,
 ) -> tuple[RunFolder, RunRecord]:
     """The run of a pretraining identity: the one there is, or a new one.
 
@@ -44,17 +51,27 @@ def open_training_run(
         identity: of data, model, objective and training.
         asked: identity of the evaluation.
         fresh: claim a new run even if there is one.
+        other_than: a run that does not count as the one there is, because it is to be repeated.
     """
-    return _open("training", spec.run_prefix, spec, identity, asked, home, log, head=spec.head, fresh=fresh)
+    return _open(
+        "training", spec.run_prefix, spec, identity, asked, home, log, head=spec.head, fresh=fresh,
+        other_than=other_than,
+    )  # fmt: skip
 
 
 def open_evaluation_run(
-    spec: ExperimentSpec, checkpoint: Checkpoint, asked: str, home: Home, log: Path
+    spec: ExperimentSpec, checkpoint: Checkpoint, asked: str, home: Home, log: Path, other_than: str | None = None
 ) -> tuple[RunFolder, RunRecord]:
-    """The evaluation run of a checkpoint under an evaluation section: the one there is, or a new one."""
+    """The evaluation run of a checkpoint under an evaluation section: the one there is, or a new one.
+
+    Args:
+        other_than: a run that does not count as the one there is, because it is to be repeated.
+    """
     head = evaluation_head(spec, checkpoint)
     identity = content_hash([checkpoint.name, checkpoint.revision, checkpoint.weights_sha256, asked])
-    return _open("evaluation", head, spec, identity, asked, home, log, head=head, checkpoint=checkpoint)
+    return _open(
+        "evaluation", head, spec, identity, asked, home, log, head=head, checkpoint=checkpoint, other_than=other_than
+    )
 
 
 def evaluation_head(spec: ExperimentSpec, checkpoint: Checkpoint) -> str:
@@ -167,13 +184,14 @@ def _open(
     head: str,
     checkpoint: Checkpoint | None = None,
     fresh: bool = False,
+    other_than: str | None = None,
 ) -> tuple[RunFolder, RunRecord]:
     index = home.root / "index" / f"{kind}-{identity}.json"
     with home.lock(f"run-{identity}"):
         known = index.exists() and home.run(read_json(index)["run_id"]).record.exists()
         if index.exists() and not known:
             logger.warning("the run of this spec is gone from %s: starting a new one", home.runs)
-        if known and not fresh:
+        if known and not fresh and read_json(index)["run_id"] != other_than:
             run = home.run(read_json(index)["run_id"])
             record = load_record(run)
             if not needs_evaluation_run(record, asked):

@@ -178,7 +178,7 @@ def test_a_training_row_in_the_users_style() -> None:
         "Machine": "testbench",
         "Epochs": "20",
         "Concept Losses": "None",
-        "Task Loss": "MLM eval **4.010** (unigram 7.25) <br> train 3.900",
+        "Task Loss": "MLM eval **4.010** (unigram 7.25, 1.38 bits/byte) <br> train 3.900",
         "Eff. Rank": "**15.9 / 128** (12.4%) <br> per-sample effective rank 33.3",
         "Key GLUE Scores": "**MRPC:** 82.2% (79.2 to 84.2, **at floor 81.2**, n 408) <br> "
         "**QQP:** 61.5% (58.5 to 63.5, floor 52.8, n 408) <br> **STS-B:** 0.627 (0.597 to 0.647, floor 0.000, n 408)",
@@ -204,9 +204,9 @@ def test_an_evaluation_row_in_the_users_style() -> None:
 @pytest.mark.parametrize(
     ("loss", "cell"),
     [
-        (7.04, "MLM eval **7.040** (unigram 7.25) <br> train 3.900"),
-        (7.06, "MLM eval **7.060** (**at unigram floor** 7.25) <br> train 3.900"),
-        (9.0, "MLM eval **9.000** (**at unigram floor** 7.25) <br> train 3.900"),
+        (7.04, "MLM eval **7.040** (unigram 7.25, 2.42 bits/byte) <br> train 3.900"),
+        (7.06, "MLM eval **7.060** (**at unigram floor** 7.25, 2.43 bits/byte) <br> train 3.900"),
+        (9.0, "MLM eval **9.000** (**at unigram floor** 7.25, 3.09 bits/byte) <br> train 3.900"),
         (float("nan"), "MLM eval **nan**"),
     ],
 )

@@ -1,0 +1,206 @@
+"""From a row of a log back to an experiment: what the row says, what it leaves open, and how the repetition compares.
+
+A row of ours leads to its record, which holds everything. An old row says little: the rest is taken from the one file
+of `experiments/` that states the same, or from the defaults, and every value so assumed is listed. Example:
+`cogito reproduce master_experiment_log.md#perceiver_mlm_H512L6C128_20260208_211633 --plan`
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.variants import HEAD_DECODERS, VARIANTS
+from tasks.errors import UserError, unknown_name
+from tasks.experiment_log import is_missing
+from tasks.log_check.document import SPLITS, Document, Row, head_in, scores_in
+from tasks.records import load_record
+from tasks.run_folder import Home
+from tasks.specs import LOSS_NAMES, ExperimentSpec, build_spec, load_spec
+
+# What a hand-typed row never says, and without which a repetition can only be alike.
+NEVER_STATED = (
+    "random seeds of pretraining and fine-tuning", "number of processes and their micro-batches",
+    "versions of the libraries", "the very texts: revision of the data set, order of its documents",
+    "the code of that day: a variant of the same name may compute something else",
+    "epoch or checkpoint that was scored", "number of seeds behind a score",
+)  # fmt: skip
+HUB_NAMES = {"minipile": "JeanKaddour/minipile"}
+_SIZES = {"H": "hidden_size", "L": "num_layers", "C": "num_concepts", "D": "num_decoder_layers"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a row can be repeated.
+
+    Attributes:
+        run_id: the run that the row is of.
+        spec: the experiment.
+        source: `record`, an experiment file, or `defaults`.
+        stated: what the row says, by key of the spec.
+        assumed: what it does not say, by key, and the value taken for it.
+        unrecoverable: what no row says.
+        exact: whether it comes from the run's own record.
+    """
+
+    run_id: str
+    kind: str
+    spec: ExperimentSpec
+    source: str
+    stated: dict[str, Any]
+    assumed: dict[str, Any]
+    unrecoverable: tuple[str, ...]
+    exact: bool
+    checkpoint: str | None = None
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        lines = [f"{self.run_id}: repeated from {self.source}"]
+        lines += [f"  stated by the row: {key} = {value}" for key, value in self.stated.items()]
+        lines += [f"  assumed: {key} = {value}" for key, value in self.assumed.items()]
+        lines += [f"  unrecoverable: {text}" for text in self.unrecoverable]
+        return lines
+
+
+def plan_reproduction(
+    log: Path, run_id: str, home: Home, experiments: Sequence[Path] = (), overrides: Sequence[str] = ()
+) -> Plan:
+    """What a repetition of a row would run.
+
+    Args:
+        log: a Markdown log, ours or hand-typed.
+        run_id: of one of its rows.
+        experiments: files that may state what the row leaves open.
+        overrides: `key=value`, e.g. a smaller size.
+
+    Raises:
+        UserError: no such row, or one that says too little.
+    """
+    document = Document.read(log)
+    rows = {row.run_id: row for row in document.rows if row.run_id}
+    if run_id not in rows:
+        raise UserError(f"{log}: {unknown_name('row', run_id, rows)}")
+    row = rows[run_id]
+    if home.run(run_id).record.exists():
+        record = load_record(home.run(run_id))
+        spec = build_spec(_shown(ExperimentSpec.model_validate(record.spec)), list(overrides), run_id)
+        source = record.checkpoint.name if record.kind == "evaluation" and record.checkpoint else None
+        return Plan(run_id, record.kind, spec, "its record", {}, {}, (), exact=not overrides, checkpoint=source)
+    trained = row if row.kind == "training" else rows.get(row.checkpoint or "")
+    if trained is None:
+        raise UserError(
+            f"{log}: {run_id} evaluates {row.checkpoint or 'an unnamed checkpoint'}, which has no row; "
+            "fix: `cogito evaluate` that checkpoint"
+        )
+    stated = _stated(trained) | _evaluation_stated(row)
+    base, source = _base(stated, experiments)
+    raw = _nested(stated, _shown(base) if base else {})
+    raw["name"] = re.sub(r"_20\d{6}_\d{6}$", "", trained.run_id or "row")[:90] + "_again"
+    spec = build_spec(raw, list(overrides), f"the row of {run_id}")
+    assumed = {
+        key: value
+        for key, value in _flat(spec.model_dump(mode="json")).items()
+        if key not in stated and key.partition(".")[0] in ("data", "model", "objective", "training", "evaluation")
+        and value not in (None, {}, [])
+    }  # fmt: skip
+    return Plan(run_id, row.kind, spec, source, stated, assumed, NEVER_STATED, exact=False, checkpoint=row.checkpoint)
+
+
+def _shown(spec: ExperimentSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude_defaults=True)
+
+
+def _stated(row: Row) -> dict[str, Any]:
+    """What a training row says, by key of the spec."""
+    name = re.sub(r"_20\d{6}_\d{6}$", "", row.run_id or "")
+    variant = max((one for one in VARIANTS if name.startswith(one)), key=len, default=None)
+    if variant is None:
+        raise UserError(f"row {row.run_id}: names no variant; allowed: {', '.join(VARIANTS)}")
+    stated: dict[str, Any] = {"model.variant": variant}
+    if "bixt" in name:
+        stated["model.use_bixt"] = True
+    sizes = dict(re.findall(r"([HLCD])(\d+)", row.text("architecture").replace("*", " ")))
+    sizes |= dict(re.findall(r"([HLCD])(\d+)", name.removeprefix(variant)))
+    for letter, key in _SIZES.items():
+        if letter in sizes and (letter != "D" or VARIANTS[variant].has_decoder_layers):
+            stated[f"model.{key}"] = int(sizes[letter])
+    data = row.text("pretraining_data").split("(")[0].strip(" *`")
+    if not is_missing(data):
+        stated["data.dataset"] = HUB_NAMES.get(data.casefold(), data)
+    epochs = re.search(r"\d+(?:\.\d+)?", row.text("epochs"))
+    if epochs:
+        stated["training.epochs"] = float(epochs[0])
+    return stated | _losses(row.text("concept_losses"))
+
+
+def _losses(cell: str) -> dict[str, Any]:
+    names = [part.strip(" `*") for part in re.split(r"\s\+\s|,\s", cell)]
+    losses = [name for name in names if name in LOSS_NAMES]
+    if not losses:
+        return {}
+    fixed = next((re.search(r"fixed\s*=\s*([\d.,]+)", name) for name in names if name.startswith("fixed")), None)
+    if fixed is None:
+        weighting = next((name for name in names if name in ("learnable", "kendall_gal")), "fixed")
+        return {"objective.concept_losses": dict.fromkeys(losses, 1.0), "objective.loss_weighting": weighting}
+    weights = [float(weight) for weight in fixed[1].strip(",").split(",")]
+    weights += weights[-1:] * (len(losses) - len(weights))
+    return {
+        "objective.concept_losses": dict(zip(losses, weights, strict=False)), "objective.loss_weighting": "fixed",
+    }  # fmt: skip
+
+
+def _evaluation_stated(row: Row) -> dict[str, Any]:
+    """Tasks and head of a row's scores."""
+    labels = [figure.task for figure in scores_in(row.text("key_scores"), row.at("key_scores"))]
+    stated: dict[str, Any] = {}
+    if labels:
+        stated["evaluation.tasks"] = list(dict.fromkeys(SPLITS[label][0].name for label in labels))
+    head = head_in(row.text("eval_type")) if row.kind == "evaluation" else None
+    if head in HEAD_DECODERS:
+        stated["evaluation.head"] = head
+    return stated
+
+
+def _base(stated: dict[str, Any], experiments: Sequence[Path]) -> tuple[ExperimentSpec | None, str]:
+    """The one experiment file that states the same of model, data, epochs and concept losses."""
+    found = []
+    for path in experiments:
+        try:
+            spec = load_spec(path, [])
+        except UserError:
+            continue  # a file with mistakes is no candidate; `cogito check` names them
+        flat = _flat(spec.model_dump(mode="json"))
+        keys = [key for key in stated if not key.startswith("evaluation.")]
+        losses = stated.get("objective.concept_losses", {})
+        weighed = stated.get("objective.loss_weighting") == "fixed"
+        same_losses = flat["objective.concept_losses"] == losses if weighed else (
+            list(flat["objective.concept_losses"]) == list(losses)
+        )  # fmt: skip
+        same = all(flat.get(key) == stated[key] for key in keys if key != "objective.concept_losses")
+        bixt = flat["model.use_bixt"] == stated.get("model.use_bixt", False)
+        if same and same_losses and bixt:
+            found.append((path, spec))
+    if len(found) == 1:
+        return found[0][1], f"{found[0][0].as_posix()}, which states the same"
+    return None, "the defaults" + (f" ({len(found)} experiment files fit)" if found else "")
+
+
+def _flat(raw: dict[str, Any]) -> dict[str, Any]:
+    """Sections of a spec as dotted keys; dictionaries inside a section stay whole."""
+    flat: dict[str, Any] = {}
+    for section, part in raw.items():
+        if isinstance(part, dict):
+            flat |= {f"{section}.{key}": value for key, value in part.items()}
+        else:
+            flat[section] = part
+    return flat
+
+
+def _nested(flat: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    raw = {section: dict(part) if isinstance(part, dict) else part for section, part in base.items()}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        raw.setdefault(section, {})[name] = value
+    raw.setdefault("data", {})
+    return raw
