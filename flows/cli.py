@@ -167,6 +167,24 @@ def compare(
 
 
 @app.command()
+def rescore(run: Annotated[str, typer.Argument(help="Run id.")], log: LogPath = None, as_json: AsJson = False) -> None:
+    """Score a run again from its stored predictions with today's code; updates its record and row."""
+    from flows.listing import print_changes
+    from tasks.experiment_log import default_log
+    from tasks.records import find_run
+    from tasks.rescoring import rescore_run
+    from tasks.run_folder import cogito_home
+
+    folder, log_path = find_run(run, cogito_home()), default_log(log)
+    changes = rescore_run(folder, log_path)
+    if as_json:
+        facts = {"run_id": folder.run_id, "changes": [change.model_dump(mode="json") for change in changes]}
+        _print_json({**facts, "record": str(folder.record), "log": str(log_path)})
+    else:
+        print_changes(changes, folder, log_path)
+
+
+@app.command()
 def analyse(
     checkpoint: Annotated[str, typer.Argument(help="Run id, folder, or Hub id with an optional @revision.")],
     tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder, for a checkpoint without one.")] = None,

@@ -9,6 +9,7 @@ from tasks.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from tasks.comparisons import Comparison
+    from tasks.rescoring import Change
 
 Rows = list[tuple[str, str]]
 # Columns of the score table where the output is no terminal and so has no width of its own.
@@ -162,3 +163,13 @@ def print_comparison(comparison: "Comparison") -> None:
     for side, names in comparison.not_known.items():
         if names:
             console.print(f"not known for {side.upper()}: {'; '.join(names)}")
+
+
+def print_changes(changes: "list[Change]", folder: RunFolder, log_path: Path) -> None:
+    """What scoring again changed, and where it was written."""
+    for change in changes:
+        start = "" if change.start == "checkpoint" else f" ({change.start.replace('_', '-')})"
+        print(f"{change.task} {change.metric}{start}: {change.field} {change.before} -> {change.after}")
+    print(f"{folder.run_id}: " + (f"{len(changes)} changes" if changes else "every score comes out as it was"))
+    print(f"record: {folder.record}")
+    print(f"row in: {log_path}")
