@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.records import RunRecord, Score
 from tasks.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from tasks.comparisons import Comparison
+    from tasks.rescoring import Change
 
 Rows = list[tuple[str, str]]
 # Columns of the score table where the output is no terminal and so has no width of its own.
@@ -133,3 +138,38 @@ def _value(score: Score) -> str:
 
 def _interval(score: Score) -> str:
     return "--" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}"
+
+
+def print_comparison(comparison: "Comparison") -> None:
+    """What differs between A and B, their figures side by side, and what is not known or not comparable."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tasks.comparisons import delta_text, shown, value_text
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH, markup=False, highlight=False)
+    console.print(f"A: {comparison.a}\nB: {comparison.b}")
+    table = Table("differs", "A", "B")
+    for one in comparison.differs:
+        table.add_row(one.key, value_text(one.a), value_text(one.b))
+    console.print(table)
+    table = Table("figure", "A", "B", "n", "B - A (95 % interval)")
+    for figure in comparison.figures:
+        values = shown(figure, figure.a), shown(figure, figure.b)
+        table.add_row(figure.name, *values, "--" if figure.n is None else str(figure.n), delta_text(figure))
+    console.print(table)
+    for side, names in comparison.not_known.items():
+        if names:
+            console.print(f"not known for {side.upper()}: {'; '.join(names)}")
+
+
+def print_changes(changes: "list[Change]", folder: RunFolder, log_path: Path) -> None:
+    """What scoring again changed, and where it was written."""
+    for change in changes:
+        start = "" if change.start == "checkpoint" else f" ({change.start.replace('_', '-')})"
+        print(f"{change.task} {change.metric}{start}: {change.field} {change.before} -> {change.after}")
+    print(f"{folder.run_id}: " + (f"{len(changes)} changes" if changes else "every score comes out as it was"))
+    print(f"record: {folder.record}")
+    print(f"row in: {log_path}")

@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import UserError
+from tasks.errors import UserError, unknown_name
 from tasks.log_rows import (
     EVALUATION_COLUMNS,
     SCORE_NAMES,
@@ -154,6 +154,24 @@ def _html(frame: "pandas.DataFrame", title: str) -> str:
     name = html.escape(title)
     table = frame.to_html(index=False, na_rep="", border=0, escape=True)
     return f'<!doctype html>\n<meta charset="utf-8">\n<title>{name}</title>\n<h1>{name}</h1>\n{table}\n'
+
+
+def find_row(path: Path, run_id: str) -> tuple[str, dict[str, str]]:
+    """The kind of a run's row and its cells by machine name; of the same id in both tables the training row.
+
+    Raises:
+        UserError: the log cannot be read or has no such row.
+    """
+    rows = {}
+    for kind, table in sorted(find_tables(read_text(path)).items()):
+        for row in reversed(table.rows):
+            cells = {machine_name(title): table.cell(row, machine_name(title)) for title in table.header}
+            rows[table.run_id(row)] = kind, cells
+    if run_id not in rows:
+        raise UserError(
+            f"{path}: {unknown_name('row', run_id, filter(None, rows))}; fix: LOG.md#RUN_ID with one of them"
+        )
+    return rows[run_id]
 
 
 def add_record(record_path: Path, log: Path) -> bool:
@@ -332,15 +350,20 @@ def _scores(text: str) -> dict[str, float]:
     Where a task stands twice, the later one's name keeps its metric.
     """
     scores: dict[str, float] = {}
+    for task, metric, value in stated_scores(text):
+        scores.setdefault(f"{task} {metric}" if metric and task in scores else task, value)
+    return scores
+
+
+def stated_scores(text: str) -> Iterator[tuple[str, str, float]]:
+    """Task label, metric as the cell writes it (empty where it does not) and value of every score of a cell."""
     for part in re.split(r"<br\s*/?>", text):
         match = _SCORE.match(part)
         if match is None:
             continue
-        name = SCORE_LABELS.get(match["task"].casefold(), match["task"].casefold())
+        label = SCORE_LABELS.get(match["task"].casefold(), match["task"].casefold())
         value = float(match["value"].replace("−", "-"))
-        name += match["metric"].casefold() if name in scores else ""
-        scores.setdefault(name, round(value / 100, 8) if match["percent"] else value)
-    return scores
+        yield label, match["metric"].casefold().strip(), round(value / 100, 8) if match["percent"] else value
 
 
 # Writing: one row, and nothing else

@@ -20,7 +20,7 @@ from tasks.run_folder import (
     read_json,
     write_json,
 )
-from tasks.scores import MATTHEWS_MIN_EXAMPLES, METRICS, bootstrap_interval, overlap_baseline
+from tasks.scores import METRICS, bootstrap_interval, is_unreliable, overlap_baseline
 from tasks.specs import CellProtocol
 from tasks.task_data import PreparedTask, load_examples
 
@@ -29,7 +29,7 @@ log = logging.getLogger("cogito.finetuning")
 # Raise when the same checkpoint, data and protocol would give other predictions.
 CONTRACT_VERSION = 1
 # Raise when the same predictions would give other scores, intervals or floors.
-SCORING_VERSION = 2
+SCORING_VERSION = 3
 
 
 def finetune(
@@ -122,57 +122,75 @@ def score_task(cells: list[CellResult], data: PreparedTask, run: RunFolder) -> l
 
 
 def _score(cells: list[CellResult], data: PreparedTask) -> list[Score]:
-    from tasks.metric import CogitoMetric
-
     task = TASKS[data.task]
-    complete = [cell for cell in cells if cell.status == "complete"]
-    failed = [cell.seed for cell in cells if cell.status == "failed"]
     train = load_examples(data.folder, "train")
     scores = []
-    cache = str(cogito_home().cache / "metrics")
     for split in task.eval_splits:
         examples = load_examples(data.folder, f"eval-{split.label}")
         references = examples["labels"]
         predictions: dict[int, np.ndarray] = {}
-        for cell in complete:
-            labels, answers = read_predictions(cell.predictions[split.label])
-            if not np.array_equal(labels, references):
-                raise StageError(f"{cell.predictions[split.label]}: was made for other examples of {split.label}")
-            predictions[cell.seed] = answers
-        for name in task.metrics:
-            metric = METRICS[name]
-            library = CogitoMetric(config_name=name, keep_in_memory=True, cache_dir=cache)
-            values = {
-                seed: library.compute(predictions=answers, references=references)[name]
-                for seed, answers in predictions.items()
-            }
-            interval = bootstrap_interval(name, references, list(predictions.values())) if values else None
-            floor = metric.floor(references)
-            scores.append(
-                Score(
-                    task=split.label,
-                    metric=name,
-                    primary=name == task.primary_metric,
-                    start=cells[0].start,
-                    value=float(np.mean(list(values.values()))) if values else None,
-                    interval=interval,
-                    n=len(references),
-                    seed_values=values,
-                    sd=float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else None,
-                    floor=floor,
-                    floor_name=metric.floor_name,
-                    overlap_baseline=overlap_baseline(
-                        name,
-                        (train["features"], train["labels"]),
-                        (examples["features"], references),
-                        regression=task.is_regression,
-                    )
-                    if task.is_pair
-                    else None,
-                    above_floor=interval is not None and interval[0] > floor,
-                    failed_seeds=failed,
-                    start_from=cells[0].start_from,
-                    unreliable=name == "matthews" and len(references) < MATTHEWS_MIN_EXAMPLES,
-                )
+        for cell in cells:
+            if cell.status == "complete":
+                labels, answers = read_predictions(cell.predictions[split.label])
+                if not np.array_equal(labels, references):
+                    raise StageError(f"{cell.predictions[split.label]}: was made for other examples of {split.label}")
+                predictions[cell.seed] = answers
+        overlap: dict[str, float] = {}
+        if task.is_pair:
+            sides = (train["features"], train["labels"]), (examples["features"], references)
+            overlap = {name: overlap_baseline(name, *sides, regression=task.is_regression) for name in task.metrics}
+        scores += score_split(split.label, cells, references, predictions, overlap)
+    return scores
+
+
+def score_split(
+    label: str,
+    cells: list[CellResult],
+    references: np.ndarray,
+    predictions: dict[int, np.ndarray],
+    overlap: dict[str, float],
+) -> list[Score]:
+    """Score one split by every metric of its task, with interval and floors.
+
+    Args:
+        cells: the seeds of one task and one start, some possibly failed.
+        references: [n].
+        predictions: [n] of every seed that did not fail.
+        overlap: metric -> what a regression on word overlap reaches, where that is known.
+    """
+    from tasks.metric import CogitoMetric
+
+    task = TASKS[cells[0].task]
+    failed = [cell.seed for cell in cells if cell.status == "failed"]
+    cache = str(cogito_home().cache / "metrics")
+    scores = []
+    for name in task.metrics:
+        metric = METRICS[name]
+        library = CogitoMetric(config_name=name, keep_in_memory=True, cache_dir=cache)
+        values = {
+            seed: library.compute(predictions=answers, references=references)[name]
+            for seed, answers in predictions.items()
+        }
+        interval = bootstrap_interval(name, references, list(predictions.values())) if values else None
+        floor = metric.floor(references)
+        scores.append(
+            Score(
+                task=label,
+                metric=name,
+                primary=name == task.primary_metric,
+                start=cells[0].start,
+                value=float(np.mean(list(values.values()))) if values else None,
+                interval=interval,
+                n=len(references),
+                seed_values=values,
+                sd=float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else None,
+                floor=floor,
+                floor_name=metric.floor_name,
+                overlap_baseline=overlap.get(name),
+                above_floor=interval is not None and interval[0] > floor,
+                failed_seeds=failed,
+                start_from=cells[0].start_from,
+                unreliable=is_unreliable(name, references, list(predictions.values())),
             )
+        )
     return scores

@@ -6,13 +6,14 @@ of state; the log's row, the model card and the tables are pure renderings of it
 
 import math
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.errors import UserError
-from tasks.run_folder import RunFolder, read_json, write_json
+from tasks.errors import UserError, unknown_name
+from tasks.run_folder import Home, RunFolder, read_json, write_json
 
 SCHEMA_VERSION = 1
 # What a fine-tuning starts from: the pretrained weights, or random ones for comparison; `zero_shot` is none at all.
@@ -133,7 +134,9 @@ class Score(Result):
     above_floor: bool = Field(description="the interval's lower end lies above the floor")
     failed_seeds: list[int] = Field(default_factory=list)
     start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
-    unreliable: bool = Field(False, description="too few examples for the interval to hold as often as it says")
+    unreliable: bool = Field(
+        False, description="too few examples, in all or in a cell, for the interval to be sure to hold"
+    )
 
 
 class AnalysisResult(Result):
@@ -214,9 +217,36 @@ def load_record(folder: RunFolder) -> RunRecord:
     Raises:
         UserError: there is none, or it is not readable.
     """
+    return read_record(folder.record)
+
+
+def read_record(path: Path) -> RunRecord:
+    """A record from its file, wherever that lies.
+
+    Raises:
+        UserError: there is none, or it is not readable.
+    """
     try:
-        return RunRecord.model_validate(read_json(folder.record))
+        return RunRecord.model_validate(read_json(path))
     except OSError:
-        raise UserError(f"{folder.record}: there is no such record; fix: see `cogito log show`") from None
+        raise UserError(f"{path}: there is no such record; fix: see `cogito log show`") from None
     except ValueError as error:
-        raise UserError(f"{folder.record}: is not a readable record: {error}") from None
+        raise UserError(f"{path}: is not a readable record: {error}") from None
+
+
+def find_run(run_id: str, home: Home, or_else: str = "") -> RunFolder:
+    """The folder of a run that has a record.
+
+    Args:
+        or_else: what else could be named in its place.
+
+    Raises:
+        UserError: there is no such run; names those that are near.
+    """
+    if run_id and run_id == Path(run_id).name and home.run(run_id).record.is_file():
+        return home.run(run_id)
+    names = [record.parent.name for record in home.runs.glob("*/record.json")]
+    near = get_close_matches(run_id, names, n=10, cutoff=0.0)
+    message = unknown_name("run", run_id, near) if near else f"unknown run {run_id!r}: there is none"
+    more = ", ..." if len(near) < len(names) else ""
+    raise UserError(f"{message}{more}; fix: a run id of {home.runs}" + (f", {or_else}" if or_else else ""))

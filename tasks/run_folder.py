@@ -114,6 +114,10 @@ class RunFolder:
         """The folder of one fine-tuning job; `start` is `checkpoint` or `random`."""
         return self.root / "finetuning" / f"{task}-seed{seed}-{start}"
 
+    def predictions(self, stored: Path) -> Path:
+        """A cell's file where it was stored or, once the home has moved, at its place in this folder."""
+        return stored if stored.is_file() else self.root.joinpath(*stored.parts[-3:])
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -4,8 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.finetuning import score_split
 from tasks.records import (
     AnalysisResult,
+    CellResult,
     Checkpoint,
     CorpusResult,
     Environment,
@@ -14,6 +20,7 @@ from tasks.records import (
     Score,
     StageRecord,
 )
+from tasks.run_folder import Home
 from tasks.specs import DataSpec, ExperimentSpec
 
 RUN_ID = "perceiver_mlm_H512L6C128_20260301_120000"
@@ -142,3 +149,28 @@ def make_record(**changes: Any) -> RunRecord:
     if changes.get("kind") == "evaluation":
         fields |= {"run_id": "eval_perceiver_mlm_20260301_120000", "checkpoint": make_checkpoint(), "pretraining": None}
     return RunRecord(**fields | changes)
+
+
+def put_scored_run(
+    home: Home,
+    run_id: str,
+    references: np.ndarray,
+    answers: dict[int, np.ndarray],
+    task: str = "mrpc",
+    **changes: Any,
+) -> RunRecord:
+    """A run of one task with stored predictions and scores, without a training.
+
+    Args:
+        answers: predictions [n] by seed.
+    """
+    run, cells = home.run(run_id), []
+    for seed, predictions in answers.items():
+        path = run.cell(task, seed, "checkpoint") / f"predictions-{task}.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"label": references, "prediction": predictions}), path)
+        cells.append(CellResult(task=task, seed=seed, start="checkpoint", status="complete", predictions={task: path}))
+    scores = score_split(task, cells, references, answers, {})
+    record = make_record(**{"run_id": run_id, "cells": cells, "scores": scores} | changes)
+    record.save(run)
+    return record
