@@ -166,6 +166,58 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    row: Annotated[str, typer.Argument(help="A row as LOG.md#RUN_ID, or a run id of --log.")],
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the experiment and what it assumes; run nothing.")
+    ] = False,
+    miniature: Miniature = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Training processes.")] = None,
+    data_root: DataRoot = None,
+    log: LogPath = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Repeat the run behind a row of a log and hold the new figures against it."""
+    from tasks.comparisons import compare, find_side
+    from tasks.experiment_log import default_log
+    from tasks.preflight import find_inputs
+    from tasks.reproduction import plan_reproduction, verdicts
+    from tasks.run_folder import cogito_home
+    from tasks.sources import resolve_data_root
+
+    path, _, run_id = row.rpartition("#")
+    source = default_log(path or log)
+    home, mirror = cogito_home(), resolve_data_root(data_root)
+    experiments = sorted(Path("experiments").glob("*.yaml"))
+    asked = plan_reproduction(source, run_id, home, experiments, overrides or [], small=miniature)
+    if plan:
+        import yaml
+
+        spec = asked.spec.model_dump(mode="json", exclude_defaults=True)
+        if as_json:
+            _print_json({**asked.facts(), "spec": spec})
+        else:
+            print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), end="")
+            print("\n".join(f"# {line}" for line in asked.lines()))
+        return
+    print("\n".join(asked.lines()), file=sys.stderr)
+    find_inputs(asked.spec, home, mirror)
+    arguments = {"spec": asked.spec, "processes": processes, "other_than": run_id}
+    state, log_path = _run_flow("experiment", arguments, mirror, log)
+    again = _finished_run(state)
+    found = verdicts(compare(find_side(f"{source}#{run_id}", home), find_side(again, home)))
+    if as_json:
+        _print_json({**asked.facts(), "run_id": again, "verdicts": [one.model_dump(mode="json") for one in found]})
+    else:
+        from flows.listing import print_verdicts
+
+        print_verdicts(run_id, again, found, log_path)
+    if not state.is_completed():
+        raise StageError(state.message or "the repetition failed")
+
+
+@app.command()
 def rescore(run: Annotated[str, typer.Argument(help="Run id.")], log: LogPath = None, as_json: AsJson = False) -> None:
     """Score a run again from its stored predictions with today's code; updates its record and row."""
     from flows.listing import print_changes
@@ -364,18 +416,25 @@ def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Pa
         signal.signal(signal.SIGINT, before)
 
 
-def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
-    from tasks.records import load_record
+def _finished_run(state: Any) -> str:
+    """The run id of a flow that came as far as having a run."""
     from tasks.run_folder import cogito_home
     from tasks.stages import BAD_INPUT
 
     message = state.message or ""
     if state.name == BAD_INPUT:
         raise UserError(message)
-    run_id = message.partition(":")[0]
-    folder = cogito_home().run(run_id)
-    if not run_id or not folder.record.exists():
+    run_id: str = message.partition(":")[0]
+    if not run_id or not cogito_home().run(run_id).record.exists():
         raise StageError(message or f"the flow ended as {state.name}")
+    return run_id
+
+
+def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
+    from tasks.records import load_record
+    from tasks.run_folder import cogito_home
+
+    folder = cogito_home().run(_finished_run(state))
     record = load_record(folder)
     if as_json:
         _print_json(
@@ -394,7 +453,7 @@ def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
 
         print_record(record, folder, log_path)
     if not state.is_completed():
-        raise StageError(message)
+        raise StageError(state.message or "the flow failed")
 
 
 def _score_facts(score: Any) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _experiment(
     checkpoint = resolve_checkpoint(run.run_id, home)
     if needs_evaluation_run(record, asked):
         finish_run(record, run, log)
-        state = evaluate_in_own_run(spec, checkpoint, corpus, tasks, log, after=[publishing])
+        state = evaluate_in_own_run(spec, checkpoint, corpus, tasks, log, after=[publishing], other_than=other_than)
         # A publishing that failed is no success, whatever came of the evaluation.
         return state if problem is None else Failed(message=f"{state.message}; publishing: {problem}")
     record.checkpoint = checkpoint

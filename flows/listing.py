@@ -1,5 +1,6 @@
 """What `cogito ls` lists and how a finished run is shown in a terminal."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from tasks.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from tasks.comparisons import Comparison
+    from tasks.reproduction import Verdict
     from tasks.rescoring import Change
 
 Rows = list[tuple[str, str]]
@@ -163,6 +165,23 @@ def print_comparison(comparison: "Comparison") -> None:
     for side, names in comparison.not_known.items():
         if names:
             console.print(f"not known for {side.upper()}: {'; '.join(names)}")
+
+
+def print_verdicts(row: str, again: str, verdicts: "list[Verdict]", log_path: Path) -> None:
+    """What a repetition says of every figure of a row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH, markup=False, highlight=False)
+    table = Table("figure", "row", "again", "verdict", title=f"{row}, repeated as {again}")
+    for one in verdicts:
+        table.add_row(one.figure, one.stated, one.repeated, one.verdict)
+    console.print(table)
+    counts = Counter(one.outcome for one in verdicts)
+    print(", ".join(f"{counts[name]} {name}" for name in ("agrees", "differs", "undecided")))
+    print(f"row in: {log_path}")
 
 
 def print_changes(changes: "list[Change]", folder: RunFolder, log_path: Path) -> None:

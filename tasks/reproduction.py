@@ -9,15 +9,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.variants import HEAD_DECODERS, VARIANTS
+from tasks.comparisons import Comparison, delta_text, shown
 from tasks.errors import UserError, unknown_name
 from tasks.experiment_log import is_missing
 from tasks.log_check.document import SPLITS, Document, Row, head_in, scores_in
-from tasks.records import load_record
+from tasks.records import Result, load_record
 from tasks.run_folder import Home
 from tasks.specs import LOSS_NAMES, ExperimentSpec, build_spec, load_spec
+from tasks.sweeps import miniature
 
 # What a hand-typed row never says, and without which a repetition can only be alike.
 NEVER_STATED = (
@@ -28,6 +30,23 @@ NEVER_STATED = (
 )  # fmt: skip
 HUB_NAMES = {"minipile": "JeanKaddour/minipile"}
 _SIZES = {"H": "hidden_size", "L": "num_layers", "C": "num_concepts", "D": "num_decoder_layers"}
+
+
+Outcome = Literal["agrees", "differs", "undecided"]
+
+
+class Verdict(Result):
+    """What a repetition says of one figure of a row."""
+
+    figure: str
+    stated: str
+    repeated: str
+    outcome: Outcome
+    reason: str
+
+    @property
+    def verdict(self) -> str:
+        return f"{self.outcome}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,7 @@ class Plan:
         stated: what the row says, by key of the spec.
         assumed: what it does not say, by key, and the value taken for it.
         unrecoverable: what no row says.
-        exact: whether it comes from the run's own record.
+        checkpoint: the pretraining that an evaluation row is of.
     """
 
     run_id: str
@@ -51,8 +70,14 @@ class Plan:
     stated: dict[str, Any]
     assumed: dict[str, Any]
     unrecoverable: tuple[str, ...]
-    exact: bool
-    checkpoint: str | None = None
+    checkpoint: str | None
+
+    def facts(self) -> dict[str, Any]:
+        """The plan ready for JSON, without the spec."""
+        return {
+            "row": self.run_id, "source": self.source, "stated": self.stated, "assumed": self.assumed,
+            "unrecoverable": list(self.unrecoverable),
+        }  # fmt: skip
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -64,7 +89,13 @@ class Plan:
 
 
 def plan_reproduction(
-    log: Path, run_id: str, home: Home, experiments: Sequence[Path] = (), overrides: Sequence[str] = ()
+    log: Path,
+    run_id: str,
+    home: Home,
+    experiments: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    *,
+    small: bool = False,
 ) -> Plan:
     """What a repetition of a row would run.
 
@@ -72,7 +103,8 @@ def plan_reproduction(
         log: a Markdown log, ours or hand-typed.
         run_id: of one of its rows.
         experiments: files that may state what the row leaves open.
-        overrides: `key=value`, e.g. a smaller size.
+        overrides: `key=value`, applied last.
+        small: take the miniature.
 
     Raises:
         UserError: no such row, or one that says too little.
@@ -84,9 +116,14 @@ def plan_reproduction(
     row = rows[run_id]
     if home.run(run_id).record.exists():
         record = load_record(home.run(run_id))
-        spec = build_spec(_shown(ExperimentSpec.model_validate(record.spec)), list(overrides), run_id)
+        spec = _changed(ExperimentSpec.model_validate(record.spec), overrides, small, run_id)
         source = record.checkpoint.name if record.kind == "evaluation" and record.checkpoint else None
-        return Plan(run_id, record.kind, spec, "its record", {}, {}, (), exact=not overrides, checkpoint=source)
+        if source is not None and not home.run(source).record.exists():
+            raise UserError(
+                f"{run_id} evaluates {source}, which was not trained under {home.root}; "
+                f"fix: `cogito evaluate {source}` and compare"
+            )
+        return Plan(run_id, record.kind, spec, "its record", {}, {}, (), checkpoint=source)
     trained = row if row.kind == "training" else rows.get(row.checkpoint or "")
     if trained is None:
         raise UserError(
@@ -97,14 +134,42 @@ def plan_reproduction(
     base, source = _base(stated, experiments)
     raw = _nested(stated, _shown(base) if base else {})
     raw["name"] = re.sub(r"_20\d{6}_\d{6}$", "", trained.run_id or "row")[:90] + "_again"
-    spec = build_spec(raw, list(overrides), f"the row of {run_id}")
+    spec = _changed(build_spec(raw, [], f"the row of {run_id}"), overrides, small, run_id)
     assumed = {
         key: value
         for key, value in _flat(spec.model_dump(mode="json")).items()
         if key not in stated and key.partition(".")[0] in ("data", "model", "objective", "training", "evaluation")
         and value not in (None, {}, [])
     }  # fmt: skip
-    return Plan(run_id, row.kind, spec, source, stated, assumed, NEVER_STATED, exact=False, checkpoint=row.checkpoint)
+    return Plan(run_id, row.kind, spec, source, stated, assumed, NEVER_STATED, row.checkpoint)
+
+
+def verdicts(comparison: Comparison) -> list[Verdict]:
+    """For every figure of the row whether the repetition agrees with it within the interval of their difference."""
+    found = []
+    for figure in comparison.figures:
+        if figure.a is None and figure.refused is None:
+            continue
+        if figure.refused is not None:
+            outcome: Outcome = "undecided"
+            reason = figure.refused
+        elif figure.interval is None:
+            outcome = "agrees" if figure.delta == 0 else "undecided"
+            reason = f"difference {figure.delta:+.4g}, no interval is known"
+        else:
+            outcome = "agrees" if figure.inside_noise else "differs"
+            reason = delta_text(figure)
+        found.append(
+            Verdict(
+                figure=figure.name, stated=shown(figure, figure.a), repeated=shown(figure, figure.b), outcome=outcome,
+                reason=reason,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _changed(spec: ExperimentSpec, overrides: Sequence[str], small: bool, name: str) -> ExperimentSpec:
+    return build_spec(_shown(miniature(spec) if small else spec), list(overrides), name)
 
 
 def _shown(spec: ExperimentSpec) -> dict[str, Any]:

@@ -86,10 +86,24 @@ def test_another_evaluation_reuses_the_pretraining(place: Path, first: dict[str,
         "run", "tiny.yaml", "--log", "log.md", "--json", "--set", "evaluation.tasks=[paws]", home=place / "home"
     )
     assert done.returncode == 0, done.stderr
-    training, evaluation = rows(place)
+    training, evaluation = (row for row in rows(place) if row["run_id"] in (first["run_id"], answer(done)["run_id"]))
     assert training["run_id"] == first["run_id"] and set(training["scores"]) == {"mrpc", "stsb"}
     assert evaluation["table"] == "evaluation" and evaluation["checkpoint"] == first["run_id"]
     assert set(evaluation["scores"]) == {"paws"}
+
+
+def test_a_row_is_repeated_to_the_same_figures(place: Path, first: dict[str, Any]) -> None:
+    words = ["reproduce", f"log.md#{first['run_id']}", "--log", "log.md", "--json"]
+    done = cogito(*words, home=place / "home")
+    assert done.returncode == 0, done.stderr
+    again = answer(done)
+    assert again["source"] == "its record" and again["run_id"] != first["run_id"]
+    outcomes = {one["figure"]: one["outcome"] for one in again["verdicts"]}
+    assert {"held-out loss", "MRPC F1", "STS-B Pearson"} <= outcomes.keys()
+    assert set(outcomes.values()) == {"agrees"}
+    before = (place / "log.md").read_bytes()
+    assert answer(cogito(*words, home=place / "home")) == again  # nothing runs a third time
+    assert (place / "log.md").read_bytes() == before
 
 
 def test_evaluating_the_published_folder_adds_a_row(place: Path, first: dict[str, Any]) -> None:
