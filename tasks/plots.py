@@ -91,10 +91,10 @@ def plot_curves(runs: Mapping[str, Sequence[dict[str, float]]], unigram_entropy:
 
 
 def plot_over_steps(
-    points: Sequence[dict[str, float]], name: str, title: str, path: Path, limit: float | None = None
+    points: Sequence[dict[str, float]], path: Path, *, name: str, title: str, limit: float | None = None
 ) -> None:
     """One figure of the training curve over steps; `limit` is a line across it, on a logarithmic axis."""
-    figure, axes = _figure(6, 2.8)
+    figure, axes = _figure(6, 3.5)
     axes.plot([p["step"] for p in points], [p[name] for p in points], lw=0.9)
     if limit is not None:
         axes.axhline(limit, ls="--", color="gray", lw=1, label=f"clipped at {limit:g}")

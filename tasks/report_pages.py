@@ -19,13 +19,13 @@ from tasks.launch import SECRETS
 from tasks.log_rows import code_span
 
 PICTURES = "report"  # the folder of the pictures beside report.md
+SHORTEST_SECRET = 8  # a shorter one would be found inside words
 
-# Keys that people paste: of the Hub, of W&B, in an address, behind a name that says so.
-_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}|\bwandb_v1_\w{16,}|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
-    r"|(?<=bearer )[\w.~+/-]{8,}=*"
-    r"|(?:(?<=token[=:])|(?<=secret[=:])|(?<=password[=:])|(?<=api_key[=:]))\s*[^\s,;&)'\"]+",
-    re.IGNORECASE,
+# What looks like a key of a service, or is the account in an address.
+_KEY = re.compile(r"\b(?:hf|gh[opsu]|github_pat|pn[bu]|wandb_v1)_\w{16,}|(?<=://)[^/@\s]+(?=@)")
+# What is called a secret, after its name.
+_NAMED = re.compile(
+    r"((?:token|secret|password|passwd|api[_-]?key)[\"']?\s*[=:]\s*[\"']?|bearer\s+)[^\s,;&)\"']+", re.IGNORECASE
 )
 # An underscore inside a word is no markup, and names are better read without backslashes.
 _MARKUP = re.compile(r"([\\`*\[\]<>&~]|(?<![^\W_])_|_(?![^\W_]))")
@@ -169,7 +169,7 @@ def _text(text: Text) -> str:
     if isinstance(text, Code):
         return code_span(_line(text.text)) if _line(text.text) else ""
     if isinstance(text, Strong):
-        return f"**{_text(text.text)}**"
+        return f"**{_text(text.text).strip()}**"
     if isinstance(text, Link):
         shown = _text(text.text)
         is_web = text.target.startswith(("https://", "http://"))
@@ -186,9 +186,10 @@ def _line(text: str) -> str:
 
 def _public(text: str) -> str:
     """A text without what looks like a secret, or is one of this process."""
-    text = _SECRET.sub("***", text)
+    text = _NAMED.sub(r"\1***", _KEY.sub("***", text))
     for name in (*SECRETS, "WANDB_API_KEY"):
-        if value := os.environ.get(name):
+        value = os.environ.get(name, "")
+        if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")
     return text
 
@@ -220,7 +221,8 @@ th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align
 th { color: var(--soft); font-weight: 600; }
 tbody tr:nth-child(even) { background: var(--band); }
 td strong { white-space: nowrap; }
-p:has(> img:only-child) { display: inline-block; margin: .4rem .8rem .4rem 0; max-width: min(100%, 35rem); }
+p:has(> img:only-child) { display: inline-block; vertical-align: top; margin: .4rem .8rem .4rem 0;
+  max-width: min(100%, 35rem); }
 img { max-width: 100%; height: auto; border-radius: 6px; background: #fff; }
 @media print { body { max-width: none; } }
 </style>

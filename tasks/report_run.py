@@ -90,6 +90,9 @@ def _summary(record: RunRecord) -> list[Part]:
     ]  # fmt: skip
     if record.made_data:
         parts.append(Strong("Corpus or tasks are made stand-ins: nothing here speaks of the real tasks."))
+    if _at_unigram(record):
+        least = f"{UNIGRAM_MARGIN_NATS:g} nats below the unigram entropy"
+        parts.append(Strong(f"The held-out loss is not {least}: nothing contextual was learned."))
     primary = record.primary_scores()
     if primary:
         above = sum(not at_floor(score) for score in primary)
@@ -216,12 +219,7 @@ def _pretraining(record: RunRecord, spec: ExperimentSpec | None, points: Points,
         ("learning_rate", "Learning rate over steps", None),
         ("gradient_norm", "Gradient norm over steps", clipped),
     ):
-        picture(
-            name, title, (name,),
-            lambda seen, path, name=name, title=title, limit=limit: plot_over_steps(  # type: ignore[misc]
-                seen, name, title, path, limit
-            ),
-        )  # fmt: skip
+        picture(name, title, (name,), partial(plot_over_steps, name=name, title=title, limit=limit))
     if concepts is None:
         parts.append("Concept ranks over steps: not measured: the number of concepts is not known.")
     else:
@@ -230,14 +228,17 @@ def _pretraining(record: RunRecord, spec: ExperimentSpec | None, points: Points,
 
 
 def beside_unigram(record: RunRecord) -> Text:
-    done, corpus = record.pretraining, record.corpus
-    if done is None or corpus is None:
-        return ""
-    if not math.isfinite(done.eval_loss):
+    """The mark of a held-out loss that is no better than what a model without context reaches."""
+    if record.pretraining and not math.isfinite(record.pretraining.eval_loss):
         return (" ", Strong("not finite"))
-    if done.eval_loss < corpus.unigram_entropy_nats - UNIGRAM_MARGIN_NATS:
-        return ""
-    return (" ", Strong(f"at the unigram floor {corpus.unigram_entropy_nats:.2f}: nothing contextual was learned"))
+    return (" ", Strong("at unigram floor")) if _at_unigram(record) else ""
+
+
+def _at_unigram(record: RunRecord) -> bool:
+    done, corpus = record.pretraining, record.corpus
+    if done is None or corpus is None or not math.isfinite(done.eval_loss):
+        return False
+    return done.eval_loss >= corpus.unigram_entropy_nats - UNIGRAM_MARGIN_NATS
 
 
 def _concepts(record: RunRecord, run: RunFolder) -> list[Part]:
@@ -323,8 +324,7 @@ def _planned(record: RunRecord, spec: ExperimentSpec | None, points: Points) -> 
     rows: list[list[Text]] = []
 
     def add(name: str, planned: float, done: float) -> None:
-        text: Text = f"{done:,.6g}"
-        rows.append([name, f"{planned:,.6g}", text if done >= planned else (text, " ", Strong("short"))])
+        rows.append([name, f"{planned:,}", f"{done:,}" if done >= planned else (f"{done:,} ", Strong("short"))])
 
     if record.kind == "training" and record.corpus:
         blocks, training = record.corpus.train_blocks, spec.training

@@ -37,6 +37,8 @@ def why_missing(record: RunRecord, stage: str) -> str:
     went = record.stages.get(stage)
     if went is None:
         return f"{stage} was not reached"
+    if went.status == "complete":
+        return f"the record holds no result of it, though {stage} is complete"
     return f"{stage} {went.status}" + (f" ({first_line(went.message)})" if went.message.strip() else "")
 
 

@@ -20,11 +20,12 @@ from factories import (
     make_record,
     make_score,
 )
+from markdown_it import MarkdownIt
 
 from tasks.errors import UserError
 from tasks.records import CellResult, RunRecord, StageRecord, load_record
 from tasks.report import write_report
-from tasks.report_pages import to_markdown
+from tasks.report_pages import to_html, to_markdown
 from tasks.report_run import run_report
 from tasks.run_folder import Home, RunFolder
 from tasks.sweeps import compare_runs
@@ -132,13 +133,14 @@ def test_a_score_is_marked_at_floor_unless_its_interval_lies_above(home: Home) -
         make_score("mnli-m", 0.9, 0.3, interval=None),
         make_score("sst2", float("nan"), 0.5),
         # A record that contradicts itself is read against itself.
-        make_score("rte", 0.6, 0.58, above_floor=True),
+        make_score("rte", 0.6, 0.58, interval=(0.58, 0.62), above_floor=True),
+        make_score("wnli", 0.6, 0.5, interval=(0.58, 0.62), above_floor=False),
     ]
     cells = {row[0]: row for row in rows(section(report_of(put_run(home, scores=scores)), "Scores"))}
     marks = {task: row[6] for task, row in cells.items()}
     assert marks == {
         "mrpc": "above floor", "qqp": "**at floor**", "paws": "**at floor**", "stsb": "**no score**",
-        "mnli-m": "**at floor**", "sst2": "**at floor**", "rte": "**at floor**",
+        "mnli-m": "**at floor**", "sst2": "**at floor**", "rte": "**at floor**", "wnli": "**at floor**",
     }  # fmt: skip
     assert cells["stsb"][3] == "failed" and cells["stsb"][7] == "**42: failed**"
     assert cells["sst2"][3] == "undefined"
@@ -182,7 +184,7 @@ def test_time_is_shared_out_and_plans_stand_beside_what_came(home: Home) -> None
     planned = {row[0]: row[1:] for row in rows(section(text, "Planned and done"))}
     assert planned == {
         "training steps": ["40", "40"],
-        "epochs": ["2", "2"],
+        "epochs": ["2.0", "2.0"],
         "evaluations on held-out text": ["4", "4"],
         "fine-tuning jobs": ["9", "1 **short**"],  # 2 tasks x 2 seeds x 2 starts, and the cosine on STS-B
         "blocks analysed": ["10", "64"],
@@ -212,6 +214,15 @@ def test_a_diverged_run_shows_what_there_is(home: Home) -> None:
     assert planned["training steps"][1] == "11 **short**"
 
 
+def test_a_loss_at_the_unigram_entropy_is_marked(home: Home) -> None:
+    marks = []
+    for loss in (7.2, 7.0, float("inf")):  # the unigram entropy is 7.25
+        text = report_of(put_run(home, pretraining=make_pretraining(eval_loss=loss)))
+        marks.append(dict(rows(section(text, "Pretraining")))["held-out loss (nats per labelled token)"])
+        assert ("nothing contextual was learned" in section(text, "Summary")) == (loss == 7.2)
+    assert marks == ["7.2000 **at unigram floor**", "7.0000", "inf **not finite**"]
+
+
 def test_an_evaluation_says_where_its_training_is_told(home: Home) -> None:
     folder = put_run(
         home, kind="evaluation", run_id="eval_1", checkpoint=make_checkpoint(run_id=RUN_ID), pretraining=None, points=[]
@@ -226,8 +237,7 @@ def test_an_old_or_broken_folder_is_told_piece_by_piece(home: Home) -> None:
     text = report_of(folder)
     assert "All keys of the spec; it was written by another version" in text and "| magic.n | `3` |" in text
     assert "Loss over steps: not measured: there is no pretraining/curve.jsonl" in text
-    assert "Unigram entropy: not measured: data was not reached" not in text  # its stage is complete
-    assert "Unigram entropy: not measured: data complete" in text
+    assert "Unigram entropy: not measured: the record holds no result of it, though data is complete" in text
     assert "not measured: there is no analysis/geometry.npz" in text
     assert "Not measured: the spec was written by another version" in section(text, "Planned and done")
     (folder / "analysis").mkdir()
@@ -271,6 +281,10 @@ def test_no_text_of_a_record_becomes_markup(home: Home) -> None:
     assert page.count("<img") == len(PICTURES), "no picture but our own"
     assert "&lt;script&gt;alert(1)&lt;/script&gt; ![x](https://evil.example/x.png)" in page, "shown letter by letter"
     assert not re.findall(r'(?:src|href)="(?!data:image/png)', page)
+    # Neither file leans on the other: the Markdown is safe where HTML is allowed, and the page for any Markdown.
+    assert "<script" not in MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert "<script" not in to_html("<script>alert(1)</script>", "<script>", {})
+    assert "<img" not in to_html("![x](https://evil.example/x.png)", "x", {})
     assert "Content-Security-Policy" in page and "default-src 'none'" in page
     assert all(len(row) == 11 for row in rows(section(text, "Scores"))), "a pipe is no new cell"
 
@@ -280,11 +294,11 @@ def test_secrets_do_not_reach_a_report(home: Home, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WANDB_API_KEY", "plain-wandb-key")
     message = (
         f"401 for {secrets[0]} at https://{secrets[1]}@host/x: WANDB_API_KEY={secrets[2]}, password: {secrets[3]}, "
-        "key plain-wandb-key\nmore hf_abcdefghijklmnopqrstuv"
+        '{"api_key": "quoted-value"}, Authorization: Bearer bear.er, key plain-wandb-key\nmore ' + secrets[0]
     )
     folder = put_run(home, status="failed", stages={"publishing": StageRecord(status="failed", message=message)})
     text = "".join(written(folder, home))
-    for secret in [*secrets, "plain-wandb-key"]:
+    for secret in [*secrets, "plain-wandb-key", "quoted-value", "bear.er"]:
         assert secret not in text
     assert "401 for" in text and "host/x" in text
     assert "0123456789abcdef" in text, "a commit or an identity is no secret"
