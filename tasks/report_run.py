@@ -360,5 +360,6 @@ def _failures(record: RunRecord) -> list[Part]:
                 parts.append(Quote(cell.error or ""))
     missing = [name for name in STAGES[record.kind] if name not in record.stages]
     if missing and record.status != "complete":
-        parts.append((Strong("Never reached"), ": ", ", ".join(missing), "."))
+        title = "Not reached so far" if record.status == "running" else "Never reached"
+        parts.append((Strong(title), ": ", ", ".join(missing), "."))
     return parts or ["Nothing was skipped and nothing failed."]

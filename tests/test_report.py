@@ -214,6 +214,14 @@ def test_a_diverged_run_shows_what_there_is(home: Home) -> None:
     assert planned["training steps"][1] == "11 **short**"
 
 
+def test_a_run_that_goes_on_says_what_it_has_not_reached(home: Home) -> None:
+    stages = {"pretraining": StageRecord(status="complete", seconds=1.0)}
+    for status, title in (("running", "Not reached so far"), ("failed", "Never reached")):
+        text = report_of(put_run(home, status=status, stages=stages, scores=[], analysis=None))
+        assert f"**{title}**: data, publishing, finetuning, analysis." in section(text, "Skipped and failed")
+        assert "Not measured: analysis was not reached" in section(text, "Concepts")
+
+
 def test_a_loss_at_the_unigram_entropy_is_marked(home: Home) -> None:
     marks = []
     for loss in (7.2, 7.0, float("inf")):  # the unigram entropy is 7.25
@@ -419,6 +427,7 @@ def test_a_sweep_has_a_line_and_a_page_per_run(home: Home, sweep: Path) -> None:
     for run_id in ("first_1", "second_2"):
         assert f'href="runs/{run_id}/report.html"' in page and (sweep / "runs" / run_id / "report.html").is_file()
     assert page.count("<img") == 1 and "report/losses.png" in text
+    assert written(sweep, home, output=sweep / "again") == (text, page)
     scores = section(text, "Scores")
     assert "mrpc f1, n 408, floor 0.812 | stsb pearson, n 408, floor 0.000 | mrpc f1, n 99, floor 0.812" in scores
     assert rows(scores)[0][1:] == ["0.822 (0.792 to 0.842) **at floor**", "0.500 (0.470 to 0.520)", "--"]
