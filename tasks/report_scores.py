@@ -97,7 +97,7 @@ def _start(score: Score) -> str:
 
 
 def figure_text(value: float | None) -> str:
-    """A score's value; nothing is rounded away that three digits of a fraction do not show."""
+    """A score's value as a fraction, or what it is instead."""
     if value is None:
         return "failed"
     return "undefined" if math.isnan(value) else f"{value:z.3f}"
