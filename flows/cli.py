@@ -305,6 +305,20 @@ def encode(
 
 
 @app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Id or folder of a run or of a sweep.")],
+    baseline: Annotated[str | None, typer.Option(metavar="RUN", help="Id or folder of a run to compare with.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder; default that of the run.")] = None,
+) -> None:
+    """Write report.md and report.html of a run or a sweep from its records."""
+    from tasks.report import write_report
+    from tasks.run_folder import cogito_home
+
+    for path in write_report(run, cogito_home(), baseline=baseline, output=output):
+        print(path)
+
+
+@app.command()
 def check(specs: Annotated[list[Path], typer.Argument(help="Experiment files.")], overrides: Overrides = None) -> None:
     """Check experiment files; all mistakes of all files at once."""
     from tasks.specs import load_spec

@@ -164,6 +164,23 @@ def evaluate_checkpoint(
     record.scores = scores
 
 
+def report_on(folder: Path) -> None:
+    """Write the report of a finished run or sweep.
+
+    It is a rendering of records that are saved by now and can be made again, so it is no stage of the record, and one
+    that fails, however it does, is a warning: record, row and state stay what the run made them.
+    """
+    try:
+        _, problem = settle(stages.make_report.submit(folder))
+    except Exception as error:
+        problem = str(error)
+    if problem is not None:
+        log.warning(
+            "NO REPORT of %s: %s; the run, its record and its row are not touched by this; fix: `cogito report %s`",
+            folder.name, problem, folder.name,
+        )  # fmt: skip
+
+
 def finish_run(record: RunRecord, run: RunFolder, log_path: Path) -> State:
     """Settle the record's status, write the row, and say how the flow ends."""
     failed = {name: stage.message for name, stage in record.stages.items() if stage.status == "failed"}
@@ -174,6 +191,7 @@ def finish_run(record: RunRecord, run: RunFolder, log_path: Path) -> State:
     _, problem = settle(stages.write_log_row.submit(log_path, record))
     if problem is not None:
         failed["row"] = problem
+    report_on(run.root)
     if failed:
         message = "; ".join(f"{name}: {text}" for name, text in failed.items())
         return Failed(message=f"{record.run_id}: {message}", data=None)

@@ -128,6 +128,8 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
             console.print(f"{name} {stage.status}: {stage.message}", style="red", markup=False)
     print(f"record: {folder.record}")
     print(f"row in: {log_path}")
+    if (page := folder.root / "report.html").exists():
+        print(f"report: {page}")
 
 
 def _value(score: Score) -> str:

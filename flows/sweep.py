@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.states import Completed, Failed, State
 
 from flows.experiment import experiment
+from flows.fan_out import report_on
 from tasks import stages
 from tasks.run_folder import cogito_home
 from tasks.specs import ExperimentSpec
@@ -47,6 +48,7 @@ def sweep(
             failed.append(f"{spec.name}: {message}")
         rows = compare_runs(outcomes, home, folder)
     stages.show_comparison(rows, folder)
+    report_on(folder)
     if failed:
         return Failed(message="; ".join(failed))
     return Completed(message=f"{len(specs)} experiments: {folder / 'comparison.md'}")

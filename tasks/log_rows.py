@@ -57,7 +57,7 @@ def _training_cells(record: RunRecord) -> list[str]:
     done = record.pretraining
     return [
         f"{record.created.astimezone(UTC):%Y-%m-%d}",
-        _code(record.run_id),
+        code_span(record.run_id),
         " ".join(f"{letter}{model.get(key, '?')}" for letter, key in _SIZES),
         _data(data),
         _plain(record.environment.machine),
@@ -76,7 +76,7 @@ def _training_cells(record: RunRecord) -> list[str]:
 def _evaluation_cells(record: RunRecord) -> list[str]:
     return [
         f"{record.created.astimezone(UTC):%Y-%m-%d}",
-        _code(record.run_id) + (f" ({_head_name(record.head)})" if record.head else ""),
+        code_span(record.run_id) + (f" ({_head_name(record.head)})" if record.head else ""),
         _source(record),
         _plain(record.environment.machine),
         ", ".join(_scored_labels(record.spec.get("evaluation", {}).get("tasks", ()))) or "--",
@@ -102,7 +102,7 @@ def _concept_losses(objective: dict[str, Any]) -> str:
     weighting = objective.get("loss_weighting", "fixed")
     if weighting == "fixed":
         weighting += "=" + ",".join(f"{weight:g}" for weight in weights.values())
-    return " + ".join(_code(name) for name in [*weights, weighting])
+    return " + ".join(code_span(name) for name in [*weights, weighting])
 
 
 def _task_loss(record: RunRecord) -> str:
@@ -222,13 +222,13 @@ def _source(record: RunRecord) -> str:
     origin: str = checkpoint.origin
     if origin == "hub":
         origin = "from HF Hub" + (f"@{checkpoint.revision[:12]}" if checkpoint.revision else "")
-    return f"{_code(checkpoint.name)} ({origin})"
+    return f"{code_span(checkpoint.name)} ({origin})"
 
 
 def _commit(record: RunRecord) -> str:
     environment = record.environment
     name = environment.git_tag or (environment.git_commit or "")[:7]
-    return _code(name + ("-dirty" if environment.git_dirty else "")) if name else "—"
+    return code_span(name + ("-dirty" if environment.git_dirty else "")) if name else "—"
 
 
 def _scored_labels(tasks: Iterable[str]) -> list[str]:
@@ -254,7 +254,7 @@ def _head_name(head: str) -> str:
     return "".join(part.capitalize() for part in head.split("_"))
 
 
-def _code(name: str) -> str:
+def code_span(name: str) -> str:
     """A name as a Markdown code span, fenced by more backticks than it holds."""
     longest = max((len(run) for run in re.findall("`+", name)), default=0)
     return f"`{name}`" if not longest else f"{'`' * (longest + 1)} {name} {'`' * (longest + 1)}"

@@ -98,17 +98,17 @@ def render_card(record: RunRecord) -> str:
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# {record.run_id}",
         f"A `{variant}` concept encoder: it reads text through a small set of concept vectors. "
-        f"It was pretrained on {_public(source) or 'unnamed text'} in experiment `{record.name}`.",
+        f"It was pretrained on {public_name(source) or 'unnamed text'} in experiment `{record.name}`.",
     ]
     if record.made_data:
         sections.append("**Corpus or tasks of this run are made as stand-ins: it shows the way, not a result.**")
     sections += [
         _how_to_load(record),
         _table("Figures", _figures(record)),
-        _table("Model", _flat(model)),
-        _table("Objective", _flat(spec.get("objective", {}))),
-        _table("Data", _flat(data)),
-        _table("Training", _flat(spec.get("training", {}))),
+        _table("Model", flat_keys(model)),
+        _table("Objective", flat_keys(spec.get("objective", {}))),
+        _table("Data", flat_keys(data)),
+        _table("Training", flat_keys(spec.get("training", {}))),
         _table("Environment", _environment(record)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -277,7 +277,7 @@ def _figures(record: RunRecord) -> dict[str, Any]:
             "unigram entropy of the held-out text (nats, no context)": f"{corpus.unigram_entropy_nats:.4f}",
             "tokens: training / held out": f"{corpus.train_tokens:,} / {corpus.held_out_tokens:,}",
             "documents: training / held out": f"{corpus.train_documents:,} / {corpus.held_out_documents:,}",
-            "tokenizer": f"{_public(corpus.tokenizer_name)}, {corpus.vocab_size:,} tokens",
+            "tokenizer": f"{public_name(corpus.tokenizer_name)}, {corpus.vocab_size:,} tokens",
         }
     if result := record.pretraining:
         figures |= {
@@ -305,12 +305,12 @@ def _environment(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _flat(part: Any, prefix: str = "") -> dict[str, Any]:
+def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
     """A nested part of a spec as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in part.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_keys(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -322,15 +322,16 @@ def _table(title: str, rows: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = ", ".join(_public(str(one)) for one in value) if isinstance(value, list | tuple) else _public(str(value))
+    values = value if isinstance(value, list | tuple) else [value]
+    text = ", ".join(public_name(str(one)) for one in values)
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _public(text: str) -> str:
+def public_name(text: str) -> str:
     """A text that is a path of this machine cut to its last name; anything else as it is."""
     is_path = text.startswith(("~", "/", "./", "../", "file:")) or PureWindowsPath(text).is_absolute()
     return PurePosixPath(text.replace("\\", "/")).name if is_path else text
 
 
 def _is_hub_id(name: str) -> bool:
-    return _public(name) == name and not name.startswith("builtin/") and name.count("/") <= 1 and bool(name)
+    return public_name(name) == name and not name.startswith("builtin/") and name.count("/") <= 1 and bool(name)

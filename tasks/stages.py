@@ -47,6 +47,7 @@ from tasks.records import (
     RunRecord,
     Score,
 )
+from tasks.report import write_report
 from tasks.run_folder import RunFolder, cogito_home
 from tasks.sources import Source
 from tasks.specs import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
@@ -241,6 +242,12 @@ def write_log_row(log: Path, record: RunRecord) -> bool:
         description="Scores",
     )
     return changed
+
+
+@stage("write-report")
+def make_report(folder: Path) -> list[Path]:
+    """The report of a run's or a sweep's folder."""
+    return write_report(folder, cogito_home())
 
 
 def show_comparison(rows: list[dict[str, Any]], folder: Path) -> None:

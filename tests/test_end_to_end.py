@@ -51,6 +51,8 @@ def test_a_run_ends_with_its_row_and_scores(place: Path, first: dict[str, Any]) 
     assert record["environment"]["machine"] == "testbox"
     assert record["made_data"] is True
     assert record["publishing"]["store"] == "local"
+    page = Path(first["record"]).with_name("report.html").read_text(encoding="utf-8")
+    assert first["run_id"] in page and "Nothing was skipped and nothing failed" in page
     assert {stage["status"] for stage in record["stages"].values()} == {"complete"}
 
 
@@ -66,6 +68,7 @@ def test_the_stages_show_under_their_names(place: Path, first: dict[str, Any]) -
     assert {
         "prepare-corpus", "prepare-mrpc", "pretrain", "publish", "analyse-concepts",
         "finetune-mrpc-seed42-checkpoint", "finetune-stsb-seed42-checkpoint", "score-mrpc-checkpoint", "write-row",
+        "write-report",
     } <= names  # fmt: skip
 
 

@@ -138,6 +138,8 @@ def test_a_sweep_writes_a_row_each_and_resumes(tiny: Path, tmp_path: Path) -> No
     assert row["seeds"] == 2 and row["failed"] == [] and len(row["figures"]["held-out loss"]["values"]) == 2
     text = log.read_text()
     assert all(f"`{run_id}`" in text for run_id in row["runs"])
+    (report,) = (home / "sweeps").glob("*/report.md")
+    assert all(f"](runs/{run_id}/report.md)" in report.read_text() for run_id in row["runs"])
     again = cogito(*words, home=home, timeout=600)
     assert answer(again) == [row] and log.read_text() == text
     cogito("ui", "--stop", home=home)
