@@ -190,6 +190,16 @@ def test_a_training_row_in_the_users_style() -> None:
     assert is_generated(conclusion) and not is_generated(conclusion + " Good.")
 
 
+def test_the_rank_cell_says_what_the_text_decides() -> None:
+    old = make_analysis()
+    new = make_analysis(figures={**old.figures, "input_variance_share": 0.4149, "retrieval_top_1": 0.926})
+    cell = render_row(make_record(analysis=new))["Eff. Rank"]
+    before = render_row(make_record(analysis=old))["Eff. Rank"]
+    assert cell == before + " <br> input share 0.41, retrieval 93%"
+    row = render_row(make_record(kind="evaluation", analysis=new))
+    assert "per-sample effective rank 33.3, input share 0.41, retrieval 93%." in row["Conclusion"]
+
+
 def test_an_evaluation_row_in_the_users_style() -> None:
     hub = make_checkpoint(name="lab/model", origin="hub", revision="0123456789abcdef0123")
     row = render_row(make_record(kind="evaluation", checkpoint=hub))
