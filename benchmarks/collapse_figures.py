@@ -1,9 +1,9 @@
 """Do the figures of collapse rank encoders rightly? Five of them, of known worth, on the same held-out text.
 
 Run: `python benchmarks/collapse_figures.py experiments/quickstart.yaml [--checkpoint PATH] [--set KEY=VALUE ...]`
-Trains the spec's model, or takes a checkpoint that was trained with the spec's tokenizer. Beside it: its concepts with
-a large vector added to all of them (nothing is lost), the same model before training, random projections of the bag of
-tokens, and orthogonal concepts that never look at the text (everything is lost). Results stand in docs/benchmarks.md.
+Trains the spec's model, or takes the folder of a checkpoint with its tokenizer. Beside it: its concepts with a large
+vector added to all of them (nothing is lost), the same model before training, random projections of the bag of tokens,
+and orthogonal concepts that never look at the text (everything is lost). Results stand in docs/benchmarks.md.
 """
 
 import argparse
@@ -59,7 +59,8 @@ def main() -> None:
     arguments = parser.parse_args()
     home, mirror = cogito_home(), resolve_data_root(arguments.data_root)
     spec = load_spec(arguments.spec, [*arguments.overrides, "tracking.wandb=disabled"])
-    corpus = prepare_corpus(spec.data, find_dataset(spec.data.dataset, home, mirror), home, mirror)
+    source = find_dataset(spec.data.dataset, home, mirror)
+    corpus = prepare_corpus(spec.data, source, home, mirror, tokenizer_folder=arguments.checkpoint)
     folder = arguments.checkpoint
     if folder is None:
         folder = pretrain(spec, corpus, claim_run(home, "collapse_figures"), home, processes=1).model

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.collapse import CollapseStream, compare_texts
 from models.geometry import RANK_BINS_PER_UNIT, GeometryStream, concept_geometry
+from tasks.plots import plot_live_geometry
 
 RANKS = (
     "nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean", "effective_rank_per_sample_p5",
@@ -307,3 +308,10 @@ def test_memory_of_the_collapse_stream_does_not_grow_with_the_samples() -> None:
     assert sizes[0] == sizes[1] and stream.samples == 303
     with pytest.raises(ValueError, match="no concepts"):
         CollapseStream(4, 4).figures()
+
+
+def test_curves_without_the_centred_rank_are_still_drawn(tmp_path: Path) -> None:
+    """A training that was begun before the figure was there goes on with it."""
+    old = dict.fromkeys(("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean"), 2.0)
+    plot_live_geometry([{"step": 1, **old}, {"step": 2, **old, "centred_effective_rank": 1.5}], 4, tmp_path / "r.png")
+    assert (tmp_path / "r.png").stat().st_size > 1000
