@@ -123,6 +123,12 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
             f"effective of mean {figures['effective_rank_of_mean']:.1f}, "
             f"effective per sample {figures['effective_rank_per_sample_mean']:.1f}"
         )
+        if "input_variance_share" in figures:  # earlier records lack it
+            console.print(
+                f"of their variance the text decides {figures['input_variance_share']:.1%}, of effective rank "
+                f"{figures['centred_effective_rank']:.1f}; of texts with tokens left out "
+                f"{figures['retrieval_top_1']:.1%} are found again, by chance {figures['retrieval_chance']:.1%}"
+            )
     for name, stage in record.stages.items():
         if stage.status != "complete":
             console.print(f"{name} {stage.status}: {stage.message}", style="red", markup=False)

@@ -7,7 +7,7 @@ from tasks.run_folder import Home, RunFolder, content_hash
 from tasks.specs import AnalysisSpec
 
 # Raise when the same checkpoint and text would give other figures.
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 def analyse_concepts(
@@ -35,7 +35,7 @@ def analyse_concepts(
                 "identity": identity,
                 "checkpoint": checkpoint.folder,
                 "corpus": corpus.folder,
-                "pad_token_id": corpus.special_token_ids["pad_token_id"],
+                "special_token_ids": corpus.special_token_ids,
                 "max_samples": spec.max_samples,
                 "batch_size": spec.batch_size,
                 "device": devices[0].kind,

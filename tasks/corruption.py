@@ -4,7 +4,8 @@ So training can be killed, resumed and spread over any number of processes, and 
 A new objective is one function and one row of OBJECTIVES.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,13 +72,22 @@ class Objective:
 
 
 def sample_generator(stream: int, seed: int, epoch: int, sample: int) -> np.random.Generator:
-    """The random generator of one sample; `stream` keeps training (0) and evaluation (1) apart."""
+    """The random generator of one sample; `stream` keeps training (0), evaluation (1) and analysis (2) apart."""
     return np.random.default_rng((stream, seed, epoch, sample))
 
 
 def uncorrupted(ids: np.ndarray) -> CorruptedSample:
     """A text as it is, with nothing to predict."""
     return CorruptedSample(ids, np.full(len(ids), IGNORE_INDEX))
+
+
+def drop_tokens(
+    ids: np.ndarray, generator: np.random.Generator, share: float, special_ids: Collection[int]
+) -> np.ndarray:
+    """A text without a share of its tokens, at least one of them, in the order of the rest; special tokens stay."""
+    ordinary = np.flatnonzero(~np.isin(ids, list(special_ids)))
+    count = min(math.ceil(share * len(ordinary)), len(ordinary) - 1)  # one stays too
+    return np.delete(ids, generator.choice(ordinary, count, replace=False)) if count > 0 else ids
 
 
 def mask_tokens(ids: np.ndarray, generator: np.random.Generator, settings: CorruptionSettings) -> CorruptedSample:

@@ -125,7 +125,7 @@ def _task_loss(record: RunRecord) -> str:
 
 
 def _effective_rank(record: RunRecord) -> str:
-    """The log's old figure, a nuclear/spectral ratio of the mean, and the per-sample effective rank under its name."""
+    """The log's old figure, a nuclear/spectral ratio of the mean, and under their names those that mean more."""
     figures = record.analysis.figures if record.analysis else {}
     if record.analysis is None or "nuclear_rank_of_mean" not in figures:
         return ""
@@ -134,6 +134,9 @@ def _effective_rank(record: RunRecord) -> str:
     text = f"**{rank:g} / {record.analysis.num_concepts}** ({percent:g}%)"
     if "effective_rank_per_sample_mean" in figures:
         text += f" <br> per-sample effective rank {figures['effective_rank_per_sample_mean']:.1f}"
+    if "input_variance_share" in figures:
+        text += f" <br> input share {figures['input_variance_share']:.2f}"
+        text += f", retrieval {100 * figures['retrieval_top_1']:.0f}%"
     return text
 
 

@@ -45,11 +45,14 @@ def plot_similarity(similarity: np.ndarray, path: Path) -> None:
 
 
 def plot_live_geometry(points: Sequence[dict[str, float]], num_concepts: int, path: Path) -> None:
-    """The ranks of the concepts at every evaluation of a training: a fall to 1 is collapse."""
+    """The ranks of the concepts at every evaluation of a training: a fall to 1, of the centred to 0, is collapse."""
     figure, axes = _figure(6, 3.5)
     seen = [p for p in points if "nuclear_rank_of_mean" in p]
-    for name in ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean"):
-        axes.plot([p["step"] for p in seen], [p[name] for p in seen], marker=".", label=name.replace("_", " "))
+    for name in (
+        "nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean", "centred_effective_rank",
+    ):  # fmt: skip
+        values = [p.get(name, np.nan) for p in seen]  # earlier curves lack the last
+        axes.plot([p["step"] for p in seen], values, marker=".", label=name.replace("_", " "))
     axes.axhline(num_concepts, ls="--", color="gray", lw=1, label=f"{num_concepts} concepts")
     axes.set(xlabel="step", ylabel="rank", ylim=(0, 1.05 * num_concepts), title="Concept ranks on held-out text")
     axes.legend()

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Subset
 
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import CheckpointError, LoadReport, save_checkpoint, warm_start
+from models.collapse import CollapseStream
 from models.configuration import ConceptConfig
 from models.geometry import GeometryStream
 from models.pretraining_step import PretrainingStep
@@ -40,6 +41,7 @@ REPORT_SECONDS = 1.0
 # The geometry that is followed while a model trains; the whole of it is the analysis stage's.
 LIVE_FIGURES = (
     "nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean", "mean_concept_similarity",
+    "centred_effective_rank", "input_variance_share",
 )  # fmt: skip
 
 
@@ -292,14 +294,17 @@ def _loss_weights(module: PretrainingStep) -> dict[str, float]:
 
 @torch.no_grad()
 def _live_geometry(module: PretrainingStep, sample: Iterator[Batch], device: torch.device) -> dict[str, float]:
-    """The ranks of the concepts of a fixed held-out sample, so that collapse is seen while it happens."""
+    """Ranks and input share of the concepts of a fixed held-out sample, so that collapse is seen while it happens."""
     module.eval()
-    stream = GeometryStream(module.model.config.num_concepts, module.model.config.hidden_size)
+    shape = module.model.config.num_concepts, module.model.config.hidden_size
+    geometry, collapse = GeometryStream(*shape), CollapseStream(*shape)
     for batch in sample:
         tensors = {name: None if t is None else t.to(device) for name, t in batch.items()}
-        stream.update(module.model.encoder(**tensors))
+        concepts = module.model.encoder(**tensors)
+        geometry.update(concepts)
+        collapse.update(concepts)
     module.train()
-    figures = stream.figures()
+    figures = geometry.figures() | collapse.figures()
     return {name: figures[name] for name in LIVE_FIGURES}
 
 

@@ -25,6 +25,10 @@ SHRINK = 8
 CONFIDENCE = 0.95
 # Gradient norms of the first steps say how a model starts, not whether it is stable.
 SETTLED_SHARE = 0.2
+# Figures of the analysis that runs are compared by.
+GEOMETRY = (
+    "nuclear_rank_of_mean", "effective_rank_per_sample_mean", "input_variance_share", "retrieval_top_1",
+)  # fmt: skip
 
 
 def miniature(spec: ExperimentSpec) -> ExperimentSpec:
@@ -170,8 +174,9 @@ def _figures(name: str, home: Home, run_id: str) -> dict[str, Any]:
         left = found["held-out loss"] < found["unigram entropy"] - 0.2
         found["peak gradient norm"] = _peak_gradient_norm(trained)
     if record.analysis:
-        for label in ("nuclear_rank_of_mean", "effective_rank_per_sample_mean"):
-            found[label.replace("_", " ")] = record.analysis.figures[label]
+        for label in GEOMETRY:
+            if label in record.analysis.figures:  # earlier records lack the last two
+                found[label.replace("_", " ")] = record.analysis.figures[label]
     floors = {}
     for score in record.primary_scores():
         if score.value is not None:

@@ -6,7 +6,7 @@ Legend: B samples of a micro-batch, N tokens.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +113,16 @@ def spread_evenly(blocks: TokenBlocks, count: int) -> np.ndarray:
     return np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(np.int64)
 
 
-def clean_batches(blocks: TokenBlocks, count: int, batch_size: int, pad_token_id: int) -> Iterator[Batch]:
-    """input_ids and attention_mask of at most `count` blocks, as they are."""
+def clean_batches(
+    blocks: TokenBlocks, count: int, batch_size: int, pad_token_id: int,
+    change: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """input_ids and attention_mask of at most `count` blocks, as they are or as `change(ids, index)` makes them."""
     chosen = spread_evenly(blocks, count)
     for start in range(0, len(chosen), batch_size):
-        samples = [uncorrupted(blocks.block(int(index))) for index in chosen[start : start + batch_size]]
-        batch = pad_samples(samples, pad_token_id)
+        indices = [int(index) for index in chosen[start : start + batch_size]]
+        texts = [blocks.block(index) if change is None else change(blocks.block(index), index) for index in indices]
+        batch = pad_samples([uncorrupted(text) for text in texts], pad_token_id)
         del batch["labels"]
         yield batch
 

@@ -13,6 +13,7 @@ from tasks.corruption import (
     CorruptionSettings,
     add_mask_noise,
     delete_tokens,
+    drop_tokens,
     mask_tokens,
     sample_generator,
     word_starts,
@@ -72,6 +73,20 @@ def test_deletion_hides_ordinary_tokens_and_leaves_one(
     assert not hidden[special].any()
     assert special.all() or not hidden[~special].all(), "one ordinary token stays"
     assert np.array_equal(sample.labels, ids), "the whole text is asked for"
+
+
+@given(ids=texts, key=keys, share=st.floats(0.01, 0.99))
+def test_dropped_tokens_are_gone_and_the_rest_keeps_its_order(
+    ids: np.ndarray, key: tuple[int, int, int], share: float
+) -> None:
+    numbered = np.where(np.isin(ids, SPECIAL), ids, 100 + np.arange(len(ids)))  # so that every word is another one
+    left = drop_tokens(numbered, sample_generator(2, *key), share, SPECIAL)
+    words = numbered[~np.isin(numbered, SPECIAL)]
+    assert np.array_equal(left[np.isin(left, SPECIAL)], numbered[np.isin(numbered, SPECIAL)])
+    assert np.array_equal(left, numbered[np.isin(numbered, SPECIAL) | np.isin(numbered, left)])
+    kept = (~np.isin(left, SPECIAL)).sum()
+    assert kept == len(words) - min(int(np.ceil(share * len(words))), max(len(words) - 1, 0))
+    assert np.array_equal(left, drop_tokens(numbered, sample_generator(2, *key), share, SPECIAL))
 
 
 def test_shares_of_deletion_and_noise_are_those_asked_for() -> None:

@@ -131,6 +131,8 @@ def test_analyse_writes_no_row(place: Path, first: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stderr
     figures = answer(done)["figures"]
     assert 1 <= figures["effective_rank_per_sample_mean"] <= 8
+    assert 0 < figures["centred_effective_rank"] <= 8 and 0 < figures["input_variance_share"] < 1
+    assert figures["retrieval_top_1"] > figures["retrieval_chance"] == 1 / 16
     assert (place / "log.md").read_bytes() == before
 
 

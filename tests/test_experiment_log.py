@@ -22,6 +22,7 @@ from factories import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.listing import print_record
 from tasks.errors import UserError
 from tasks.experiment_log import (
     _with_row,
@@ -35,6 +36,7 @@ from tasks.experiment_log import (
 )
 from tasks.log_rows import EVALUATION_COLUMNS, TRAINING_COLUMNS, is_generated
 from tasks.records import CellResult, RunRecord, StageRecord
+from tasks.run_folder import RunFolder
 
 USER_LOG = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "master_experiment_log.md"
 needs_user_log = pytest.mark.skipif(not USER_LOG.is_file(), reason="the user's log is not beside this checkout")
@@ -188,6 +190,32 @@ def test_a_training_row_in_the_users_style() -> None:
     }
     assert conclusion.partition(") ")[2] == "complete. ViaDecoder: 2 of 3 scores above their floor."
     assert is_generated(conclusion) and not is_generated(conclusion + " Good.")
+
+
+def test_the_rank_cell_says_what_the_text_decides(log: Path) -> None:
+    old = make_analysis()
+    new = make_analysis(figures={**old.figures, "input_variance_share": 0.4149, "retrieval_top_1": 0.926})
+    cell = render_row(make_record(analysis=new))["Eff. Rank"]
+    before = render_row(make_record(analysis=old))["Eff. Rank"]
+    assert cell == before + " <br> input share 0.41, retrieval 93%"
+    row = render_row(make_record(kind="evaluation", analysis=new))
+    assert "per-sample effective rank 33.3, input share 0.41, retrieval 93%." in row["Conclusion"]
+    write_row(log, make_record(analysis=new))
+    assert show_log(log)[0]["eff_rank"] == 15.9, "the figures beside it are not read as the rank"
+
+
+def test_the_terminal_shows_records_with_and_without_the_figures_of_collapse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks = {**make_analysis().figures, "effective_rank_of_mean": 20.0}
+    collapse = {"input_variance_share": 0.41, "centred_effective_rank": 9.3, "retrieval_top_1": 0.93,
+                "retrieval_chance": 1 / 64}  # fmt: skip
+    for figures in (ranks, ranks | collapse):
+        print_record(make_record(analysis=make_analysis(figures=figures)), RunFolder(tmp_path), tmp_path / "log.md")
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "nuclear of mean 15.9" in shown
+        assert ("the text decides 41.0%, of effective rank 9.3" in shown) == (figures is not ranks)
+        assert ("93.0% are found again, by chance 1.6%" in shown) == (figures is not ranks)
 
 
 def test_an_evaluation_row_in_the_users_style() -> None:

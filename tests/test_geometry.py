@@ -1,4 +1,4 @@
-"""The geometry figures: known answers, and what must hold of them for any concepts."""
+"""The geometry and collapse figures: known answers, and what must hold of them for any concepts."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.collapse import CollapseStream, compare_texts
 from models.geometry import RANK_BINS_PER_UNIT, GeometryStream, concept_geometry
+from tasks.plots import plot_live_geometry
 
 RANKS = (
     "nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean", "effective_rank_per_sample_p5",
@@ -147,3 +149,169 @@ def test_memory_does_not_grow_with_the_samples() -> None:
 def test_without_samples_there_are_no_figures() -> None:
     with pytest.raises(ValueError, match="no concepts"):
         GeometryStream(4, 4).figures()
+
+
+def collapse_figures(whole: Tensor, part: Tensor | None = None, sizes: list[int] | None = None) -> dict[str, float]:
+    """All figures of collapse of concepts [n, C, H]; `part` defaults to the same with a little noise."""
+    if part is None:
+        generator = torch.Generator().manual_seed(len(whole))
+        spread = (whole - whole.mean(dim=0)).std()
+        part = whole + 0.1 * spread * torch.randn(whole.shape, generator=generator, dtype=whole.dtype)
+    stream = CollapseStream(*whole.shape[1:])
+    for batch in whole.split(sizes or [len(whole)]):
+        stream.update(batch)
+    return stream.figures() | compare_texts(whole, part)
+
+
+NOTHING = {
+    "centred_effective_rank": 0.0, "input_variance_share": 0.0, "input_variance_share_slot_mean": 0.0,
+    "input_variance_share_slot_min": 0.0, "same_slot_similarity": 1.0, "same_slot_similarity_centred": 1.0,
+    "retrieval_top_1": 0.0,
+}  # fmt: skip
+# Raw cosine is reported as it is; every other figure leaves a shared offset out.
+OFFSET_FREE = (*(name for name in NOTHING if name != "same_slot_similarity"), "retrieval_chance")
+
+
+@given(st.integers(0, 1000), st.integers(2, 40), st.integers(1, 6), st.booleans(), st.floats(1e-3, 1e3))
+def test_constant_concepts_score_nothing(seed: int, texts: int, count: int, orthogonal: bool, scale: float) -> None:
+    """Whatever the constants are, and with what 32-bit floats make of them from batch to batch."""
+    generator = torch.Generator().manual_seed(seed)
+    constant = torch.eye(count, 8) if orthogonal else torch.randn(count, 8, generator=generator)
+    noise = 1 + 1e-7 * torch.randn(2, texts, count, 8, generator=generator)
+    whole, part = scale * constant * noise
+    assert collapse_figures(whole, part) == {**NOTHING, "retrieval_chance": 1 / texts}
+
+
+@pytest.mark.parametrize("constant", [torch.zeros(4, 8), torch.ones(4, 8)])
+def test_one_constant_for_all_slots_scores_nothing_too(constant: Tensor) -> None:
+    whole = constant.expand(5, 4, 8)
+    assert collapse_figures(whole, whole) == {**NOTHING, "retrieval_chance": 0.2}
+
+
+@given(st.integers(0, 1000), st.integers(30, 60))
+def test_concepts_that_are_the_text_score_high(seed: int, texts: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    figures = collapse_figures(torch.randn(texts, 5, 9, generator=generator, dtype=torch.float64))
+    assert figures["centred_effective_rank"] > 4.8
+    assert figures["input_variance_share_slot_min"] > 0.9
+    assert abs(figures["same_slot_similarity"]) < 0.1 and abs(figures["same_slot_similarity_centred"]) < 0.1
+    assert figures["retrieval_top_1"] == 1.0
+
+
+@given(st.integers(0, 1000), st.integers(2, 20), st.floats(1e-2, 1e3))
+def test_a_shared_offset_changes_nothing(seed: int, texts: int, length: float) -> None:
+    concepts = draw(seed, texts)
+    generator = torch.Generator().manual_seed(seed)
+    part = concepts + 0.3 * torch.randn(concepts.shape, generator=generator, dtype=torch.float64)
+    offset = length * torch.randn(9, generator=generator, dtype=torch.float64)
+    before, after = collapse_figures(concepts, part), collapse_figures(concepts + offset, part + offset)
+    for name in OFFSET_FREE:
+        assert after[name] == pytest.approx(before[name], rel=1e-6, abs=1e-9), name
+
+
+@given(st.integers(0, 1000), st.integers(2, 20), st.floats(1e-6, 1e6))
+def test_figures_of_collapse_do_not_change_by_rotation_and_scaling(seed: int, texts: int, scale: float) -> None:
+    concepts = draw(seed, texts)
+    generator = torch.Generator().manual_seed(seed + 1)
+    part = concepts + 0.3 * torch.randn(concepts.shape, generator=generator, dtype=torch.float64)
+    rotation, _ = torch.linalg.qr(torch.randn(9, 9, generator=generator, dtype=torch.float64))
+    after = collapse_figures(scale * concepts @ rotation, scale * part @ rotation)
+    assert after == pytest.approx(collapse_figures(concepts, part), rel=1e-6, abs=1e-9)
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(1, 4), min_size=1, max_size=6), st.sampled_from([0.0, 1e3]))
+def test_figures_of_collapse_do_not_depend_on_batches(seed: int, sizes: list[int], offset: float) -> None:
+    concepts = draw(seed, sum(sizes)) + offset
+    assert collapse_figures(concepts, sizes=sizes) == pytest.approx(collapse_figures(concepts), rel=1e-6, abs=1e-9)
+
+
+@given(st.integers(0, 1000), st.integers(2, 20))
+def test_the_figures_of_collapse_are_what_they_are_said_to_be(seed: int, texts: int) -> None:
+    """Against the definitions, written with loops and whole matrices."""
+    concepts = draw(seed, texts)
+    part = concepts + 0.8 * torch.randn(concepts.shape, generator=torch.Generator().manual_seed(seed)).double()
+    figures = collapse_figures(concepts, part)
+    z, queries = concepts.numpy(), part.numpy()
+    slot_mean, grand_mean = z.mean(axis=0), z.mean(axis=(0, 1))
+    varying, about = ((z - slot_mean) ** 2).sum(-1).mean(0), ((z - grand_mean) ** 2).sum(-1).mean(0)
+    assert figures["input_variance_share"] == pytest.approx(varying.sum() / about.sum())
+    assert figures["input_variance_share_slot_mean"] == pytest.approx((varying / about).mean())
+    assert figures["input_variance_share_slot_min"] == pytest.approx((varying / about).min())
+    ranks = []
+    for rows in ((z - slot_mean).swapaxes(0, 1).reshape(5, -1), (z - slot_mean).reshape(-1, 9)):
+        p = np.linalg.svd(rows, compute_uv=False)
+        p = p[p > 1e-9 * p[0]] / p.sum()
+        ranks.append(np.exp(-(p * np.log(p)).sum()))
+    assert figures["centred_effective_rank"] == pytest.approx(min(ranks), rel=1e-6)
+    for name, vectors in (("same_slot_similarity", z), ("same_slot_similarity_centred", z - grand_mean)):
+        unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+        cosines = [unit[a, c] @ unit[b, c] for a in range(texts) for b in range(a) for c in range(5)]
+        assert figures[name] == pytest.approx(np.mean(cosines), rel=1e-6, abs=1e-9)
+    index = [(row - slot_mean).ravel() / np.linalg.norm(row - slot_mean) for row in z]
+    best = [int(np.argmax([(query - slot_mean).ravel() @ one for one in index])) for query in queries]
+    assert figures["retrieval_top_1"] == pytest.approx(np.mean(np.array(best) == np.arange(texts)))
+    assert figures["retrieval_chance"] == 1 / texts
+
+
+def test_large_constants_cost_no_digits_of_the_input_part() -> None:
+    concepts = draw(3, samples=40)
+    whole, shifted = collapse_figures(concepts), collapse_figures(concepts + 5e5, sizes=[7, 7, 26])
+    for name in OFFSET_FREE:
+        assert shifted[name] == pytest.approx(whole[name], rel=1e-7, abs=1e-9), name
+
+
+@pytest.mark.parametrize("lost", ["slots", "directions"])
+def test_collapse_onto_one_slot_or_one_direction_has_rank_one(lost: str) -> None:
+    varying = draw(1, 30, 1, 9) if lost == "slots" else draw(1, 30, 5, 1) * draw(2, 1, 1, 9)
+    figures = collapse_figures(torch.eye(5, 9, dtype=torch.float64) + varying)
+    assert figures["centred_effective_rank"] == pytest.approx(1.0, abs=1e-9)
+    assert figures["input_variance_share"] > 0.1
+
+
+def test_one_number_told_by_all_concepts_finds_no_text() -> None:
+    """Ranks see full variation; the flattened matrices differ by length and sign alone."""
+    numbers = draw(4, 40, 1, 1)
+    figures = collapse_figures(numbers * draw(5, 1, 5, 9), 1.01 * numbers * draw(5, 1, 5, 9))
+    assert figures["retrieval_top_1"] == 0.0 and figures["centred_effective_rank"] > 3
+
+
+def test_the_old_ratio_ranks_wrongly_and_the_new_figures_rightly() -> None:
+    """Constants of full rank, good concepts, and the same with an offset."""
+    constant = torch.eye(8, 16, dtype=torch.float64).expand(50, 8, 16)
+    good = draw(7, 50, 8, 16)
+    shifted = good + 20.0
+    old = [concept_geometry(z)["nuclear_rank_of_mean"] for z in (constant, good, shifted)]
+    assert old[0] == pytest.approx(8.0) and old[0] > old[1] > 2 * old[2]
+    new = [collapse_figures(z) for z in (constant, good, shifted)]
+    for name in ("centred_effective_rank", "input_variance_share", "retrieval_top_1"):
+        values = [figures[name] for figures in new]
+        assert values[0] == 0.0 and values[1] > 0.4 and values[2] == pytest.approx(values[1], rel=1e-6), name
+
+
+def test_a_dead_slot_shows_in_the_smallest_share() -> None:
+    concepts = draw(0, 30)
+    concepts[:, 2] = concepts[0, 2].clone()
+    figures = collapse_figures(concepts)
+    assert figures["input_variance_share_slot_min"] == 0.0 and figures["input_variance_share"] > 0.2
+
+
+def test_one_text_shows_no_variation() -> None:
+    assert collapse_figures(torch.ones(1, 1, 4), torch.ones(1, 1, 4)) == {**NOTHING, "retrieval_chance": 1.0}
+
+
+def test_memory_of_the_collapse_stream_does_not_grow_with_the_samples() -> None:
+    stream = CollapseStream(5, 9)
+    sizes = []
+    for samples in (3, 300):
+        stream.update(draw(0, samples))
+        sizes.append(sum(value.numel() for value in vars(stream).values() if isinstance(value, Tensor)))
+    assert sizes[0] == sizes[1] and stream.samples == 303
+    with pytest.raises(ValueError, match="no concepts"):
+        CollapseStream(4, 4).figures()
+
+
+def test_curves_without_the_centred_rank_are_still_drawn(tmp_path: Path) -> None:
+    """A training that was begun before the figure was there goes on with it."""
+    old = dict.fromkeys(("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean"), 2.0)
+    plot_live_geometry([{"step": 1, **old}, {"step": 2, **old, "centred_effective_rank": 1.5}], 4, tmp_path / "r.png")
+    assert (tmp_path / "r.png").stat().st_size > 1000

@@ -66,6 +66,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     one = train(tmp_path, "one", 1, *SMALL)
     two = train(tmp_path, "two", 2, *SMALL)
     assert_same_curve(one, two, 12)
+    assert one[-1]["centred_effective_rank"] > 0 and 0 < one[-1]["input_variance_share"] < 1
 
 
 def test_an_uneven_global_batch_fits_two_processes(tmp_path: Path) -> None:

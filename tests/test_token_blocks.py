@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.corruption import IGNORE_INDEX, OBJECTIVES, CorruptedSample, CorruptionSettings, sample_generator
-from tasks.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks, epoch_order, pad_samples
+from tasks.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks, clean_batches, epoch_order, pad_samples
 
 PAD, CLS, SEP, MASK = 0, 1, 2, 4
 FIRST_WORD = 10
@@ -242,3 +242,18 @@ def test_held_out_blocks_are_spread_over_the_whole_text(unequal: TokenBlocks) ->
     numbers = [number for item in range(8) for number in block_numbers(held_out(unequal)[item])]
     assert numbers[0] == 0 and numbers[-1] == len(unequal) - 1
     assert max(np.diff(sorted(numbers))) <= -(-len(unequal) // 29)
+
+
+def test_changed_texts_keep_their_rows(unequal: TokenBlocks) -> None:
+    """Retrieval pairs a text with what is left of it by their place alone."""
+    seen: list[int] = []
+
+    def shorten(ids: np.ndarray, index: int) -> np.ndarray:
+        seen.append(index)
+        return ids[:2]
+
+    whole, short = (
+        [row[:2].tolist() for batch in clean_batches(unequal, 23, 5, PAD, change) for row in batch["input_ids"]]  # type: ignore[union-attr]
+        for change in (None, shorten)
+    )
+    assert whole == short == [[CLS, FIRST_WORD + index] for index in seen] and len(seen) == 23
