@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import computed_field
 
 from models.variants import VARIANTS
 from tasks.benchmarks import TASKS
@@ -79,8 +80,10 @@ class Figure(Result):
     at_floor: tuple[str, ...] = ()
     refused: str | None = None
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def inside_noise(self) -> bool:
+        """Whether the delta's interval holds 0."""
         return self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
 
 

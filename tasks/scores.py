@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 # With fewer examples, in all or in a cell of the confusion table, a bootstrap interval can hold less often than it says
 # (`docs/benchmarks.md`, coverage of the intervals).
 MATTHEWS_MIN_EXAMPLES = 408
-CORRELATION_MIN_EXAMPLES = 50
+CORRELATION_MIN_EXAMPLES = 150
 MIN_CELL = 10
 RESAMPLES = 2_000
 # (references [..., n], predictions [..., n]) -> figures [...]

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from tasks.scores import CONFIDENCE, RESAMPLES
+from tasks.scores import CONFIDENCE, CORRELATION_MIN_EXAMPLES, RESAMPLES
 
 SIZES = (408, 1000)
 CHUNK = 500
@@ -165,6 +165,7 @@ def main() -> None:
         for name, cells in (TABLES | SMALL_TABLES).items():
             found = " | ".join(f"{100 * share:.1f}" for share in table_coverage(cells, n, sets).values())
             print(f"| {n:,} | {name} | {found} | |", flush=True)
+    for n in (CORRELATION_MIN_EXAMPLES, *SIZES):
         for make in (normal, graded):
             for correlation in CORRELATIONS:
                 share = pearson_coverage(make, correlation, n, sets)

@@ -353,6 +353,7 @@ def two_runs(home: Home) -> Home:
 def test_the_command_in_its_three_forms(two_runs: Home) -> None:
     words = ("compare", "run_a", "run_b")
     (found,) = answer(cogito(*words, "--json", home=two_runs.root))
+    assert all(one["inside_noise"] is False for one in found["figures"] if one["metric"] == "accuracy")
     assert found == json.loads(beside(two_runs, "run_a", "run_b").model_dump_json())
     table = cogito(*words, "--markdown", home=two_runs.root).stdout
     assert table == updated_baselines(beside(two_runs, "run_a", "run_b")) + "\n"

@@ -18,6 +18,7 @@ from tasks import scores as scores_module
 from tasks.benchmarks import TASKS
 from tasks.metric import CogitoMetric
 from tasks.scores import (
+    CORRELATION_MIN_EXAMPLES,
     METRICS,
     MIN_CELL,
     bootstrap_interval,
@@ -260,6 +261,11 @@ def test_intervals_hold_as_often_as_they_say_in_every_case(n: int) -> None:
     for case, cells in simulated.TABLES.items():
         assert simulated.expected(cells, n).min() >= MIN_CELL - 1e-9
         assert_holds({f"{case}: {name}": share for name, share in simulated.table_coverage(cells, n, 4000).items()})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("n", [CORRELATION_MIN_EXAMPLES, *simulated.SIZES])
+def test_the_interval_of_pearson_holds_as_often_as_it_says_in_every_case(n: int) -> None:
     for make in (simulated.normal, simulated.graded):
         assert_holds(
             {f"{make.__name__} {r}": simulated.pearson_coverage(make, r, n, 4000) for r in simulated.CORRELATIONS}
@@ -326,7 +332,7 @@ def test_of_more_classes_right_and_wrong_count_and_values_need_some_examples() -
     wrong = np.where(np.arange(300) < 9, 2 - references, references)  # of the middle class it is right
     assert is_unreliable("accuracy", references, [wrong])
     generator = np.random.default_rng(0)
-    for n, marked in ((49, True), (50, False)):
+    for n, marked in ((149, True), (150, False)):
         values = generator.normal(size=n)
         assert is_unreliable("pearson", values, [values]) is marked
     assert not is_unreliable("f1", MRPC_DEV, []), "where every seed failed there is no interval"
