@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import computed_field
 
 from models.variants import VARIANTS
 from tasks.benchmarks import TASKS
@@ -30,6 +31,7 @@ from tasks.scores import METRICS, interval_from_value, paired_difference_interva
 WITHOUT_EFFECT = ("name", "tracking", "publish")
 # What a task may set for itself.
 PER_TASK = ("epochs", "seeds", "learning_rate", "max_train_examples", "start_from")
+HELD_OUT_LOSS = "held-out loss"
 RANKS = ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean")
 # The columns of a log that say how a run was made, and those that an evaluation takes from its checkpoint's row.
 ROW_COLUMNS = {
@@ -74,8 +76,10 @@ class Figure(Result):
     at_floor: tuple[str, ...] = ()
     refused: str | None = None
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def inside_noise(self) -> bool:
+        """Whether the delta's interval holds 0."""
         return self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
 
 
@@ -195,8 +199,9 @@ def _row_side(run_id: str, log: Path) -> Side:
 def compare(a: Side, b: Side) -> Comparison:
     """Everything of B beside the baseline A."""
     differs, not_known = _differences(a, b)
-    both_heads = a.head and b.head and _plain(a.head) != _plain(b.head)
-    titles = (_head_title(a.head), _head_title(b.head)) if both_heads else (f"`{a.name}`", f"`{b.name}`")
+    titles = f"`{a.name}`", f"`{b.name}`"
+    if a.source == b.source and a.head and b.head and _plain(a.head) != _plain(b.head):  # what is compared is the head
+        titles = _head_title(a.head), _head_title(b.head)
     return Comparison(
         a=a.name, b=b.name, titles=titles, differs=differs, not_known=not_known,
         figures=[_loss(a, b), *_ranks(a, b), *_scores(a, b)],
@@ -293,7 +298,7 @@ def _loss(a: Side, b: Side) -> Figure:
     values = [value for value, _ in known]
     reason = next((f"{letter}: {why}" for letter, (_, why) in zip("AB", known, strict=True) if why), None)
     reason = reason or _unlike_loss(a, b)
-    figure = Figure(name="held-out loss", a=values[0], b=values[1], refused=reason)
+    figure = Figure(name=HELD_OUT_LOSS, a=values[0], b=values[1], refused=reason)
     if reason or values[0] is None or values[1] is None:
         return figure
     return figure.model_copy(update={"delta": values[1] - values[0]})
@@ -364,7 +369,7 @@ def _ranks(a: Side, b: Side) -> list[Figure]:
 def _rank_figures(side: Side) -> dict[str, tuple[float, int, Any]]:
     """Value, number of concepts and what identifies the texts, of every rank that a side has."""
     if side.record is None:
-        stated = re.search(r"([\d.]+)\s*/\s*(\d+)", side.row.get("eff_rank", ""))
+        stated = re.search(r"(\d+(?:\.\d+)?)\s*/\s*(\d+)", side.row.get("eff_rank", ""))
         return {RANKS[0]: (float(stated[1]), int(stated[2]), None)} if stated else {}
     done = side.record.analysis
     if done is None:
@@ -478,13 +483,19 @@ def stored_answers(side: Side, score: Score) -> tuple[list[np.ndarray], list[np.
 
 
 def shown(figure: Figure, value: float | None, *, sign: bool = False) -> str:
-    """A value of a figure as the log writes it: accuracy and F1 in percent, correlations and losses as they are."""
+    """A value of a figure as the log writes it: accuracy and F1 in percent, all else as it is."""
     if value is None:
         return "--"
-    plus = "+" if sign else ""
-    if figure.metric in METRICS and METRICS[figure.metric].is_percent:
-        return f"{100 * value:{plus}z.2f}%"
-    return f"{value:{plus}z.3f}" if figure.metric or figure.name == "held-out loss" else f"{value:{plus}z.1f}"
+    plus, digits = "+" if sign else "", _digits(figure)
+    percent = figure.metric in METRICS and METRICS[figure.metric].is_percent
+    return f"{100 * value:{plus}z.{digits - 2}f}%" if percent else f"{value:{plus}z.{digits}f}"
+
+
+def _digits(figure: Figure) -> int:
+    """Decimals that are shown, of a fraction where it is shown in percent."""
+    if figure.metric in METRICS:
+        return 4 if METRICS[figure.metric].is_percent else 3
+    return 3 if figure.name == HELD_OUT_LOSS else 2
 
 
 def delta_text(figure: Figure) -> str:
@@ -507,7 +518,10 @@ def delta_text(figure: Figure) -> str:
         notes.append("sd over seeds " + " and ".join(shown(figure, sd).rstrip("%") for sd in figure.sd))
     if figure.at_floor:
         notes.append(f"{' and '.join(figure.at_floor)} at floor")
-    return f"{shown(figure, figure.delta, sign=True)} ({', '.join(notes)})"
+    assert figure.a is not None and figure.b is not None
+    # The difference of the columns as they are shown, so that the table adds up
+    delta = round(figure.b, _digits(figure)) - round(figure.a, _digits(figure))
+    return f"{shown(figure, delta, sign=True)} ({', '.join(notes)})"
 
 
 def updated_baselines(comparison: Comparison) -> str:
@@ -543,8 +557,8 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _head_title(head: str | None) -> str:
-    return "".join(part[:1].upper() + part[1:] for part in (head or "").split("_"))
+def _head_title(head: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in head.split("_"))
 
 
 def compare_all(references: Sequence[str], home: Home) -> list[Comparison]:

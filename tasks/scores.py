@@ -14,6 +14,7 @@ CONFIDENCE = 0.95
 # With fewer examples, in all or in a cell of the confusion table, a bootstrap interval can hold less often than it says
 # (`docs/benchmarks.md`, coverage of the intervals).
 MATTHEWS_MIN_EXAMPLES = 408
+CORRELATION_MIN_EXAMPLES = 150
 MIN_CELL = 10
 RESAMPLES = 2_000
 # (references [..., n], predictions [..., n]) -> figures [...]
@@ -150,7 +151,7 @@ def is_unreliable(metric: str, references: np.ndarray, predictions: Sequence[np.
     metric counts right and wrong answers alone, both of these.
     """
     if not METRICS[metric].of_classes:
-        return False
+        return len(references) < CORRELATION_MIN_EXAMPLES
     if metric == "matthews" and len(references) < MATTHEWS_MIN_EXAMPLES:
         return True
     for answers in predictions:

@@ -20,7 +20,7 @@ from factories import (
     put_scored_run,
 )
 
-from tasks.comparisons import Comparison, Figure, compare, compare_all, delta_text, find_side, updated_baselines
+from tasks.comparisons import Comparison, Figure, compare, compare_all, delta_text, find_side, shown, updated_baselines
 from tasks.errors import UserError
 from tasks.experiment_log import write_row
 from tasks.run_folder import Home
@@ -233,7 +233,7 @@ def test_what_differs_is_told_by_its_key(home: Home) -> None:
         "pretraining.device": ("cpu", "H100"), "pretraining.precision": ("fp32", "bf16"),
     }  # fmt: skip
     assert beside(home).not_known == {"a": [], "b": []}
-    assert beside(home).titles == ("ViaDecoder", "WeightedPooling"), "heads that differ name the columns"
+    assert beside(home).titles == ("`a`", "`b`")
     assert differing(beside(home, "a", "a")) == {}
 
 
@@ -249,10 +249,18 @@ def test_what_only_one_record_says_is_not_known_of_the_other(home: Home) -> None
 def test_an_evaluation_has_the_loss_of_its_pretraining(home: Home) -> None:
     make_record(run_id="trained").save(home.run("trained"))
     checkpoint = make_checkpoint(run_id="trained")
-    for name in ("a", "b"):
-        make_record(kind="evaluation", run_id=name, checkpoint=checkpoint).save(home.run(name))
+    for name, head in (("a", "via_decoder"), ("b", "weighted_pooling")):
+        make_record(kind="evaluation", run_id=name, checkpoint=checkpoint, head=head).save(home.run(name))
     found = figure(beside(home), "held-out loss")
     assert (found.a, found.b, found.delta) == (4.01, 4.01, 0.0)
+    assert beside(home).titles == ("ViaDecoder", "WeightedPooling"), "two heads of one checkpoint name the columns"
+
+
+def test_a_shown_delta_is_the_difference_of_its_columns() -> None:
+    accuracy = Figure(name="x", metric="accuracy", a=0.78144, b=0.757149, delta=-0.024291)
+    assert delta_text(accuracy).startswith("-2.43% (") and shown(accuracy, accuracy.a) == "78.14%"
+    rank = Figure(name="nuclear rank of mean", a=3.114, b=2.956, delta=-0.158)
+    assert delta_text(rank).startswith("-0.15 (") and (shown(rank, rank.a), shown(rank, rank.b)) == ("3.11", "2.96")
 
 
 # --- rows of a log ---
@@ -353,11 +361,12 @@ def two_runs(home: Home) -> Home:
 def test_the_command_in_its_three_forms(two_runs: Home) -> None:
     words = ("compare", "run_a", "run_b")
     (found,) = answer(cogito(*words, "--json", home=two_runs.root))
+    assert all(one["inside_noise"] is False for one in found["figures"] if one["metric"] == "accuracy")
     assert found == json.loads(beside(two_runs, "run_a", "run_b").model_dump_json())
     table = cogito(*words, "--markdown", home=two_runs.root).stdout
     assert table == updated_baselines(beside(two_runs, "run_a", "run_b")) + "\n"
-    shown = cogito(*words, home=two_runs.root).stdout
-    assert "MRPC F1" in shown and "B - A (95 % interval)" in shown and "A: run_a" in shown
+    text = cogito(*words, home=two_runs.root).stdout
+    assert "MRPC F1" in text and "B - A (95 % interval)" in text and "A: run_a" in text
 
 
 @pytest.mark.parametrize(
