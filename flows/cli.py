@@ -44,6 +44,9 @@ Miniature = Annotated[
 def run(
     spec: SpecPath,
     fresh: Annotated[bool, typer.Option(help="Start a new run even if this spec was run before.")] = False,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Save and pause after so many hours; the same command goes on.")
+    ] = None,
     miniature: Miniature = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Training processes; default every GPU, or one on a CPU.")
@@ -62,7 +65,7 @@ def run(
     (loaded,) = expand([spec], overrides or [], [], small=miniature)
     mirror = resolve_data_root(data_root)
     find_inputs(loaded, cogito_home(), mirror)
-    arguments = {"spec": loaded, "processes": processes, "fresh": fresh}
+    arguments = {"spec": loaded, "processes": processes, "fresh": fresh, "max_hours": max_hours}
     state, log_path = _run_flow("experiment", arguments, mirror, log)
     _report_outcome(state, log_path, as_json)
 
@@ -84,6 +87,7 @@ def sweep(
     from tasks.preflight import find_inputs
     from tasks.run_folder import cogito_home
     from tasks.sources import resolve_data_root
+    from tasks.stages import PAUSED
     from tasks.sweeps import comparison_table, expand, read_comparison, sweep_folder
 
     expanded = expand(specs, overrides or [], grid or [], small=miniature)
@@ -98,6 +102,9 @@ def sweep(
         raise UserError("\n".join(problems))
     arguments = {"specs": expanded, "count": len(expanded), "processes": processes}
     state, _ = _run_flow("sweep", arguments, mirror, log)
+    if state.name == PAUSED:
+        print(state.message)
+        return
     rows = read_comparison(sweep_folder(expanded, home))
     if as_json:
         _print_json(rows)
@@ -185,6 +192,7 @@ def reproduce(
     from tasks.reproduction import plan_reproduction, verdicts
     from tasks.run_folder import cogito_home
     from tasks.sources import resolve_data_root
+    from tasks.stages import PAUSED
 
     path, _, run_id = row.rpartition("#")
     source = default_log(path or log)
@@ -205,6 +213,9 @@ def reproduce(
     find_inputs(asked.spec, home, mirror)
     arguments = {"spec": asked.spec, "processes": processes, "other_than": run_id}
     state, log_path = _run_flow("experiment", arguments, mirror, log)
+    if state.name == PAUSED:
+        print(state.message)
+        return
     again = _finished_run(state)
     found = verdicts(compare(find_side(f"{source}#{run_id}", home), find_side(again, home)))
     if as_json:
@@ -413,7 +424,9 @@ def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Pa
         print(f"Prefect UI: {ui_address(url)}", file=sys.stderr)
     from importlib import import_module
 
-    from tasks.launch import stop_all_jobs
+    from tasks.launch import pause_on_sigterm, stop_all_jobs
+
+    pause_on_sigterm.set()
 
     def interrupt(number: int, frame: Any) -> None:
         # The jobs end here, whatever code the interrupt falls into and whether that lets it pass.
@@ -447,7 +460,14 @@ def _finished_run(state: Any) -> str:
 def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
     from tasks.records import load_record
     from tasks.run_folder import cogito_home
+    from tasks.stages import PAUSED
 
+    if state.name == PAUSED:
+        if as_json:
+            _print_json({"run_id": state.message.partition(":")[0], "status": "paused"})
+        else:
+            print(state.message)
+        return
     folder = cogito_home().run(_finished_run(state))
     record = load_record(folder)
     if as_json:

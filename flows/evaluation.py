@@ -11,12 +11,21 @@ from prefect import flow
 from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.fan_out import evaluate_checkpoint, finish_run, prepare_tasks, settle, workers
+from flows.fan_out import (
+    evaluate_checkpoint,
+    finish_run,
+    noting_a_pause,
+    paused_state,
+    prepare_tasks,
+    settle,
+    time_budget,
+    workers,
+)
 from tasks import stages
 from tasks.corpus import load_tokenizer
-from tasks.errors import StageError, UserError
+from tasks.errors import Paused, StageError, UserError
 from tasks.experiment_log import default_log
-from tasks.leases import stopping
+from tasks.leases import pausing, stopping
 from tasks.preflight import find_evaluation_inputs, find_task_sources
 from tasks.records import Checkpoint, CorpusResult
 from tasks.run_folder import cogito_home, read_json
@@ -55,30 +64,48 @@ def evaluation(
         other_than: start a new run if the one there is has this id: `cogito reproduce` repeats it.
     """
     stopping.clear()
+    pausing.clear()
     try:
-        home, mirror = cogito_home(), resolve_data_root(data_root)
-        found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
-        spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
-        sources = find_task_sources(spec.evaluation, home, mirror)
-        vocabulary = read_json(found.folder / "config.json")["vocab_size"]
-        if (size := len(load_tokenizer(tokenizer_folder))) > vocabulary:
-            raise UserError(
-                f"tokenizer: has {size} tokens, {found.name} knows {vocabulary}; "
-                "fix: --tokenizer with the one that the checkpoint was trained with"
-            )
-        corpus = None
-        if found.family == "concept":  # the text is for the analysis of concepts
-            corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
-            data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
-            corpus, problem = settle(data)
-            if problem is not None:
-                raise StageError(f"data: {problem}")
-        prepared = prepare_tasks(spec, sources, tokenizer_folder)
-        return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log), other_than=other_than)
+        with time_budget(None):
+            return _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, other_than)
+    except Paused as error:
+        return paused_state(error)
     except UserError as error:
         return Failed(message=str(error), name=stages.BAD_INPUT)
     except StageError as error:
         return Failed(message=str(error))
+
+
+def _evaluation(
+    checkpoint: str,
+    tasks: list[str] | None,
+    seeds: int | None,
+    head: str | None,
+    tokenizer: str | None,
+    data_root: str | None,
+    log: str | None,
+    overrides: list[str] | None,
+    other_than: str | None,
+) -> State:
+    home, mirror = cogito_home(), resolve_data_root(data_root)
+    found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
+    spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
+    sources = find_task_sources(spec.evaluation, home, mirror)
+    vocabulary = read_json(found.folder / "config.json")["vocab_size"]
+    if (size := len(load_tokenizer(tokenizer_folder))) > vocabulary:
+        raise UserError(
+            f"tokenizer: has {size} tokens, {found.name} knows {vocabulary}; "
+            "fix: --tokenizer with the one that the checkpoint was trained with"
+        )
+    corpus = None
+    if found.family == "concept":  # the text is for the analysis of concepts
+        corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
+        data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
+        corpus, problem = settle(data)
+        if problem is not None:
+            raise StageError(f"data: {problem}")
+    prepared = prepare_tasks(spec, sources, tokenizer_folder)
+    return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log), other_than=other_than)
 
 
 def evaluate_in_own_run(
@@ -94,5 +121,6 @@ def evaluate_in_own_run(
     asked = evaluation_identity(spec, evaluation_head(spec, checkpoint), corpus, tasks)
     run, record = open_evaluation_run(spec, checkpoint, asked, cogito_home(), log, other_than)
     record.corpus = corpus
-    evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)
+    with noting_a_pause(record, run):
+        evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)
     return finish_run(record, run, log)

@@ -12,19 +12,30 @@ from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.evaluation import evaluate_in_own_run
-from flows.fan_out import evaluate_checkpoint, finish_run, note_stage, prepare_tasks, settle, workers
+from flows.fan_out import (
+    evaluate_checkpoint,
+    finish_run,
+    note_stage,
+    noting_a_pause,
+    paused_state,
+    prepare_tasks,
+    settle,
+    time_budget,
+    workers,
+)
 from tasks import stages
 from tasks.checkpoint_source import resolve_checkpoint
-from tasks.errors import StageError, UserError
+from tasks.errors import Paused, StageError, UserError
 from tasks.experiment_log import default_log
-from tasks.leases import stopping
-from tasks.preflight import find_inputs
+from tasks.leases import pausing, stopping
+from tasks.preflight import Inputs, find_inputs
 from tasks.pretraining import pretraining_identity
-from tasks.records import RunRecord, StageRecord
+from tasks.records import CorpusResult, RunRecord, StageRecord
 from tasks.run_folder import RunFolder, cogito_home
 from tasks.runs import evaluation_identity, needs_evaluation_run, open_training_run
 from tasks.sources import resolve_data_root
 from tasks.specs import ExperimentSpec
+from tasks.task_data import PreparedTask
 
 
 @flow(
@@ -38,6 +49,7 @@ def experiment(
     processes: int | None = None,
     fresh: bool = False,
     other_than: str | None = None,
+    max_hours: float | None = None,
 ) -> State:
     """Run, continue or reuse a whole experiment.
 
@@ -48,10 +60,15 @@ def experiment(
         processes: training processes; default every GPU, or one on a CPU.
         fresh: start a new run even if this spec was run before.
         other_than: start a new run if the one there is has this id: `cogito reproduce` repeats it.
+        max_hours: save and pause after so many hours; None has no limit.
     """
     stopping.clear()
+    pausing.clear()
     try:
-        return _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh, other_than)
+        with time_budget(max_hours):
+            return _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh, other_than)
+    except Paused as error:
+        return paused_state(error)
     except UserError as error:
         return Failed(message=str(error), name=stages.BAD_INPUT)
     except StageError as error:
@@ -75,12 +92,31 @@ def _experiment(
     run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh, other_than=other_than)
     note_stage(record, "data", started, corpus, None)
     record.corpus = corpus
+    with noting_a_pause(record, run):
+        return _train_and_evaluate(spec, inputs, corpus, tasks, asked, run, record, log, processes, other_than)
+
+
+def _train_and_evaluate(
+    spec: ExperimentSpec,
+    inputs: Inputs,
+    corpus: CorpusResult,
+    tasks: dict[str, PreparedTask],
+    asked: str,
+    run: RunFolder,
+    record: RunRecord,
+    log: Path,
+    processes: int | None,
+    other_than: str | None,
+) -> State:
+    home = cogito_home()
     started = time.monotonic()
-    training = stages.pretrain_model.submit(spec, corpus, run, processes, inputs.init_from, wait_for=[data])
+    training = stages.pretrain_model.submit(spec, corpus, run, processes, inputs.init_from)
     record.pretraining, problem = settle(training)
     note_stage(record, "pretraining", started, record.pretraining, problem)
     if problem is not None:
         return _stop_early(record, run, log, "pretraining failed")
+    if record.pretraining.diverged is not None:
+        return _stop_early(record, run, log, f"pretraining diverged: {record.pretraining.diverged.reason}")
     record.save(run)
 
     started = time.monotonic()

@@ -1,8 +1,11 @@
 """What both flows share: the fan-out over task x seed beside the concept analysis, the scores, the row."""
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,8 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
 from tasks import stages
-from tasks.errors import StageError, UserError
-from tasks.launch import stop_all_jobs
+from tasks.errors import Paused, StageError, UserError
+from tasks.launch import pause_all_jobs, pause_on_sigterm, stop_all_jobs
 from tasks.leases import visible_devices
 from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
 from tasks.run_folder import RunFolder
@@ -34,6 +37,7 @@ def settle(future: PrefectFuture[Any]) -> tuple[Any, str | None]:
 
     Raises:
         UserError: the stage found bad input.
+        Paused: the stage was told to pause.
     """
     try:
         future.wait()
@@ -46,6 +50,8 @@ def settle(future: PrefectFuture[Any]) -> tuple[Any, str | None]:
         return future.result(), None
     if state.name == stages.BAD_INPUT:
         raise UserError(state.message or "bad input")
+    if state.name == stages.PAUSED:
+        raise Paused(state.message or "before it was done")
     return None, (state.message or state.name or "failed").strip()
 
 
@@ -181,12 +187,51 @@ def report_on(folder: Path) -> None:
         )  # fmt: skip
 
 
+@contextmanager
+def noting_a_pause(record: RunRecord, run: RunFolder) -> Iterator[None]:
+    """Write down that a run was told to pause, and let its message begin with its id."""
+    try:
+        yield
+    except Paused as error:
+        record.status = "paused"
+        record.save(run)
+        raise Paused(f"{record.run_id}: paused {error}; the same command goes on") from None
+
+
+@contextmanager
+def time_budget(max_hours: float | None) -> Iterator[None]:
+    """Have the work of the block pause when its time is over, or when the process is asked to end (SIGTERM).
+
+    The signal is listened to only where the command asked for that; a worker's flow run is ended as Prefect does it.
+    """
+    timer = threading.Timer((max_hours or 0) * 3600, pause_all_jobs)
+    timer.daemon = True
+    before: Any = None
+    listens = pause_on_sigterm.is_set() and threading.current_thread() is threading.main_thread()
+    if max_hours is not None:
+        timer.start()
+    if listens:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: pause_all_jobs(end_short_ones=True))
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if listens:
+            signal.signal(signal.SIGTERM, before)
+
+
+def paused_state(error: Paused) -> State:
+    """How a flow ends that was told to pause: nothing failed, and the same command goes on."""
+    return Completed(message=str(error), name=stages.PAUSED)
+
+
 def finish_run(record: RunRecord, run: RunFolder, log_path: Path) -> State:
     """Settle the record's status, write the row, and say how the flow ends."""
     failed = {name: stage.message for name, stage in record.stages.items() if stage.status == "failed"}
     if failed or record.status != "complete":
         record.finished = datetime.now(UTC)
-    record.status = "failed" if failed else "complete"
+    diverged = record.pretraining is not None and record.pretraining.diverged is not None
+    record.status = "failed" if failed else "diverged" if diverged and record.kind == "training" else "complete"
     record.save(run)
     _, problem = settle(stages.write_log_row.submit(log_path, record))
     if problem is not None:
@@ -195,4 +240,5 @@ def finish_run(record: RunRecord, run: RunFolder, log_path: Path) -> State:
     if failed:
         message = "; ".join(f"{name}: {text}" for name, text in failed.items())
         return Failed(message=f"{record.run_id}: {message}", data=None)
-    return Completed(message=f"{record.run_id}: row in {log_path}", data=record.run_id)
+    name = "Diverged" if record.status == "diverged" else None
+    return Completed(message=f"{record.run_id}: row in {log_path}", data=record.run_id, name=name)

@@ -116,6 +116,11 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
         loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
         near = "; within 0.2 of it: nothing contextual was learned" if loss > entropy - 0.2 else ""
         console.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
+        for warning in record.pretraining.warnings:
+            console.print(f"warning: {warning}", style="yellow", markup=False)
+        if (diverged := record.pretraining.diverged) is not None:
+            kept = f"kept: the weights after step {diverged.kept_step}"
+            console.print(f"diverged at step {diverged.step}: {diverged.reason}; {kept}", style="red", markup=False)
     if record.analysis:
         figures = record.analysis.figures
         console.print(

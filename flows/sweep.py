@@ -40,6 +40,8 @@ def sweep(
     failed: list[str] = []
     for spec in specs:
         state: State[Any] = experiment(spec=spec, data_root=data_root, log=log, processes=processes, return_state=True)
+        if state.name == stages.PAUSED:
+            return state
         message = state.message or state.name or ""
         run_id = message.partition(":")[0]
         known = home.run(run_id).record.exists() if run_id else False

@@ -12,6 +12,10 @@ class StageError(Exception):
     """A stage did its work and failed. The command goes on with what can run and exits with code 1."""
 
 
+class Paused(Exception):
+    """Work was told to pause and has saved where it is; the same command goes on. Exit code 0."""
+
+
 def unknown_name(kind: str, got: object, allowed: Iterable[str]) -> str:
     """The sentence for a name that a table does not hold, with the nearest one and the whole list."""
     names = sorted(allowed)

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from tasks.errors import StageError
-from tasks.leases import Device, hold, stopping
+from tasks.errors import Paused, StageError
+from tasks.leases import Device, hold, pausing, stopping
 from tasks.run_folder import Home, content_hash, read_json, write_json
 from tasks.worker import PROGRESS_MARK
 
@@ -25,12 +26,18 @@ log = logging.getLogger("cogito.launch")
 # What a job never needs, so never gets.
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
 LAST_LINES = 12
+# Kinds of jobs that save where they are when they are told to pause.
+PAUSABLE = ("pretraining",)
 
 OnProgress = Callable[[dict[str, Any]], None]
 
 
-# Jobs of this process that are running.
-_running: set[int] = set()
+# In a job's folder: the wish that it pause, and its answer.
+PAUSE_WISH, PAUSE_ANSWER = "pause", "paused.json"
+# Set by the command: a SIGTERM pauses its run instead of ending it.
+pause_on_sigterm = threading.Event()
+# Jobs of this process that are running: process id -> folder and kind.
+_running: dict[int, tuple[Path, str]] = {}
 
 
 def stop_all_jobs() -> None:
@@ -38,6 +45,20 @@ def stop_all_jobs() -> None:
     stopping.set()
     for pid in list(_running):
         end_process_tree(pid)
+
+
+def pause_all_jobs(*, end_short_ones: bool = False) -> None:
+    """Have trainings save where they are and end, and start no other job.
+
+    Args:
+        end_short_ones: end the other jobs at once, which begin anew next time; else they finish.
+    """
+    pausing.set()
+    for pid, (folder, kind) in list(_running.items()):
+        if kind in PAUSABLE:
+            (folder / PAUSE_WISH).touch()
+        elif end_short_ones:
+            end_process_tree(pid)
 
 
 def finished_result(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -84,11 +105,16 @@ def run_job(
 
     Raises:
         StageError: the job failed; the message is that of the first rank that reported an error.
+        Paused: it was told to pause, and saved where it is.
     """
     if stopping.is_set():
         raise StageError("interrupted")
+    if pausing.is_set():
+        raise Paused("before it began")
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in [folder / "result.json", *folder.glob("error-*.json")]:
+    for stale in [
+        *(folder / name for name in ("result.json", PAUSE_WISH, PAUSE_ANSWER)), *folder.glob("error-*.json")
+    ]:  # fmt: skip
         stale.unlink(missing_ok=True)
     write_json(folder / "job.json", job)
     command = [sys.executable, *(_accelerate_arguments(devices) if launcher else [])]
@@ -105,7 +131,7 @@ def run_job(
             env=_environment(devices, folder),
             start_new_session=os.name == "posix",
         )
-        _running.add(process.pid)
+        _running[process.pid] = folder, str(job["kind"])
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -116,8 +142,12 @@ def run_job(
         finally:
             end_process_tree(process.pid)
             process.wait()
-            _running.discard(process.pid)
+            _running.pop(process.pid, None)
     result = finished_result(folder, job["identity"])
+    if result is None and (folder / PAUSE_ANSWER).exists():
+        raise Paused(f"after step {read_json(folder / PAUSE_ANSWER)['step']}")
+    if result is None and pausing.is_set():
+        raise Paused("before it was done")
     if process.returncode != 0 or result is None:
         raise StageError(_failure_message(folder, process.returncode))
     return result

@@ -14,7 +14,7 @@ from functools import cache
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from tasks.errors import StageError
+from tasks.errors import Paused, StageError
 from tasks.run_folder import Home
 
 # On machines without a GPU the cores are dealt out to at most this many jobs at once.
@@ -33,6 +33,8 @@ class Device:
 
 # Set when this process was told to stop: nothing waits any longer and no job starts.
 stopping = threading.Event()
+# Set when it was told to save where it is and end: what runs may finish its step, and no job starts.
+pausing = threading.Event()
 
 
 @contextmanager
@@ -41,10 +43,13 @@ def hold(lock: BaseFileLock) -> Iterator[None]:
 
     Raises:
         StageError: this process was told to stop.
+        Paused: it was told to pause.
     """
     while True:
         if stopping.is_set():
             raise StageError("interrupted")
+        if pausing.is_set():
+            raise Paused("before it began")
         try:
             lock.acquire(timeout=POLL_SECONDS)
             break

@@ -197,7 +197,15 @@ def _conclusion(record: RunRecord) -> str:
     ]
     if cells:
         failures.append(f"failed cells {', '.join(cells)}")
+    diverged = record.pretraining.diverged if record.pretraining and record.kind == "training" else None
+    if diverged is not None:
+        failures = [
+            f"step {diverged.step}: {diverged.reason} (loss {diverged.loss:.4g}, gradient norm "
+            f"{diverged.gradient_norm:.4g}, lr {diverged.learning_rate:.3g}); kept: step {diverged.kept_step}"
+        ]
     sentences = [f"{record.status}: {'; '.join(failures)}." if failures else f"{record.status}."]
+    if record.pretraining and record.kind == "training":
+        sentences += [f"Warning: {_plain(warning)}." for warning in record.pretraining.warnings]
     scores = record.primary_scores()
     if scores:
         above = sum(score.above_floor for score in scores)

@@ -74,6 +74,7 @@ def pretrain(
     Raises:
         UserError: more processes than GPUs or than sequences of a step.
         StageError: training failed.
+        Paused: it was told to pause; the same call goes on.
     """
     if (init_from is None) != (spec.training.init_from is None):
         raise UserError(f"training.init_from: got {spec.training.init_from}, but no such checkpoint was found for it")
@@ -142,9 +143,25 @@ def _train(
             "objective": VARIANTS[spec.model.variant].objective,
             "config": model_config(spec, corpus.vocab_size, run.run_id, corpus.special_token_ids),
             "init_from": init_from.folder if init_from else None,
+            "unigram_entropy": corpus.unigram_entropy_nats,
             "processes": count,
             "device": leased[0].kind,
             "tracking_folder": run.root / "wandb",
         }
-        result = run_job(run.pretraining, job, leased, launcher=True, on_progress=on_progress)
+        result = run_job(run.pretraining, job, leased, launcher=True, on_progress=_warning_too(on_progress))
     return PretrainingResult.model_validate(result)
+
+
+def _warning_too(on_progress: OnProgress | None) -> OnProgress:
+    """Say the warnings of a training once each, when they come."""
+    said: set[str] = set()
+
+    def heard(figures: dict[str, Any]) -> None:
+        for warning in figures.pop("warnings", []):
+            if warning not in said:
+                said.add(warning)
+                log.warning("%s", warning)
+        if on_progress:
+            on_progress(figures)
+
+    return heard

@@ -28,13 +28,15 @@ from models.pretraining_step import PretrainingStep
 from tasks.corpus import load_tokenizer
 from tasks.corruption import IGNORE_INDEX, CorruptionSettings, word_starts
 from tasks.errors import StageError
+from tasks.guards import TrainingGuard
+from tasks.launch import PAUSE_ANSWER, PAUSE_WISH
 from tasks.pretraining import training_steps, warmup_steps
 from tasks.run_folder import building, write_json, write_manifest
 from tasks.specs import ExperimentSpec
 from tasks.token_blocks import Batch, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.tracking import start_tracking
-from tasks.training_state import last_complete_state, load_state, save_state
-from tasks.worker import report_progress
+from tasks.training_state import last_complete_state, load_best, load_state, save_best, save_state
+from tasks.worker import TERMINATED, report_progress
 
 # Progress lines and the training curve are written about this often.
 REPORT_SECONDS = 1.0
@@ -113,12 +115,16 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     torch.manual_seed(training.seed * 1000 + accelerator.process_index)
 
     state = last_complete_state(folder / "checkpoints", job["identity"])
-    done = load_state(state, module, optimizer, scheduler, accelerator) if state else 0
+    guard = TrainingGuard(job["unigram_entropy"])
+    done = load_state(state, module, optimizer, scheduler, accelerator, guard) if state else 0
     curve = _Curve(folder / "curve.jsonl", done) if accelerator.is_main_process else None
     tracking = start_tracking(job, done) if accelerator.is_main_process else None
 
     def save(step: int, keep: int) -> None:
-        save_state(folder / "checkpoints", job["identity"], step, module, optimizer, scheduler, accelerator, keep)
+        save_state(
+            folder / "checkpoints", job["identity"], step, module, optimizer, scheduler, accelerator, keep,
+            guard.state_dict(),
+        )  # fmt: skip
 
     device = accelerator.device
     loader = DataLoader(
@@ -135,26 +141,36 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     first_step, trained_tokens, last_report = done, 0, 0.0
     train_losses: list[float] = []
     eval_loss = math.nan
+    stopped: str | None = None
+    diverged_at = finished = done
     for step in range(done, steps):
         group = list(islice(batches, micro_batches.per_step))
         losses, tokens = _forward_backward(accelerator, step_module, group, training.global_batch_size, device)
         gradient_norm = accelerator.clip_grad_norm_(step_module.parameters(), training.max_grad_norm)
         learning_rate = scheduler.get_last_lr()[0]
+        values = {name: value.item() for name, value in losses.items()}
+        stopped = guard.after_gradient(values["total"], float(gradient_norm))
+        diverged_at = step + 1
+        if stopped is not None:
+            break  # before the step is taken
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         trained_tokens += tokens
-        values = {name: value.item() for name, value in losses.items()}
-        if not math.isfinite(values["total"]) or not math.isfinite(float(gradient_norm)):
-            raise StageError(
-                f"step {step + 1}: the loss ({values['task']}) or the gradient norm ({float(gradient_norm)}) is not "
-                "finite; fix: lower training.learning_rate or raise training.warmup_steps"
-            )
         train_losses = [*train_losses[-99:], values["task"]]
         finished = step + 1
         evaluate = finished % training.eval_every_steps == 0 or finished == steps
+        geometry: dict[str, float] = {}
         if evaluate:
             eval_loss = _evaluate(accelerator, module, held_out, device)
+            if accelerator.is_main_process:
+                sample = clean_batches(
+                    held_out_blocks, spec.analysis.live_samples, spec.analysis.batch_size, tokenizer.pad_token_id
+                )
+                geometry = _live_geometry(module, sample, device)
+            stopped = guard.after_evaluation(finished, eval_loss, geometry)
+            if accelerator.is_main_process and guard.best_step == finished < steps:
+                save_best(folder / "checkpoints", module, finished)
         if curve is not None and tracking is not None:
             figures = {
                 "step": finished,
@@ -165,25 +181,38 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
                 **_loss_weights(module),
             }
             if evaluate:
-                sample = clean_batches(
-                    held_out_blocks, spec.analysis.live_samples, spec.analysis.batch_size, tokenizer.pad_token_id
-                )
-                figures |= {"eval_loss": eval_loss, **_live_geometry(module, sample, device)}
+                figures |= {"eval_loss": eval_loss, **geometry}
             curve.add(figures)
             tracking.log(figures, step=finished)
             now = time.monotonic()
             if evaluate or now - last_report >= REPORT_SECONDS:
                 last_report = now
                 speed = (finished - first_step) / (now - started)
-                report_progress(**figures, steps=steps, steps_per_second=speed)
+                report_progress(**figures, steps=steps, steps_per_second=speed, warnings=list(guard.warnings.values()))
+        if stopped is not None:
+            break
+        if finished < steps and _must_pause(accelerator, folder, device):
+            save(finished, training.keep_checkpoints)
+            if accelerator.is_main_process:
+                write_json(folder / PAUSE_ANSWER, {"identity": job["identity"], "step": finished})
+            return None
         if finished % training.checkpoint_every_steps == 0 and finished < steps:
             save(finished, training.keep_checkpoints)
     seconds = time.monotonic() - started
     accelerator.wait_for_everyone()
-    if steps == done:
+    diverged = None
+    if stopped is not None:
+        # What is kept are the weights of the best evaluation; where there was none yet, those before the bad step.
+        best = load_best(folder / "checkpoints", module, guard.best_step)
+        diverged = {
+            "reason": stopped, "step": diverged_at, "kept_step": guard.best_step if best else finished,
+            "loss": values["task"], "gradient_norm": float(gradient_norm), "learning_rate": learning_rate,
+        }  # fmt: skip
+        eval_loss = _evaluate(accelerator, module, held_out, device)
+    elif steps == done:
         # Killed between the last step's state and the result: all that is missing is the evaluation.
         eval_loss = _evaluate(accelerator, module, held_out, device)
-    if steps > done:
+    if steps > done and stopped is None:
         save(steps, 1)
     if not accelerator.is_main_process:
         return None
@@ -196,11 +225,11 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         write_json(model_folder / "experiment.json", {"run_id": job["run_id"], "spec": job["spec"]})
         write_manifest(model_folder)
     url = tracking.finish()
-    speeds = _speeds(folder, seconds, steps - first_step, trained_tokens)
+    speeds = _speeds(folder, seconds, finished - first_step, trained_tokens)
     return {
         "model": folder / "model",
-        "steps": steps,
-        "epochs": steps * training.global_batch_size / len(blocks),
+        "steps": finished,
+        "epochs": finished * training.global_batch_size / len(blocks),
         "train_loss": sum(train_losses) / len(train_losses) if train_losses else _last_train_loss(folder),
         "eval_loss": eval_loss,
         "curve": folder / "curve.jsonl",
@@ -212,7 +241,17 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         "wandb_url": url,
         "loaded_weights": len(start.loaded) if start else 0,
         "new_weights": start.new if start else [],
+        "diverged": diverged,
+        "warnings": list(guard.warnings.values()),
     }
+
+
+def _must_pause(accelerator: Accelerator, folder: Path, device: torch.device) -> bool:
+    """Whether any process of the run was told to pause; all of them get the same answer."""
+    told = (folder / PAUSE_WISH).exists() or TERMINATED.is_set()
+    if accelerator.num_processes == 1:
+        return told
+    return bool(accelerator.reduce(torch.tensor(float(told), device=device), reduction="sum") > 0)
 
 
 def _forward_backward(

@@ -52,6 +52,17 @@ class CorpusResult(Result):
     seconds: float
 
 
+class Divergence(Result):
+    """Why and when a training was ended before its time, and what is kept of it."""
+
+    reason: str
+    step: int = Field(description="the step that was not taken, or the evaluation that showed it")
+    kept_step: int = Field(description="after which the kept weights were saved: the best evaluation")
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+
+
 class PretrainingResult(Result):
     """A finished pretraining. Losses are in nats per labelled token."""
 
@@ -71,6 +82,8 @@ class PretrainingResult(Result):
     seconds: float
     loaded_weights: int = Field(0, description="weights that a warm start took from its checkpoint")
     new_weights: list[str] = Field(default_factory=list, description="names that a warm start left new")
+    diverged: Divergence | None = None
+    warnings: list[str] = Field(default_factory=list, description="of collapse and leakage, seen while it trained")
 
 
 class PublishResult(Result):
@@ -179,7 +192,7 @@ class RunRecord(BaseModel):
     kind: Literal["training", "evaluation"]
     run_id: str
     name: str
-    status: Literal["running", "complete", "failed"] = "running"
+    status: Literal["running", "complete", "failed", "diverged", "paused"] = "running"
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     finished: datetime | None = None
     spec: dict[str, Any]

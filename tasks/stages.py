@@ -22,13 +22,13 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import TaskRunContext
-from prefect.states import Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from tasks.benchmarks import TASKS
 from tasks.concept_analysis import analyse_concepts
 from tasks.corpus import prepare_corpus
-from tasks.errors import StageError, UserError
+from tasks.errors import Paused, StageError, UserError
 from tasks.experiment_log import write_row
 from tasks.finetuning import finetune, score_task
 from tasks.hub import is_transient
@@ -57,6 +57,7 @@ from tasks.task_data import PreparedTask, prepare_task
 log = logging.getLogger("cogito.stages")
 
 BAD_INPUT = "Bad input"
+PAUSED = "Paused"
 RETRIES = 3
 
 
@@ -77,6 +78,8 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
                 return Failed(message=str(error), name=BAD_INPUT)
             except StageError as error:
                 return Failed(message=str(error))
+            except Paused as error:
+                return Cancelled(message=str(error), name=PAUSED)
             if getattr(value, "reused", False):
                 return Completed(data=value, name="Cached")
             return value

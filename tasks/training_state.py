@@ -11,16 +11,20 @@ from typing import Any
 import torch
 
 from tasks.errors import StageError
-from tasks.run_folder import read_json, remove_tree, write_json
+from tasks.run_folder import building, is_complete, read_json, remove_tree, write_json, write_manifest
 
 log = logging.getLogger("cogito.training_state")
 
 
 def save_state(
     folder: Path, identity: str, step: int, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any,
-    keep: int,
+    keep: int, guard: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Save the state after `step`; every rank calls this. Only the newest `keep` states stay."""
+    """Save the state after `step`; every rank calls this. Only the newest `keep` states stay.
+
+    Args:
+        guard: state of the training guard.
+    """
     target = folder / f"step-{step:08d}"
     part = folder / f".step-{step:08d}.part"
     if accelerator.is_main_process:
@@ -39,7 +43,8 @@ def save_state(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         files = {path.name: path.stat().st_size for path in sorted(part.glob("*.pt"))}
-        facts = {"identity": identity, "step": step, "processes": accelerator.num_processes, "files": files}
+        facts = {"identity": identity, "step": step, "processes": accelerator.num_processes, "guard": guard}
+        facts["files"] = files
         write_json(part / "complete.json", facts)
         remove_tree(target)
         part.replace(target)
@@ -64,7 +69,9 @@ def last_complete_state(folder: Path, identity: str) -> Path | None:
     return None
 
 
-def load_state(state: Path, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any) -> int:
+def load_state(
+    state: Path, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any, guard: Any
+) -> int:
     """Restore everything and return the step it was saved after."""
     facts = read_json(state / "complete.json")
     if facts["processes"] != accelerator.num_processes:
@@ -79,4 +86,26 @@ def load_state(state: Path, module: torch.nn.Module, optimizer: Any, scheduler: 
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
+    if "guard" in facts:  # states of earlier versions have none
+        guard.load_state_dict(facts["guard"])
     return int(facts["step"])
+
+
+def save_best(folder: Path, module: torch.nn.Module, step: int) -> None:
+    """Keep the weights of the best evaluation so far, and no others; rank 0 alone calls this."""
+    target = folder / f"best-{step:08d}"
+    with building(target) as part:
+        torch.save(module.state_dict(), part / "module.pt")
+        write_manifest(part)
+    for old in folder.glob("best-*"):
+        if old != target:
+            remove_tree(old)
+
+
+def load_best(folder: Path, module: torch.nn.Module, step: int) -> bool:
+    """Take the weights of the best evaluation; False where there are none."""
+    target = folder / f"best-{step:08d}"
+    if not is_complete(target):
+        return False
+    module.load_state_dict(torch.load(target / "module.pt", map_location="cpu", weights_only=True))
+    return True

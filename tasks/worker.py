@@ -6,6 +6,7 @@ Progress goes to stdout as JSON lines that the parent understands (see `tasks.la
 
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -20,6 +21,8 @@ from tasks.run_folder import write_json
 
 PROGRESS_MARK = "@progress "
 PARENT_POLL_SECONDS = 2.0
+# Set when this process was asked to end: a training then saves where it is.
+TERMINATED = threading.Event()
 
 
 def report_progress(**figures: Any) -> None:
@@ -32,6 +35,7 @@ def report_progress(**figures: Any) -> None:
 def _pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     from tasks.pretraining_loop import run_pretraining
 
+    signal.signal(signal.SIGTERM, lambda number, frame: TERMINATED.set())
     return run_pretraining(job, folder)
 
 
