@@ -23,6 +23,13 @@ settings.register_profile(
 )
 settings.load_profile("cogito")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos", "tests/chaos: kills by a seeded schedule")
+    group.addoption("--chaos-seed", type=int, default=0, help="seed of the schedule")
+    group.addoption("--chaos-kills", type=int, default=4, help="how many processes are killed")
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
