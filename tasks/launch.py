@@ -26,6 +26,8 @@ log = logging.getLogger("cogito.launch")
 # What a job never needs, so never gets.
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
 LAST_LINES = 12
+# Settings of glibc's allocator by which freed memory stays with a process.
+KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 # Kinds of jobs that save where they are when they are told to pause.
 PAUSABLE = ("pretraining",)
 
@@ -219,10 +221,7 @@ def _environment(devices: list[Device], folder: Path) -> dict[str, str]:
     else:
         environment["CUDA_VISIBLE_DEVICES"] = ""
         # Large tensors are reused instead of being mapped and unmapped at every step.
-        environment.setdefault(
-            "GLIBC_TUNABLES",
-            "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864",
-        )
+        environment.setdefault("GLIBC_TUNABLES", KEPT_MEMORY)
     return environment
 
 
