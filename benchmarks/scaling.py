@@ -3,8 +3,8 @@
 Run: `python benchmarks/scaling.py [--plot FILE.png]` (Linux or macOS: peak memory is the operating system's)
 Each variant and length has a process of its own: one text, H64 L2 C32, vocabulary 1,024, all logits. Prints time
 and memory, and the slope of both over the four longest on doubly logarithmic axes: 1 is linear, 2 is quadratic. The
-allocator is set as in jobs: else tensors of 32 MiB and more are mapped anew at every use, a step at 8,192 tokens. Results
-stand in docs/benchmarks.md.
+allocator is set as in jobs: else tensors of 32 MiB and more are mapped anew at every use, a step at 8,192 tokens.
+Results stand in docs/benchmarks.md.
 """
 
 import argparse

@@ -22,8 +22,8 @@ from tasks.log_rows import (
     is_generated,
     render_row,
 )
-from tasks.records import RunRecord
-from tasks.run_folder import cogito_home, content_hash, read_json, write_atomic
+from tasks.records import RunRecord, read_record
+from tasks.run_folder import cogito_home, content_hash, write_atomic
 
 if TYPE_CHECKING:
     import pandas
@@ -180,13 +180,7 @@ def add_record(record_path: Path, log: Path) -> bool:
     Raises:
         UserError: the record or the log cannot be read.
     """
-    try:
-        record = RunRecord.model_validate(read_json(record_path))
-    except OSError as error:
-        raise UserError(f"{record_path}: cannot be read ({error.strerror}); fix: name a run's record.json") from None
-    except ValueError as error:
-        raise UserError(f"{record_path}: is not a readable record: {error}") from None
-    return write_row(log, record)
+    return write_row(log, read_record(record_path))
 
 
 def write_row(path: Path, record: RunRecord) -> bool:

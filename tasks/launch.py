@@ -84,7 +84,7 @@ def claimed_job(folder: Path, identity: str, home: Home) -> Iterator[dict[str, A
     if done is not None:
         yield done
         return
-    with hold(home.lock(f"job-{content_hash(str(folder))}")):
+    with hold(home.lock(f"job-{content_hash(str(folder))}"), f"{folder.parent.name}/{folder.name}"):
         yield finished_result(folder, identity)
 
 

@@ -3,6 +3,7 @@
 A lease is a file lock, freed by the operating system when its owner dies.
 """
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from tasks.errors import Paused, StageError
 from tasks.run_folder import Home
+
+log = logging.getLogger("cogito.leases")
 
 # On machines without a GPU the cores are dealt out to at most this many jobs at once.
 MAX_CPU_JOBS = 4
@@ -38,8 +41,11 @@ pausing = threading.Event()
 
 
 @contextmanager
-def hold(lock: BaseFileLock) -> Iterator[None]:
+def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
     """Hold a lock; waiting for it ends when this process is told to stop.
+
+    Args:
+        what: said once if another process holds it.
 
     Raises:
         StageError: this process was told to stop.
@@ -54,7 +60,9 @@ def hold(lock: BaseFileLock) -> Iterator[None]:
             lock.acquire(timeout=POLL_SECONDS)
             break
         except Timeout:
-            continue
+            if what:
+                log.warning("another command works on %s: waiting for it", what)
+                what = ""
     try:
         yield
     finally:

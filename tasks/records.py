@@ -240,7 +240,13 @@ def read_record(path: Path) -> RunRecord:
         UserError: there is none, or it is not readable.
     """
     try:
-        return RunRecord.model_validate(read_json(path))
+        raw = read_json(path)
+        version = raw.get("schema_version", SCHEMA_VERSION) if isinstance(raw, dict) else SCHEMA_VERSION
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: has schema version {version}, known are up to {SCHEMA_VERSION}; fix: update Cogito"
+            )
+        return RunRecord.model_validate(raw)
     except OSError:
         raise UserError(f"{path}: there is no such record; fix: see `cogito log show`") from None
     except ValueError as error:

@@ -194,6 +194,23 @@ def test_a_failed_cell_is_a_failed_cell_and_is_retried(place: Path, first: dict[
     assert (place / "failed.md").read_text(encoding="utf-8").count(result["run_id"]) == 1
 
 
+def test_two_starts_of_one_run_give_one_run_and_one_row(place: Path, first: dict[str, Any]) -> None:
+    words = [sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--log", "twice.md", "--json"]
+    both = [
+        subprocess.Popen(
+            [*words, "--set", "training.seed=11"], env=environment(place / "home"), cwd=place,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    one, other = (json.loads(output) for output, _ in ended)
+    assert one["run_id"] == other["run_id"] and one["scores"] == other["scores"]
+    assert any("another command works on" in errors for _, errors in ended)
+    assert (place / "twice.md").read_text(encoding="utf-8").count(one["run_id"]) == 1
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_command_and_its_jobs(place: Path, first: dict[str, Any], number: int) -> None:
