@@ -157,6 +157,108 @@ def test_a_consistent_hand_typed_log_has_no_finding(tmp_path: Path) -> None:
     assert found(tmp_path, text) == []
 
 
+CORRECT_CELLS = {
+    "run": [
+        RUN, f"**{RUN}**", f"{RUN} / Perceiver MLM", f"`{RUN}` <br> Perceiver", f"[{RUN}](runs/{RUN}.md)",
+    ],
+    "date": [
+        "2026/02/08", "08.02.2026", "02/08/2026", "20260208", "2026-02-08 21:16", "2026-02-08T21:16:33Z", "8 Feb 2026",
+        "February 8th, 2026", "2026-02-08 (Sun)", "2026-02-08 – 2026-02-10", "**2026-02-08**", "`2026-02-08`", "—",
+    ],
+    "architecture": [
+        "H512L6C128", "H=512, L=6, C=128", "H512, **L6**, C128", "6 layers, 512 hidden, 128 concepts",
+        "H512 L6 C128 (8 heads, H8)", "H512 L6 C128; decoder L2", "512/6/128",
+    ],
+    "loss": [
+        "MLM 2.537 (eval)", "eval MLM: 2.537", "7.10 → 2.537", "MLM 2.537 (−0.1 against L2)", "2.537 (ppl 12.6)",
+        "MLM train **2.894** / eval **2.537**", "MLM 2.537 ± 0.01", "diverged (NaN)",
+    ],
+    "rank": [
+        "5.3/128 (4.1 %)", "12 of 128 (9.4%)", "12/128 (≈9.4%)", "12 / 128 (~9 %)", "9.4% (12/128)", "12/128 = 9.4%",
+        "12 / 128 (0.094)", "12 → 64 / 128 (50%)", "64 / 128 <br> epoch 12/20", "5 / 128 (<5%)", "collapsed", "12.2",
+    ],
+    "scores": [
+        "MRPC F1=86.4 <br/> QQP F1=72.5", "MRPC 86.4 (F1)<BR>QQP 72.5 (F1)", "MRPC F1: 0.864; QQP F1: 0.725",
+        "**MRPC (acc/F1):** 79.9/86.1", "**MNLI (m/mm):** 59.1/60.9", "MNLI: 59.1 / 60.9 %", "MRPC 86.4 ± 0.5%",
+        "**RTE:** 61.6 ± 1.2 (3 seeds)", "**RTE:** 61.5% (mean over seeds)", "**RTE:** 61.5 % (first 200 examples)",
+        "**RTE:** 61.5% (n=200)", "**RTE (test):** 61.55%", "**RTE:** 61.55 (GLUE test server)",
+        "**STS-B (P/S):** 0.894 / 0.891", "CoLA MCC: 41.2", "CoLA 52.1", "**CoLA:** 41.2%", "SST-2: 0.8876",
+        "MRPC macro-F1: 74.3%, MRPC acc: 79.2%", "**QQP:** 71.2% → 72.5%", "**QQP:** 72.5% (+1.2 pp)",
+        "**MRPC F1/Acc:** 86.1/79.9 [84.0, 88.0]", "QQP F1: 72.5% (95% CI (72.0, 73.0), n 40,430)",
+        "**MRPC:** 86,4 %", "**MRPC:** 86.4% @ ep 3", "MRPC=86.4% / QQP=72.5%", r"MRPC 86.4% \| QQP 72.5%",
+        "MRPC – 86.4%, QQP – 72.5%", "__MRPC:__ 86.4%", "`MRPC` 86.4%", "SICK-E: 78.2%, SICK-R: 0.812",
+        "**MRPC:** 82.2% (majority 81.2)", "**MRPC:** 81.2% (always positive)", "MRPC: 81.2%, the majority class",
+        "MRPC: 82.2 % (not above chance)", "WNLI 56.3% (majority class)", "GLUE: 71.3 (MRPC 86.4, QQP 72.5)",
+    ],
+    "link": [
+        f"https://wandb.ai/lab/c/runs/{RUN}", "<https://wandb.ai/lab/c/runs/1a2b3c4d>",
+        f'[W](https://wandb.ai/lab/c/runs/{RUN} "run")', "[W](https://wandb.ai/lab/c/runs/1a2b3c4d?nw=nwuser)",
+        f"[W](https://wandb.ai/lab/c/runs/{RUN}/overview)", "[W](https://wandb.ai/lab/c/runs/20260208_211633-1a2b3c4d)",
+        "[W](https://wandb.ai/lab/c/runs/1a2b3c4d/workspace?nw=1)", "[g](https://wandb.ai/lab/c/groups/x/workspace)",
+        f"[train](https://wandb.ai/lab/c/runs/{RUN}) / [glue](https://wandb.ai/lab/c/runs/glue-mrpc-{RUN})",
+    ],
+    "tag": [
+        "[54ee870](https://github.com/a/b/commit/54ee870)", "`54ee870-dirty`", "`54ee870` (dirty)", "main@54ee870",
+        "`arch/x-20260207`", "`20260311`",
+    ],
+    "epochs": ["20/20", "12 of 20", "20 (early stop at 17)", "20 - 2 warmup"],
+    "conclusion": [
+        "Did not improve on QQP (72.5%).", "QQP 72.5% is a good score.", "No gain on MNLI-m (59.1%).",
+        "BERT reaches MNLI-m 84.6%.", "Goal: QQP F1 above 80.0%.",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "cell"), [(name, cell) for name, cells in CORRECT_CELLS.items() for cell in cells])
+def test_a_correct_cell_is_not_blamed_however_it_is_written(tmp_path: Path, column: str, cell: str) -> None:
+    text = TRAINING.replace("| Speed", "| Epochs | Speed") + training_row(**{"epochs": "20", column: cell})
+    assert serious(found(tmp_path, text)) == []
+    assert serious(found(tmp_path, "\ufeff" + text.replace("\n", "\r\n"))) == []
+
+
+DELTAS = ["| Task | Old | New | Delta |\n|---|---|---|---|\n| " + row + " |\n" for row in [
+    "QQP F1 | 72.5% | 75.0% | +2.5 pp", "QQP F1 | 72.5 | 75.0 | +2.5 points", "QQP F1 | 72.5 | 75.0 | 2.5",
+    "QQP F1 | 75.0% | 72.5% | −2.5%", "QQP F1 | 75.0% | 72.5% | –2.5", "QQP F1 | 72.5% | 75.0% | +3.4% (rel.)",
+    "QQP F1 | 72.5% | 75.0% | +3.4% relative", "QQP F1 | 72.5% | 75.0% | +2.5 (+3.4%)", "QQP | 72.5% | 75.0% | ▲ 2.5",
+    "STS-B | 0.627 | 0.650 | +0.023", "STS-B | 0.627 | 0.650 | +2.3 pts",
+    "QQP F1 | 72.5 ± 0.2 | 75.0 ± 0.3 | +2.5 ± 0.4",
+    "QQP F1 | 72.5% | 75.0% | +2.5 [1.9, 3.1]", "QQP F1 | 72.5% | 72.5% | ±0.0", "QQP F1 | 72.5% | — | —",
+    "tokens | 1,200 | 1,350 | +150", "MRPC F1/Acc | 86.1/79.9 | 88.5/82.8 | +2.4/+2.9", "loss | 2.640 | 2.537 | 0.103",
+]] + [
+    "| Task | New | Old | Δ (new − old) |\n|---|---|---|---|\n| QQP F1 | 75.0% | 72.5% | +2.5% |\n",
+    "| Task | Ours | Baseline | Gain |\n|---|---|---|---|\n| QQP F1 | 75.0% | 72.5% | +2.5 |\n",
+    "| Task | Delta | Old | New |\n|---|---|---|---|\n| QQP F1 | +2.5% | 72.5% | 75.0% |\n",
+    "| Task | n | Old | New | Seeds | Delta |\n|---|---|---|---|---|---|\n"
+    "| QQP F1 | 40,430 | 72.5% | 75.0% | 3 | +2.5% |\n",
+    "| Task | Base | A | Δ A | B | Δ B |\n|---|---|---|---|---|---|\n"
+    "| QQP F1 | 72.5% | 75.0% | +2.5 | 76.0% | +3.5 |\n",
+    "| Task | L2 | L4 | L6 | Delta |\n|---|---|---|---|---|\n| QQP F1 | 61.4% | 72.5% | 75.0% | +13.6 |\n",
+    "| Parameter | Before | After | Change |\n|---|---|---|---|\n| layers | 2 | 6 | 3x |\n| batch | 32 | 64 | 2 |\n",
+    "| Layers | Steps | Change |\n|---|---|---|\n| 6 | 100 | 4 |\n",
+    "| Case | A | B | Difficulty |\n|---|---|---|---|\n| X | 1 | 2 | 5 |\n",
+]  # fmt: skip
+CORRECT_PARTS = [
+    "## GLUE leaderboard (published)\n\n| Model | MRPC (F1/Acc) | QQP F1/Acc | STS-B | CoLA | SST-2 | RTE |\n"
+    "|---|---|---|---|---|---|---|\n| BERT-large (test) | 89.3 / 85.4 | 72.1/89.3 | 0.865 | 60.5 | 94.9 | 70.1 |\n",
+    "## Trivial baselines\n\n| Task | Majority | Always positive F1 | n |\n|---|---|---|---|\n"
+    "| MRPC | 68.4% | 81.2% | 408 |\n"
+    "| PAWS | 55.8% | 61.3% | 8000 |\n",
+    "| Answer | MRPC F1 | MRPC Acc | CoLA |\n|---|---|---|---|\n| always paraphrase | 81.2 | 68.4 | 0.0 |\n",
+    f"## Notes on {RUN}\n\nBERT reaches MNLI-m 84.6%. We expect MNLI-m above 70.0%. MRPC 408 pairs, CoLA 2019.\n",
+    "```\nMRPC F1 181.2, 15.9 / 128 (12.5%), TBD\n```\n",
+    "Done 12/20 (60%), 1/3 (33%), 1,024/2,048 (50%). On 2026/01/17 (50% of it). MNLI 59.1/60.9 (95% CI).\n",
+    f"| Run | QQP F1 | MNLI-m | Epochs |\n|---|---|---|---|\n| `{RUN}` | 72.5% | 59.1% | 20/20 |\n",
+    f"| Task | `{RUN}` | `{OTHER}` |\n|---|---|---|\n| QQP F1 | 72.5% | 61.4% |\n",
+    "No figure is pending; suspending and appending are words.\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", DELTAS + CORRECT_PARTS)
+def test_a_correct_part_of_a_document_is_not_blamed(tmp_path: Path, part: str) -> None:
+    text = TRAINING + training_row() + training_row(OTHER) + "\n" + part
+    assert [one for one in serious(found(tmp_path, text)) if one.line > 8] == []
+
+
 @st.composite
 def score_of(draw: st.DrawFn, label: str) -> Score:
     """A score with consistent fields, from confusion matrices or a correlation, over one to three seeds."""

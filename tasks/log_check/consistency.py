@@ -5,12 +5,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tasks.experiment_log import is_missing
-from tasks.log_check.document import SPLITS, Document, Figure, Place, Row
+from tasks.experiment_log import LogRow, LogTable, is_missing
+from tasks.log_check.document import COUNTS, SPLITS, Document, Figure, Place, Row, metrics_in, tasks_in
 from tasks.log_check.feasibility import Rounded
 from tasks.log_check.finding import Finding
 
-_NUMBER = re.compile(r"(?P<sign>[-−+]?)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)")
+MINUS = ("-", "−", "–")
+_NUMBER = re.compile(r"(?P<sign>[-−–+]?)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*(?:rel(?:ative|\.)?)?", re.I)
+_DELTA_TITLE = re.compile(r"\bdeltas?\b|Δ|∆|\bdiff(?:\.|\b|erence)|\bgains?\b|\bchange\b|\bimprovement\b", re.I)
+_VAGUE_TITLE = re.compile(r"\bdiff(?:\.|\b|erence)|\bgains?\b|\bchange\b|\bimprovement\b", re.I)
+_OLD = re.compile(r"\b(?:old|base\w*|before|previous|prior|from|reference|initial|original|control|without)\b", re.I)
+_NEW = re.compile(r"\b(?:new|after|ours?|current|to|now|final|treatment|with)\b", re.I)
 _OPEN = re.compile(
     r"\bTBD\b|\bTODO\b|\bTBA\b|\bFIXME\b|\?\?\?|\bpend(?:ing\b|\.)|\bin progress\b|\bto be (?:filled|added)\b", re.I
 )
@@ -135,54 +140,117 @@ def _disagreeing(row: Row, document: Document, other: Document) -> Iterator[Find
 def wrong_deltas(document: Document) -> Iterator[Finding]:
     """A delta that is not the difference of the columns beside it."""
     for table in document.others:
-        deltas = [
-            place for place, title in enumerate(table.header)
-            if re.search(r"delta|Δ|diff|gain|change|improvement", title, re.I)
-        ]  # fmt: skip
-        for row in table.rows:
-            for place in deltas:
-                if place < len(row.cells):
-                    numbers = [_number(cell) for cell in row.cells[:place]]
-                    columns = [
-                        index for index, number in enumerate(numbers) if number is not None and index not in deltas
-                    ]
-                    if len(columns) >= 2:  # a count of examples or seeds may stand before them
-                        old, new = (numbers[index] for index in columns[-2:])
-                        assert old is not None and new is not None
-                        spot = Place(row.line + 1, None, table.header[place])
-                        yield from _delta(old, new, _number(row.cells[place]), row.cells, spot)
+        counts = [bool(COUNTS.fullmatch(title)) for title in table.header]
+        deltas = [place for place, title in enumerate(table.header) if _DELTA_TITLE.search(title)]
+        for place in deltas:
+            values = [
+                index for index, title in enumerate(table.header)
+                if index not in deltas and not counts[index] and any(_numbers(_at(row, index)) for row in table.rows)
+            ]  # fmt: skip
+            yield from _delta_column(table, place, values)
 
 
-def _number(cell: str) -> re.Match[str] | None:
-    """The figure of a cell that is one, brackets aside."""
-    plain = re.sub(r"\([^()]*\)", "", cell.replace("*", "")).strip(" `_")
-    return _NUMBER.fullmatch(re.sub(r"\s*(?:pp|points?|pts?|p\.p\.)$", "%", plain))
+def _at(row: LogRow, place: int) -> str:
+    return row.cells[place] if place < len(row.cells) else ""
+
+
+def _delta_column(table: LogTable, place: int, values: list[int]) -> Iterator[Finding]:
+    """The rows whose delta does not follow from the two columns that explain most of the others."""
+    rows = [row for row in table.rows if _numbers(_at(row, place))]
+    signed = any(number["sign"] for row in rows for number in _numbers(_at(row, place)))
+    pairs = [(old, new) for old in values for new in values if old != new]
+    if not rows or not pairs:
+        return
+    scores = {pair: sum(_explains(row, *pair, place, table, signed) for row in rows) for pair in pairs}
+    pair = max(pairs, key=lambda one: (scores[one], _likeliness(table.header, one, place, values)))
+    likely = max(pairs, key=lambda one: _likeliness(table.header, one, place, values))
+    swapped = likely[::-1]
+    if pair == swapped and _direction(table.header, *likely):
+        pair = likely  # the titles say which is the new one
+    if not scores[pair] and not signed and (len(values) > 2 or _VAGUE_TITLE.search(table.header[place])):
+        return  # `Change | 4`: nothing says that it is a difference
+    titles = [tasks_in(table.header[index]) + metrics_in(table.header[index]) for index in pair]
+    if scores[pair] == 0 and titles[0] != titles[1]:
+        return  # columns of different tasks
+    for row in rows:
+        yield from _faults(row, *pair, place, table, signed) or ()
+
+
+def _direction(header: tuple[str, ...], old: int, new: int) -> int:
+    """1 where the titles say that the columns are old and new in this order, -1 in the other, 0 where they do not."""
+    ages = [1 if _NEW.search(header[index]) else -1 if _OLD.search(header[index]) else 0 for index in (old, new)]
+    return (ages[1] > ages[0]) - (ages[1] < ages[0])
+
+
+def _likeliness(header: tuple[str, ...], pair: tuple[int, int], place: int, values: list[int]) -> tuple[float, ...]:
+    """How likely a delta is that of two columns, by their titles and by where they stand."""
+    title, (old, new) = header[place].casefold(), pair
+    named = sum(
+        bool(re.search(rf"(?<!\w){re.escape(header[index].strip(' *`').casefold())}(?!\w)", title))
+        for index in (old, new)
+    )
+    before = [index for index in values if index < place] or values
+    nearest = before[-2:] if len(before) >= 2 else values[:2]
+    return (named, _direction(header, old, new), (old in nearest) + (new in nearest), new > old)
+
+
+def _explains(row: LogRow, old: int, new: int, place: int, table: LogTable, signed: bool) -> float:
+    """1 where the row's delta is that of two columns, half where only its unit is another."""
+    faults = _faults(row, old, new, place, table, signed)
+    return 0 if faults is None or any(one.severity == "error" for one in faults) else 0.5 if faults else 1
+
+
+def _faults(row: LogRow, old: int, new: int, place: int, table: LogTable, signed: bool) -> list[Finding] | None:
+    """What is wrong with a row's delta if it is that of these columns; None if they cannot be compared."""
+    numbers = [_numbers(_at(row, index)) for index in (old, new, place)]
+    if not all(numbers) or len({len(one) for one in numbers}) > 1:
+        return None
+    spot = Place(row.line + 1, None, table.header[place])
+    words = " ".join((*row.cells, *table.header))
+    return [
+        finding
+        for before, after, delta in zip(*numbers, strict=True)
+        for finding in _delta(before, after, delta, words, spot, signed)
+    ]
+
+
+def _numbers(cell: str) -> list[re.Match[str]]:
+    """The figures of a cell that holds nothing else, brackets and deviations aside: one, or several between slashes."""
+    plain = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", cell.replace("*", "")).strip(" `_↔")
+    plain = re.sub(r"(?<=\d)\s*(?:±|\+/-|\+-)\s*\d[\d.]*\s*%?", "", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain))
+    plain = re.sub(r"^[▲↑]\s*\+?", "+", re.sub(r"^[▼↓]\s*[-−–]?", "-", plain)).removeprefix("±")
+    plain = re.sub(r"[\s-]*(?:pp|%-?points?|points?|pts?\.?|p\.p\.)$", "%", plain)
+    parts = [_NUMBER.fullmatch(part.strip()) for part in re.split(r"\s*/\s*", re.sub(r"%+", "%", plain))]
+    return [part for part in parts if part is not None] if None not in parts else []
 
 
 def _delta(
-    old: re.Match[str], new: re.Match[str], delta: re.Match[str] | None, cells: tuple[str, ...], place: Place
+    old: re.Match[str], new: re.Match[str], delta: re.Match[str], words: str, place: Place, signed: bool
 ) -> Iterator[Finding]:
-    if delta is None:
-        return
     is_percent = [bool(match["percent"]) for match in (old, new, delta)]
     real = _signed(new) - _signed(old)
     stated = _signed(delta)
     evidence = f"{new[0].strip()} - {old[0].strip()} against {delta[0].strip()}"
-    shown = float(new["value"]) - float(old["value"])
-    if real.overlaps(stated):
+    shown = _value(new) - _value(old)
+    turned = Rounded(-real.high, -real.low)
+    if real.overlaps(stated) or (not signed and turned.overlaps(stated)):
         return
-    if is_percent == [False, False, True] and max(float(old["value"]), float(new["value"])) <= 1.5:
+    if is_percent[:2] == [False, False] and max(abs(_value(old)), abs(_value(new))) <= 1.5:
         hundred = Rounded(100 * real.low, 100 * real.high)
-        relative = hundred / _signed(old) if float(old["value"]) else hundred
-        if hundred.overlaps(stated) or relative.overlaps(stated):
+        relative = hundred / _positive(old) if float(old["value"]) else hundred
+        if hundred.overlaps(stated) or (relative.overlaps(stated) and is_percent[2]):
             yield Finding.at(
                 place, "mixed-units", "note", 0.6,
-                f"the difference {shown:+.3f} of two correlations is written as {delta[0].strip()}", evidence,
+                f"the difference {shown:+.3f} of two fractions is written as {delta[0].strip()}", evidence,
             )  # fmt: skip
             return
+    lower_is_better = bool(re.search(r"loss|perplexity|\bppl\b|error|nats|time|hours", words, re.I))
     if float(old["value"]):
         relative = Rounded(100 * real.low, 100 * real.high) / _positive(old)
-        if relative.overlaps(stated) and is_percent[2]:
+        fits = relative.overlaps(stated) or (
+            (lower_is_better or not signed) and Rounded(-relative.high, -relative.low).overlaps(stated)
+        )
+        if fits and (is_percent[2] or re.search(r"%|\brel", place.column or "")):
             yield Finding.at(
                 place,
                 "mixed-units",
@@ -192,8 +260,7 @@ def _delta(
                 evidence,
             )
             return
-    lower_is_better = any(re.search(r"loss|perplexity|error", cell, re.I) for cell in cells)
-    if lower_is_better and Rounded(-real.high, -real.low).overlaps(stated):
+    if lower_is_better and turned.overlaps(stated):
         return
     digits = max(len(match["value"].partition(".")[2]) for match in (old, new))
     yield Finding.at(
@@ -201,8 +268,12 @@ def _delta(
     )
 
 
+def _value(match: re.Match[str]) -> float:
+    return float(match["value"]) * (-1 if match["sign"] in MINUS else 1)
+
+
 def _signed(match: re.Match[str]) -> Rounded:
-    return Rounded.of(("-" if match["sign"] in ("-", "−") else "") + match["value"])
+    return Rounded.of(("-" if match["sign"] in MINUS else "") + match["value"])
 
 
 def _positive(match: re.Match[str]) -> Rounded:

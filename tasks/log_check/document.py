@@ -4,19 +4,29 @@ Reads any log or report, also hand-typed ones. What cannot be understood is left
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import zip_longest
 from pathlib import Path
 
 from tasks.benchmarks import TASKS, Split, Task
-from tasks.experiment_log import BOM, LINE, LogRow, LogTable, all_tables, machine_name, read_text
+from tasks.experiment_log import BOM, KEY_COLUMNS, LINE, LogRow, LogTable, all_tables, machine_name, read_text
 from tasks.log_check.feasibility import Rounded
 from tasks.scores import METRICS
 
-RUN_ID = re.compile(r"[A-Za-z][\w.-]*?_(?P<day>20\d{6})_(?P<time>\d{6})")
+RUN_ID = re.compile(r"[A-Za-z][\w.-]*?_(?P<day>20\d{6})_(?P<time>\d{6})(?!\d)")
+# what foreign logs call the columns
+OTHER_NAMES = {
+    "key_scores": ("glue_scores", "scores", "results", "key_results"),
+    "wandb": ("w_b", "w_b_link", "wandb_run", "wandb_url", "link"),
+    "git_tag": ("git", "tag", "git_commit", "commit", "git_tag_commit"),
+    "eff_rank": ("effective_rank", "rank", "concept_rank"),
+    "task_loss": ("loss", "eval_loss", "mlm_eval_loss", "train_loss"),
+    "speed_steps_s": ("speed", "steps_s"),
+    "conclusion": ("takeaway", "notes", "conclusions"),
+}
 SPLITS: dict[str, tuple[Task, Split]] = {
     split.label: (task, split) for task in TASKS.values() for split in task.eval_splits
 }
@@ -32,10 +42,12 @@ _TASK = re.compile(
     r"|RTE|WNLI|SICK[-_ ]?[RE])(?![A-Za-z0-9])",
     re.I,
 )
+_COUNTED = r"pairs?|examples?|samples?|sentences?|rows|classes|epochs?|seeds?|steps?|runs?|tokens?|points?"
 _METRIC = r"F1|accuracy|acc|Pearson|Spearman|Matthews|MCC|P|S|r|rho"
 _TOKEN = re.compile(
-    rf"(?<![A-Za-z0-9])(?P<metric>{_METRIC})(?![A-Za-z0-9])"
-    r"|(?<![\w.–])(?P<sign>[-−+±Δ]?)(?P<value>\d+(?:\.\d+)?)(?![\w]|\.\d)\s*(?P<percent>%?)",
+    rf"(?<![A-Za-z0-9])(?P<average>(?:macro|micro|weighted|averaged?)[-_ ])?(?P<metric>{_METRIC})(?![A-Za-z0-9])"
+    r"|(?<![\w.–])(?P<sign>[-−+±Δ]?)(?P<value>\d+(?:\.\d+)?)(?![\w]|\.\d)\s*(?P<percent>%?)"
+    rf"(?!\s*(?:{_COUNTED})\b)",
     re.I,
 )
 _NOTES = re.compile(r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
@@ -46,6 +58,43 @@ _HEADS = {
     "sentence_pair": r"sentence[\W_]pair",
 }  # fmt: skip
 _DELTA = re.compile(r"\b(?:delta|diff\w*|gain|change|improvement|vs)\b|[Δ±]", re.I)
+_BOTH_MNLI = re.compile(
+    r"MNLI(?:[-_ ]?\(?(?:m|matched)\s*/\s*(?:MNLI[-_ ]?)?(?:mm|mismatched)\)?)?(?P<between>[\s:=*]*(?:acc\w*)?[\s:=*]*)"
+    r"(?P<m>\d+(?:\.\d+)?)\s*%?\s*/\s*(?P<mm>\d+(?:\.\d+)?)(?P<percent>\s*%?)",
+    re.I,
+)
+_ASIDE = re.compile(  # what stands beside a score and is none
+    r"\[[^\[\]]*\](?!\()|\bn\s*[=:]\s*[\d,]+|@?\s*\b(?:ep(?:och)?s?|seed|lr|steps?|best)\b[\s:=]*\d[\w.-]*", re.I
+)
+_BEFORE_ARROW = re.compile(r"[-−+]?\d+(?:\.\d+)?\s*%?[\s*]*(?:→|->|=>)")
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,])(\d{1,2}),(\d{1,2})(?![\d.,])")
+COUNTS = re.compile(
+    r"\W*(?:n|num\w*|no\.?|#.*|seeds?|runs?|epochs?|steps?|examples?|pairs|samples?|size|batch.*|lr|learning rate|max.*"
+    r"|time|hours?|speed.*|.*\brank|params?|parameters|layers?|lines?|dates?|sd|std.*|p|p-value|.*interval"
+    r"|(?:95 ?% )?ci|train\w*|classes|positives?|negatives?|rows?|tokens?|ids?|years?|weight|steps/s)(?: \(.*\))?\W*",
+    re.I,
+)
+FLOOR = re.compile(
+    r"\bfloors?\b|\bmajority\b|\btrivial|\bchance\b|\balways\b|\ball[- ](?:positive|paraphrase|yes|one)|\bconstant\b"
+    r"|\bdummy\b|\brandom (?:guess|baseline|answer)|\bbaselines?\W{0,3}\d|\bat (?:the |its )?baseline",
+    re.I,
+)
+# figures of another split than the published one that is scored here
+_ELSEWHERE = re.compile(
+    r"\b(?:leaderboard|test[- ](?:set|server|split|scores?)|published|literature|reported (?:in|by)|papers?|et al|arxiv"
+    r"|subset|subsample\w*|cross-validat\w+|held-out part|on train|training set)\b",
+    re.I,
+)
+_TEST = re.compile(r"\btest\b", re.I)
+_MEANS = re.compile(
+    r"\b(?:means?|averages?|averaged)\s+(?:over|of|across)\s+(?:\w+\s+)?(?:\w+\s+)?(?:seeds|runs)\b", re.I
+)
+# a sentence with these speaks of something else than the run of its section
+_NOT_OF_RUN = re.compile(
+    r"BERT|ELECTRA|\bGPT|\bT5\b|\b(?:majority|trivial|always|random|target|goal|expect\w*|should|would|hope\w*|aim|need\w*"
+    r"|plan\w*|published|literature|another|other)\b",
+    re.I,
+)
 _MANY_RUNS = re.compile(r"\b(?:seeds?|mean|average|averaged|avg|median|best of)\b|±", re.I)
 _LOSS = re.compile(
     r"(?<![A-Za-z])(?P<kind>train(?:ing)?|eval(?:uation)?|held-out|validation|valid|test|dev)?"
@@ -74,6 +123,8 @@ class Figure:
         text, percent: the number as it was written, and whether as a percentage.
         run, head: what it is of, as far as the document tells; `certainty` of the run, 0 to 1.
         notes: what stands in brackets behind it.
+        context: the words around it: of its cell up to the next task, of its column, its row, its caption.
+        table: line of the header of its table where that is none of the two.
     """
 
     place: Place
@@ -86,6 +137,8 @@ class Figure:
     certainty: float = 1.0
     notes: str = ""
     several_runs: bool = False
+    context: str = ""
+    table: int | None = None
 
     @property
     def rounded(self) -> Rounded:
@@ -103,17 +156,36 @@ class Figure:
             return (self.metric,)
         metrics = SPLITS[self.task][0].metrics
         percent = self.percent or abs(float(self.text)) > 1.5
-        return tuple(name for name in metrics if METRICS[name].is_percent == percent) or metrics
+        named = tuple(name for name in metrics if METRICS[name].is_percent == percent) or metrics
+        if percent and not METRICS[metrics[0]].is_percent:  # Matthews' correlation is often given as 52.1
+            named = tuple(dict.fromkeys((*named, *metrics) if self.percent else (*metrics, *named)))
+        return named
 
     @property
     def likely_metric(self) -> str:
         return self.readings[0]
 
     @property
+    def is_ambiguous(self) -> bool:
+        """Whether it can be a percentage or a correlation times 100."""
+        return self.metric is None and len({METRICS[name].is_percent for name in self.readings}) > 1
+
+    @property
     def examples(self) -> int | None:
         """Stated number of examples."""
-        match = re.search(r"\bn\s*=?\s*([\d,]+)", self.notes)
+        match = re.search(r"\bn\s*[=:]?\s*(\d[\d,]*)(?![\d.]*k)", self.notes, re.I) or re.search(
+            r"(?<![\d.,])(\d[\d,]*) (?:\w+ )?(?:examples|samples|pairs|sentences)\b", self.notes, re.I
+        )
         return int(match[1].replace(",", "")) if match else None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the words around it say that it is of another split than the published one scored here."""
+        around = f"{self.notes} {self.context}"
+        is_test = SPLITS[self.task][1].name == "test"
+        if self.examples is None and re.search(r"\bn\s*[≈~<>]|\b\d+k (?:examples|samples|pairs)", around, re.I):
+            return True
+        return bool(_ELSEWHERE.search(around)) or (not is_test and bool(_TEST.search(around)))
 
     @property
     def evaluations(self) -> int | None:
@@ -121,18 +193,30 @@ class Figure:
         failed = re.search(r"(\d+) of (\d+) seeds failed", self.notes)
         if failed:
             return int(failed[2]) - int(failed[1])
-        match = re.search(r"(\d+) (?:\w+ )?seeds", self.notes)
+        match = re.search(r"(\d+) (?:\w+ )?(?:seeds|runs)\b", self.notes)
         if match:
             return int(match[1])
         return None if self.several_runs else 1
 
     @property
     def says_floor(self) -> bool:
-        return "floor" in self.notes or "baseline" in self.notes
+        return bool(FLOOR.search(f"{self.notes} {self.context}"))
 
     @property
     def shown(self) -> str:
         return f"{self.text}{'%' if self.percent else ''}"
+
+
+@cache
+def _column(header: tuple[str, ...], column: str) -> int | None:
+    """Where a column stands, also under a name that foreign logs give it or with a remark in brackets."""
+    whole = [machine_name(title) for title in header]
+    bare = [machine_name(re.sub(r"\([^()]*\)", "", title)) for title in header]
+    for names in (whole, bare):
+        for name in (column, *OTHER_NAMES.get(column, ())):
+            if name in names:
+                return names.index(name)
+    return None
 
 
 @dataclass(frozen=True)
@@ -152,7 +236,9 @@ class Row:
 
     @cached_property
     def run_id(self) -> str | None:
-        return self.table.run_id(self.place)
+        cell = self.table.cell(self.place, KEY_COLUMNS.get(self.kind, ""))
+        named = RUN_ID.search(cell) if self.kind == "training" else None
+        return named[0] if named else self.table.run_id(self.place)
 
     @cached_property
     def checkpoint(self) -> str | None:
@@ -173,11 +259,12 @@ class Row:
 
     def text(self, column: str) -> str:
         """The cell under a column's machine name."""
-        return self.table.cell(self.place, column)
+        place = _column(self.table.header, column)
+        return self.place.cells[place] if place is not None and place < len(self.place.cells) else ""
 
     def at(self, column: str) -> Place:
-        title = next((title for title in self.table.header if machine_name(title) == column), None)
-        return Place(self.line, self.run_id, title)
+        place = _column(self.table.header, column)
+        return Place(self.line, self.run_id, None if place is None else self.table.header[place])
 
     @property
     def conclusion(self) -> str:
@@ -243,14 +330,47 @@ class Document:
         return found
 
     @cached_property
+    def statements(self) -> dict[int, str]:
+        """The lines that state something: prose and the rows of tables, by number from 0."""
+        rows = {row.line: self.lines[row.line] for table in self.tables for row in table.rows}
+        return dict(sorted((self.prose | rows).items()))
+
+    @cached_property
+    def _table_of(self) -> dict[int, tuple[LogTable, LogRow]]:
+        return {row.line: (table, row) for table in self.tables for row in table.rows}
+
+    @cached_property
+    def _row_of(self) -> dict[int, Row]:
+        return {row.place.line: row for row in self.rows}
+
+    def place(self, number: int, words: str, text: Callable[[str], str] = str) -> Place:
+        """Where words stand in a line: its row's run, and the first column whose cell, by `text`, holds them."""
+        column = None
+        if number in self._table_of:
+            table, row = self._table_of[number]
+            column = next(
+                (one for one, cell in zip(table.header, row.cells, strict=False) if words in text(cell)), None
+            )
+        mine = self._row_of.get(number)
+        return Place(number + 1, mine.run_id if mine else self._run_at(number, self.lines[number])[0], column)
+
+    @cached_property
     def row_scores(self) -> list[Figure]:
         """The scores in the columns of the two tables that are for them."""
         figures = []
         for row in self.rows:
             head = head_in(row.text("eval_type")) if row.kind == "evaluation" else None
-            several = bool(_MANY_RUNS.search(row.text("eval_type")))
-            for figure in scores_in(row.text("key_scores"), row.at("key_scores")):
-                figures.append(_with(figure, run=row.checkpoint, head=head or figure.head, several=several))
+            place = row.at("key_scores")
+            words = (
+                f"{row.text('eval_type')} {row.text('tasks')} {place.column}"
+                if row.kind == "evaluation"
+                else place.column
+            )
+            several = self.has_means or bool(_MANY_RUNS.search(words or ""))
+            for figure in scores_in(row.text("key_scores"), place):
+                figures.append(
+                    _with(figure, run=row.checkpoint, head=head or figure.head, several=several, context=words)
+                )
         return figures
 
     @cached_property
@@ -258,13 +378,23 @@ class Document:
         """The scores in all other tables, in conclusions and in prose."""
         figures = [figure for table in self.others for figure in self._table_scores(table)]
         for row in self.rows:
-            for figure in scores_in(row.conclusion, row.at("conclusion"), prose=True):
-                figures.append(_with(figure, run=row.checkpoint, certainty=0.6))
+            for sentence in sentences(row.conclusion):
+                run = None if _NOT_OF_RUN.search(sentence) else row.checkpoint
+                for figure in scores_in(sentence, row.at("conclusion"), prose=True):
+                    figures.append(_with(figure, run=run, certainty=0.6, context=sentence))
         for number, line in self.prose.items():
             run, certainty = self._run_at(number, line)
-            for figure in scores_in(line, Place(number + 1, run), prose=True):
-                figures.append(_with(figure, run=run, head=head_in(line), certainty=certainty))
+            for sentence in sentences(line):
+                of_run = None if certainty < 0.95 and _NOT_OF_RUN.search(sentence) else run
+                for figure in scores_in(sentence, Place(number + 1, of_run), prose=True):
+                    head = head_in(sentence) or head_in(line)
+                    figures.append(_with(figure, run=of_run, head=head, certainty=certainty, context=sentence))
         return figures
+
+    @cached_property
+    def has_means(self) -> bool:
+        """Whether the text says that its scores are means over seeds."""
+        return any(_MEANS.search(line) for line in self.prose.values())
 
     @cached_property
     def row_losses(self) -> list[Figure]:
@@ -291,18 +421,23 @@ class Document:
     def _table_scores(self, table: LogTable) -> Iterator[Figure]:
         heads = [machine_name(title) for title in table.header]
         caption = self._caption(table)
+        heading = self._headings[table.line]
         for row in table.rows:
-            run, certainty = self._run_at(row.line, self.lines[row.line], caption)
+            run_of_row, certainty_of_row = self._run_at(row.line, self.lines[row.line], caption)
             label = " ".join(
                 cell
                 for name, cell in zip(heads, row.cells, strict=False)
                 if (not re.search(r"\d\.\d", cell) and not re.fullmatch(r"\W*[\d,]+\W*", cell)) or name == "task"
             )
             for title, cell in list(zip(table.header, row.cells, strict=False)):
-                place = Place(row.line + 1, run, title)
-                if _DELTA.search(title):
+                if _DELTA.search(title) or COUNTS.fullmatch(title):
                     continue
-                several = bool(_MANY_RUNS.search(f"{title} {caption}"))
+                run, certainty = self._runs_in(title), 0.95
+                if run is None:
+                    run, certainty = run_of_row, certainty_of_row
+                place = Place(row.line + 1, run, title)
+                words = f"{title} {label} {caption} {heading}"
+                several = bool(_MANY_RUNS.search(words))
                 found = scores_in(cell, place)
                 if not found:
                     of_title, of_row = tasks_in(title), tasks_in(label)
@@ -310,10 +445,14 @@ class Document:
                     if len(named) != 1 or (of_title and of_row and of_title != of_row):
                         continue
                     metrics = " / ".join(metrics_in(title) or metrics_in(label))
-                    found = _values_alone(cell, named[0], metrics, place, percent="%" in title)
+                    if re.search(r"MNLI.*\bm\s*/\s*(?:MNLI-?)?mm\b", title if of_title else label, re.I):
+                        found = scores_in(f"MNLI: {cell}", place)
+                    else:
+                        found = _values_alone(cell, named[0], metrics, place, percent="%" in title)
                 for figure in found:
                     head = head_in(title) or head_in(label) or head_in(caption)
-                    yield _with(figure, run=run, head=head, certainty=certainty, several=several)
+                    figure = replace(figure, table=table.line)
+                    yield _with(figure, run=run, head=head, certainty=certainty, several=several, context=words)
 
     def _caption(self, table: LogTable) -> str:
         """The prose right above a table, and its heading."""
@@ -322,25 +461,82 @@ class Document:
 
     def _run_at(self, number: int, line: str, caption: str = "") -> tuple[str | None, float]:
         """The run that a line speaks of and how sure that is: named in it, above it, in its section, in the file."""
-        for text, certainty in ((line, 0.95), (caption, 0.9), (self._section(number), 0.75), (self.text, 0.5)):
-            named = {run for run in self.run_ids if run in text}
+        for named, certainty in (
+            (self._named(line), 0.95), (self._named(caption), 0.9), (self._own_sections[number], 0.75),
+            (self._sections[number], 0.7), (self._named(self.text), 0.5),
+        ):  # fmt: skip
             if len(named) == 1:
-                return named.pop(), certainty
+                return next(iter(named)), certainty
             if len(named) > 1:
                 return None, 0.0
         return None, 0.0
 
-    def _section(self, number: int) -> str:
-        first = next((line for line in range(number, -1, -1) if self.lines[line].startswith("#")), 0)
-        return "".join(self.lines[first : number + 1])
+    def _runs_in(self, text: str) -> str | None:
+        named = self._named(text)
+        return next(iter(named)) if len(named) == 1 else None
+
+    def _named(self, text: str) -> frozenset[str]:
+        """The known runs that a text names."""
+        return _names_in(text, self._names)
+
+    @cached_property
+    def _names(self) -> re.Pattern[str] | None:
+        names = sorted(self.run_ids, key=len, reverse=True)
+        return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-])") if names else None
+
+    @cached_property
+    def _headings(self) -> list[str]:
+        """For every line the heading above it."""
+        found, heading = [], ""
+        for number, line in enumerate(self.lines):
+            heading = line if self._level(number) else heading
+            found.append(heading)
+        return found
+
+    def _level(self, number: int) -> int:
+        match = re.match(r"(#{1,6})\s", self.prose.get(number, ""))
+        return len(match[1]) if match else 0
+
+    @cached_property
+    def _own_sections(self) -> list[frozenset[str]]:
+        """For every line the runs that its section has named so far."""
+        found: list[frozenset[str]] = []
+        named: frozenset[str] = frozenset()
+        for number, line in enumerate(self.lines):
+            named = self._named(line) | (frozenset() if self._level(number) else named)
+            found.append(named)
+        return found
+
+    @cached_property
+    def _sections(self) -> list[frozenset[str]]:
+        """For every line the runs that the innermost heading above it that names any names."""
+        found: list[frozenset[str]] = []
+        open_: list[tuple[int, frozenset[str]]] = []
+        for number, line in enumerate(self.lines):
+            level = self._level(number)
+            if level:
+                open_ = [*(one for one in open_ if one[0] < level), (level, self._named(line))]
+            found.append(next((named for _, named in reversed(open_) if named), frozenset()))
+        return found
+
+
+@lru_cache(maxsize=4096)
+def _names_in(text: str, names: re.Pattern[str] | None) -> frozenset[str]:
+    return frozenset(names.findall(text)) if names else frozenset()
 
 
 def _with(
-    figure: Figure, run: str | None, head: str | None = None, certainty: float = 1.0, several: bool = False
-) -> Figure:
+    figure: Figure, run: str | None, head: str | None = None, certainty: float = 1.0, several: bool = False,
+    context: str | None = "",
+) -> Figure:  # fmt: skip
     return replace(
-        figure, run=run, head=head or figure.head, certainty=certainty, several_runs=several or figure.several_runs
-    )
+        figure, run=run, head=head or figure.head, certainty=certainty, several_runs=several or figure.several_runs,
+        context=f"{figure.context} {context or ''}",
+    )  # fmt: skip
+
+
+def sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+(?=[\W_]*[A-Z])|<br\s*/?>", text)
 
 
 def tasks_in(text: str) -> list[str]:
@@ -365,6 +561,7 @@ def scores_in(text: str, place: Place, *, prose: bool = False) -> list[Figure]:
     With `prose` only figures that directly follow their task or metric count.
     """
     figures: list[Figure] = []
+    text = _BOTH_MNLI.sub(r"MNLI-m\g<between>\g<m>\g<percent>; MNLI-mm\g<between>\g<mm>\g<percent>", text)
     for part in re.split(r"<br\s*/?>|;|\n", text):
         starts = [*_TASK.finditer(part)]
         for match, following in zip_longest(starts, starts[1:]):
@@ -397,20 +594,19 @@ def _task_scores(task: str, rest: str, place: Place, prose: bool) -> list[Figure
     plain = re.sub(rf"\(\s*(({_METRIC})(\s*/\s*({_METRIC}))*)\s*\)", r" \1 ", rest.replace("**", ""), flags=re.I)
     notes = " ".join(match[1] for match in _NOTES.finditer(plain))
     plain = _NOTES.sub(" ", plain)
-    metrics: list[str] = []
+    notes += "".join(f" {match[0]}" for match in _ASIDE.finditer(plain))
+    plain = _BEFORE_ARROW.sub(" ", _DECIMAL_COMMA.sub(r"\1.\2", _ASIDE.sub(" ", plain)))
+    metrics: list[str | None] = []
     values: list[re.Match[str]] = []
-    order = ""
     end = 0
     for match in _TOKEN.finditer(plain):
         if prose and not _JOINED.fullmatch(plain, end, match.start()):
             break
         end = match.end()
         if match["metric"]:
-            metrics.append(METRIC_NAMES[match["metric"].casefold()])
-            order += "m"
+            metrics.append(None if match["average"] else METRIC_NAMES[match["metric"].casefold()])
         elif match["sign"] not in ("+", "±", "Δ"):
             values.append(match)
-            order += "v"
     if not values:
         return []
     several = bool(_MANY_RUNS.search(notes + plain))
@@ -421,11 +617,15 @@ def _task_scores(task: str, rest: str, place: Place, prose: bool) -> list[Figure
         paired = [(metrics[0] if metrics else None, values[0])]
     else:
         return []
+    if metrics:  # an average over classes is none of the metrics known here
+        paired = [(metric, match) for metric, match in paired if metric is not None]
+    if prose:  # `CoLA 2019`, `MRPC 408`
+        paired = [(metric, m) for metric, m in paired if metric or m["percent"] or "." in m["value"]]
     sensible = SPLITS[task][0].metrics
     return [
         Figure(
             place, task, metric, match["sign"].replace("−", "-") + match["value"], bool(match["percent"]), notes=notes,
-            several_runs=several,
+            several_runs=several, context=rest,
         )
         for metric, match in paired
         if metric is None or metric in sensible or METRICS[metric].of_classes == METRICS[sensible[0]].of_classes

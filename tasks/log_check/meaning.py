@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tasks.log_check.document import SPLITS, Document, Figure, Row, tasks_in
+from tasks.log_check.document import FLOOR, SPLITS, Document, Figure, Row, sentences, tasks_in
 from tasks.log_check.finding import Finding
 from tasks.scores import METRICS
 
@@ -26,10 +26,10 @@ _UNIGRAM = re.compile(r"unigram(?: entropy| floor)?\D{0,4}(\d+\.\d+)", re.I)
 UNIGRAM_MARGIN_NATS = 0.2
 
 
-def floor_of(figure: Figure) -> float | None:
+def floor_of(figure: Figure, metric: str | None = None) -> float | None:
     """What the best trivial answer scores on the published split."""
     counts = SPLITS[figure.task][1].class_counts
-    metric = figure.likely_metric
+    metric = metric or figure.likely_metric
     if metric == "accuracy":
         return max(counts) / sum(counts)
     if metric == "f1":
@@ -67,19 +67,22 @@ def _f1_deviation(f1: float, positive: int, n: int) -> float:
 
 def at_floor(document: Document) -> Iterator[Finding]:
     """A score that a trivial answer reaches too, without saying so."""
+    said = {row.line: [one for one in sentences(row.conclusion) if FLOOR.search(one)] for row in document.rows}
     for figure in document.row_scores + [one for one in document.other_scores if one.place.column]:
         floor = floor_of(figure)
         if floor is None or figure.says_floor or (figure.examples or 0) not in (0, SPLITS[figure.task][1].examples):
             continue
-        if _is_made(document, figure):
+        if figure.elsewhere or _is_made(document, figure):
             continue
+        if any(figure.task in (tasks_in(one) or [figure.task]) for one in said.get(figure.place.line, ())):
+            continue  # its conclusion says so
         low = figure.value - half_width(figure)
-        if low > floor:
+        if low > floor or (figure.is_ambiguous and figure.value > (floor_of(figure, figure.readings[1]) or 1)):
             continue
         name = METRICS[figure.likely_metric].floor_name
         shown = f"{100 * floor:.1f}%" if METRICS[figure.likely_metric].is_percent else f"{floor:.3f}"
         split = SPLITS[figure.task][1]
-        if figure.value <= floor:
+        if figure.value <= floor + 0.0005:
             message, confidence = f"the trivial answer ({name}) scores {shown}", 0.95
         else:
             message, confidence = f"not distinguishable from the trivial answer ({name}), which scores {shown}", 0.8

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 
 from tasks.log_check.document import SPLITS, Document, Figure, Place
 from tasks.log_check.feasibility import (
@@ -16,16 +17,22 @@ from tasks.log_check.finding import Finding
 from tasks.scores import METRICS
 
 _QUOTIENT = re.compile(
-    r"(?<![\w.,/])(?P<above>\d+(?:\.\d+)?)\s*/\s*(?P<below>\d+(?:\.\d+)?)\s*\(\s*[=≈~]?\s*(?P<percent>\d+(?:\.\d+)?)\s*%"
+    r"(?<![\w.,/−-])(?P<above>\d[\d,]*(?:\.\d+)?)\s*(?:/|of|out of)\s*(?P<below>\d[\d,]*)(?:\s[a-z]+)?\s*[(=,:]\s*"
+    r"(?P<about>[=≈~<>]?)\s*(?P<percent>\d+(?:\.\d+)?)\s*%(?!\s*(?:CI\b|conf|interval|percentile|quantile))"
+    r"|(?<![\w.,−-])(?P<about2>[≈~<>]?)\s*(?P<percent2>\d+(?:\.\d+)?)\s*%\s*\(\s*(?P<above2>\d[\d,]*(?:\.\d+)?)"
+    r"\s*(?:/|of|out of)\s*(?P<below2>\d[\d,]*)(?:\s[a-z]+)?\s*\)"
 )
-_RANK = re.compile(r"(?<![\w.,/])(?P<above>\d+(?:\.\d+)?)\s*/\s*(?P<below>\d+)(?![\d.])")
+_SHARE = re.compile(  # 12 / 128 (0.094)
+    r"(?<![\w.,/−-])(?P<above>\d+(?:\.\d+)?)\s*(?:/|of)\s*(?P<below>\d+)\s*\(\s*[=≈~]?\s*(?P<share>0?\.\d+)\s*\)"
+)
+_RANK = re.compile(r"(?<![\w.,/])(?P<above>\d+(?:\.\d+)?)\s*(?:/|of)\s*(?P<below>\d+)(?![\d.])")
 
 
 def impossible_scores(document: Document) -> Iterator[Finding]:
     """No confusion matrix of the split gives this score, or these two scores together."""
     for figure in document.row_scores + document.other_scores:
         if not _out_of_range(figure) and not _is_possible(figure):
-            n = _sizes(figure)[0]
+            n = _sizes(figure)[0] or 0
             yield Finding.at(
                 figure.place, "impossible-score", "error", min(figure.certainty, 0.9),
                 f"{_title(figure)} {figure.shown}: no result over {n:,} examples rounds to it",
@@ -37,7 +44,7 @@ def impossible_scores(document: Document) -> Iterator[Finding]:
 
 def _pair(accuracy: Figure, other: Figure) -> Iterator[Finding]:
     n, counts = _sizes(accuracy)
-    if counts is None or len(counts) != 2 or accuracy.evaluations != 1 or other.evaluations != 1:
+    if n is None or counts is None or len(counts) != 2 or accuracy.evaluations != 1 or other.evaluations != 1:
         return
     negative, positive = counts
     possible = {"f1": accuracy_and_f1_are_possible, "matthews": accuracy_and_matthews_are_possible}[other.likely_metric]
@@ -53,11 +60,15 @@ def _pair(accuracy: Figure, other: Figure) -> Iterator[Finding]:
 
 
 def _pairs(figures: Iterable[Figure]) -> Iterator[tuple[Figure, Figure]]:
-    """Accuracy and F1 or Matthews' correlation of one task in one row or line, where each stands there once."""
-    groups: dict[tuple[object, ...], list[Figure]] = defaultdict(list)
+    """Accuracy and F1 or Matthews' correlation of one task in one line or one column, where each stands there once."""
+    lines: dict[tuple[object, ...], list[Figure]] = defaultdict(list)
+    columns: dict[tuple[object, ...], list[Figure]] = defaultdict(list)
     for figure in figures:
-        groups[figure.place.line, figure.task, figure.head].append(figure)
-    for group in groups.values():
+        lines[figure.place.line, figure.task, figure.head].append(figure)
+        if figure.table is not None:
+            columns[figure.table, figure.place.column, figure.task, figure.run].append(figure)
+    apart = [group for group in columns.values() if len(group) == 2 and len({one.place.line for one in group}) == 2]
+    for group in [*lines.values(), *apart]:
         by_metric: dict[str, list[Figure]] = defaultdict(list)
         for figure in group:
             by_metric[figure.likely_metric].append(figure)
@@ -92,6 +103,8 @@ def _sizes(figure: Figure) -> tuple[int | None, tuple[int, ...] | None]:
     """Examples, and their classes where they are known: those of the published split unless the text says another n."""
     split = SPLITS[figure.task][1]
     stated = figure.examples
+    if figure.elsewhere and stated is None:
+        return None, None
     if stated is not None and stated != split.examples:
         return stated, None
     if stated is None and figure.says_floor and "%" in figure.shown:
@@ -118,9 +131,15 @@ def out_of_range(document: Document) -> Iterator[Finding]:
                     match[0],
                 )  # fmt: skip
         for name in ("task_loss", "speed_steps_s", "epochs"):
-            match_ = re.search(r"(?<![\w.)\d])[-−]\d+(?:\.\d+)?(?![\w-])", _plain(row.text(name)))
+            text = re.sub(r"\([^()]*\)", " ", _plain(row.text(name)))
+            match_ = re.search(r"(?<![\w.)\d])[-−]\d+(?:\.\d+)?(?![\w-])", text)
             if match_:
                 yield Finding.at(row.at(name), "out-of-range", "error", 0.9, f"{match_[0]} is negative", match_[0])
+        done = re.match(r"\W*(\d+)\s*(?:/|of)\s*(\d+)(?![\d.])", row.text("epochs"))
+        if done and int(done[1]) > int(done[2]):
+            yield Finding.at(
+                row.at("epochs"), "out-of-range", "warning", 0.8, f"{done[1]} epochs of {done[2]}", done[0].strip()
+            )
 
 
 def _out_of_range(figure: Figure) -> bool:
@@ -133,38 +152,46 @@ def _out_of_range(figure: Figure) -> bool:
 
 def wrong_percentages(document: Document) -> Iterator[Finding]:
     """A percentage that does not follow from the fraction beside it."""
-    places = {row.line: row for row in document.rows}
-    for number, line in enumerate(document.lines):
-        for match in _QUOTIENT.finditer(_plain(line)):
-            above, below, percent = match["above"], match["below"], match["percent"]
-            if float(below) == 0:
-                continue
-            as_written, if_rounded = quotient_is_possible(above, below, percent)
-            if as_written:
-                continue
-            row = places.get(number + 1)
-            column = _column_of(row.table.header, row.place.cells, match[0]) if row else None
-            place = Place(number + 1, row.run_id if row else None, column)
-            share = 100 * float(above) / float(below)
-            message = f"{above} / {below} is {share:.2f} %, not {percent} %"
-            if if_rounded and "." not in above:
-                yield Finding.at(
-                    place, "wrong-percentage", "note", 0.3,
-                    f"{message}; possible only if {above} was rounded before", match[0],
-                )  # fmt: skip
-            elif if_rounded:
-                yield Finding.at(
-                    place, "wrong-percentage", "warning", 0.8,
-                    f"{message}; possible only if the percentage was taken of more digits than are shown", match[0],
-                )  # fmt: skip
-            else:
-                yield Finding.at(place, "wrong-percentage", "error", 0.98, message, match[0])
+    for number, line in document.statements.items():
+        text = _plain(line)
+        for match in _QUOTIENT.finditer(text):
+            one = {name.rstrip("2"): value for name, value in match.groupdict().items() if value is not None}
+            if one["about"] not in ("<", ">"):
+                is_about = one["about"] != "" and one["about"] != "="
+                place = document.place(number, match[0], text=_plain)
+                yield from _quotient(one["above"], one["below"], one["percent"], is_about, place, match[0])
+        for match in _SHARE.finditer(text):
+            percent = str(100 * Decimal(match["share"]))
+            place = document.place(number, match[0], text=_plain)
+            yield from _quotient(match["above"], match["below"], percent, False, place, match[0])
+
+
+def _quotient(above: str, below: str, percent: str, is_about: bool, place: Place, text: str) -> Iterator[Finding]:
+    above, below = above.replace(",", ""), below.replace(",", "")
+    if float(below) == 0:
+        return
+    as_written, if_rounded = quotient_is_possible(above, below, percent)
+    share = 100 * float(above) / float(below)
+    if as_written or (is_about and abs(share - float(percent)) <= max(1, share / 10)):
+        return
+    message = f"{above} / {below} is {share:.2f} %, not {percent} %"
+    if if_rounded and "." not in above:
+        yield Finding.at(
+            place, "wrong-percentage", "note", 0.3, f"{message}; possible only if {above} was rounded before", text
+        )
+    elif if_rounded:
+        yield Finding.at(
+            place, "wrong-percentage", "warning", 0.8,
+            f"{message}; possible only if the percentage was taken of more digits than are shown", text,
+        )  # fmt: skip
+    else:
+        yield Finding.at(place, "wrong-percentage", "error", 0.98, message, text)
 
 
 def mixed_units(document: Document) -> Iterator[Finding]:
     """The same score as a fraction in one place and as a percentage in another; speeds with and without a unit."""
     by_metric: dict[tuple[str, str], list[Figure]] = defaultdict(list)
-    for figure in document.row_scores:
+    for figure in document.row_scores + [one for one in document.other_scores if one.table is not None]:
         by_metric[figure.task, figure.likely_metric].append(figure)
     for figures in by_metric.values():
         percent = [figure for figure in figures if figure.percent or abs(float(figure.text)) > 1.5]
@@ -191,10 +218,6 @@ def mixed_units(document: Document) -> Iterator[Finding]:
 
 def _plain(text: str) -> str:
     return text.replace("*", "")
-
-
-def _column_of(header: tuple[str, ...], cells: tuple[str, ...], text: str) -> str | None:
-    return next((title for title, cell in zip(header, cells, strict=False) if text in _plain(cell)), None)
 
 
 def _title(figure: Figure) -> str:

@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,24 +16,43 @@ from tasks.log_check.finding import Finding
 
 _URL = re.compile(r"\]\(\s*<?(https?://[^)\s>]+)|(?<![(\w])(https?://[^\s|)>]+)")
 _DAY = re.compile(r"(?<!\d)(20\d{2})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)")
-_SIZES = re.compile(r"H(?P<H>\d+)(?:L(?P<L>\d+))?(?:C(?P<C>\d+))?(?:D(?P<D>\d+))?")
-_SIZE = re.compile(r"(?<![A-Za-z0-9])(?P<letter>[HLCD])(?P<size>\d+)(?![A-Za-z0-9])")
+_SIZES = re.compile(r"H(?P<H>\d+)(?:L(?P<L>\d+))?(?:C(?P<C>\d+))?(?:D(?P<D>\d+))?", re.I)
+_SIZE = re.compile(r"(?<![A-Za-z])(?P<letter>[HLCD]) ?=? ?(?P<size>\d+)(?![\d.])")
+_SIZE_WORDS = {
+    "H": r"(?:hidden|d_model)(?: size| dim\w*)?\W{0,3}(\d+)|(\d+)[ -]hidden",
+    "L": r"(?<!decoder )\blayers?\W{0,3}(\d+)|(\d+)[ -](?:encoder[ -])?layers?\b",
+    "C": r"concepts?\W{0,3}(\d+)|(\d+)[ -]concepts?\b",
+    "D": r"decoder layers?\W{0,3}(\d+)|(\d+)[ -]decoder[ -]layers?\b",
+}
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_STAMP = re.compile(r"(20\d{6})[-_](\d{4,6})(?!\d)")
+_TUNING = re.compile(
+    r"(?:^|[-_])(?:glue|finetun\w*|fine-tun\w*|ft|eval\w*|sick\w?|paws|mrpc|qqp|mnli\w*|stsb|sts-b|cola|sst2?|qnli|rte|wnli)(?=[-_]|$)",
+    re.I,
+)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_YEAR_FIRST = re.compile(r"(?<!\d)(?P<y>20\d{2})(?P<gap>[-/.]?)(?P<m>\d{1,2})(?P=gap)(?P<d>\d{1,2})(?!\d)")
+_YEAR_LAST = re.compile(r"(?<!\d)(?P<a>\d{1,2})[-/.] ?(?P<b>\d{1,2})[-/.] ?(?P<y>20\d{2})(?!\d)")
+_WORDS = re.compile(
+    r"(?<!\d)(?P<d>\d{1,2})(?:st|nd|rd|th)?\.? (?P<m>[A-Za-z]{3,9})\.?,? (?P<y>20\d{2})"
+    r"|(?P<m2>[A-Za-z]{3,9})\.? (?P<d2>\d{1,2})(?:st|nd|rd|th)?,? (?P<y2>20\d{2})"
+)
 SIZE_NAMES = {"H": "hidden size", "L": "layers", "C": "concepts", "D": "decoder layers"}
 
 
 def wrong_links(document: Document) -> Iterator[Finding]:
     """A link that names another run, a fine-tuning instead of the pretraining, or no run."""
     known = {_folded(run): run for run in document.runs}
-    for row in document.rows:
-        cell = row.text("wandb")
-        for match in _URL.finditer(cell):
-            url = match[1] or match[2]
-            yield from _link(row, url, known)
     targets: dict[str, list[Row]] = {}
     for row in document.rows:
-        for match in _URL.finditer(row.text("wandb")):
-            targets.setdefault((match[1] or match[2]).rstrip("/"), []).append(row)
+        links = list(_links(row.text("wandb")))
+        findings = [list(_link(row, text, url, known)) for text, url in links]
+        if [] not in findings:  # one right link is enough
+            yield from (finding for one in findings for finding in one)
+        else:
+            yield from (finding for one in findings for finding in one if finding.severity == "error")
+        for _, url in links:
+            targets.setdefault(url.partition("?")[0].rstrip("/"), []).append(row)
     for url, rows in targets.items():
         named = any(_folded(run) in _folded(url) for run in document.runs)
         if len({row.checkpoint for row in rows}) > 1 and "/runs/" in url and not named:
@@ -43,18 +63,31 @@ def wrong_links(document: Document) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
-def _link(row: Row, url: str, known: dict[str, str]) -> Iterator[Finding]:
+def _links(cell: str) -> Iterator[tuple[str, str]]:
+    """Text and address of the links of a cell."""
+    for match in _URL.finditer(cell):
+        text = cell[cell.rfind("[", 0, match.start()) + 1 : match.start()] if match[1] else ""
+        yield text, (match[1] or match[2]).rstrip(",.;")
+
+
+def _link(row: Row, text: str, url: str, known: dict[str, str]) -> Iterator[Finding]:
     place, parts = row.at("wandb"), urlsplit(url)
-    if "wandb" in parts.netloc and "/runs/" not in parts.path and "/reports/" not in parts.path:
-        yield Finding.at(place, "wrong-link", "warning", 0.9, "the link names a project and no run", url)
+    path = unquote(parts.path).strip("/")
+    is_wandb, page = "wandb" in parts.netloc.casefold(), re.search(r"(?:^|/)runs/([^/]+)", path)
+    if is_wandb and page is None and not re.search(r"(?:^|/)reports/", path):
+        is_project = len(path.split("/")) <= 2 or path.endswith(("/workspace", "/table", "/runs"))
+        if "/groups/" in path or "/sweeps/" in path or not is_project:
+            yield Finding.at(place, "wrong-link", "note", 0.6, "the link names several runs or none", url)
+        else:
+            yield Finding.at(place, "wrong-link", "warning", 0.9, "the link names a project and no run", url)
         return
-    name = unquote(parts.path.rstrip("/").rsplit("/", 1)[-1])
-    folded = _folded(name)
-    own = {_folded(text) for text in (row.run_id, row.checkpoint) if text}
-    others = [run for fold, run in known.items() if fold in folded and fold not in own]
-    tuning = re.match(r"(?:glue|finetun|ft|eval|sick|paws)[-_]", name, re.I)
-    if any(fold in folded for fold in own):
-        if folded not in own and tuning and row.kind == "training":
+    name = page[1] if page else path.rsplit("/", 1)[-1]
+    own = {_folded(one) for one in (row.run_id, row.checkpoint) if one}
+    named = [run for fold, run in known.items() if _names(fold, name) and fold not in own]
+    called = [run for fold, run in known.items() if _names(fold, text) and fold not in own]
+    tuning = _TUNING.search(_folded(name))
+    if any(_names(fold, name) for fold in own):
+        if _folded(name) not in own and tuning and row.kind == "training":
             yield Finding.at(
                 place,
                 "wrong-link",
@@ -63,15 +96,34 @@ def _link(row: Row, url: str, known: dict[str, str]) -> Iterator[Finding]:
                 "the link names a fine-tuning of this run, not its pretraining",
                 name,
             )
-    elif others:
+    elif named:
         yield Finding.at(
-            place, "wrong-link", "error", 0.97, f"the link names another run of this log, {others[0]}", name
+            place, "wrong-link", "error", 0.97, f"the link names another run of this log, {named[0]}", name
         )
-    elif re.search(r"20\d{6}[-_]\d{4,6}", name):
+    elif _is_another(row, name):
         yield Finding.at(
             place, "wrong-link", "error" if row.kind == "training" else "warning", 0.85,
             f"the link names another run{', a fine-tuning' if tuning else ''}", name,
         )  # fmt: skip
+    if called and not any(_names(fold, text) for fold in own) and not named:
+        yield Finding.at(place, "wrong-link", "error", 0.9, f"the link is titled as another run, {called[0]}", text)
+
+
+def _names(folded: str, name: str) -> bool:
+    return folded in _folded(name)
+
+
+def _is_another(row: Row, name: str) -> bool:
+    """Whether a page's name tells another moment or another architecture than those of its row."""
+    sizes, mine = _SIZES.search(name), _SIZES.search(row.checkpoint or "")
+    if sizes and mine and any(sizes[one] and mine[one] and sizes[one] != mine[one] for one in SIZE_NAMES):
+        return True
+    stamps = {match[1] + match[2] for match in _STAMP.finditer(name)}
+    if not stamps or (row.kind == "evaluation" and not sizes):
+        return False  # an evaluation has a moment of its own
+    own = _STAMP.search(row.checkpoint or "")
+    moment = own[1] + own[2] if own else ""
+    return not any(moment.startswith(stamp) or stamp.startswith(moment or "-") for stamp in stamps)
 
 
 def _folded(name: str) -> str:
@@ -82,35 +134,52 @@ def dates_disagree(document: Document) -> Iterator[Finding]:
     """Date, run id and the rows' order in time disagree."""
     for row in document.rows:
         text = row.text("date").strip(" *`")
-        written = _iso(text)
-        if text and not is_missing(text) and written is None:
-            yield Finding.at(row.at("date"), "dates-disagree", "warning", 0.8, f"{text!r} is no date", text)
+        days, is_date_like = days_in(text)
+        if text and not is_missing(text) and not days:
+            yield Finding.at(
+                row.at("date"),
+                "dates-disagree",
+                "warning" if is_date_like else "note",
+                0.8,
+                f"{text!r} is no date",
+                text,
+            )
         started = row.started
         if row.run_id and RUN_ID.fullmatch(row.run_id) and started is None:
             yield Finding.at(
                 row.at("date"), "dates-disagree", "warning", 0.9, "the run id holds no possible moment", row.run_id
             )
+        written = min(days, key=lambda day: abs((day - started.date()).days) if started else 0, default=None)
         if written and started and written != started.date():
-            days = abs((written - started.date()).days)
-            near = "; a run may pass midnight" if days == 1 else ""
+            apart = abs((written - started.date()).days)
+            near = "; a run may pass midnight" if apart == 1 else ""
             yield Finding.at(
-                row.at("date"), "dates-disagree", "warning" if days == 1 else "error", 0.6 if days == 1 else 0.95,
-                f"the date is {days} day{'s' if days > 1 else ''} from that in the run id{near}",
+                row.at("date"), "dates-disagree", "warning" if apart == 1 else "error", 0.6 if apart == 1 else 0.95,
+                f"the date is {apart} day{'s' if apart > 1 else ''} from that in the run id{near}",
                 f"{written} against {started:%Y-%m-%d}",
             )  # fmt: skip
         trained = document.runs.get(row.checkpoint or "") if row.kind == "evaluation" else None
-        if trained is not None and written and trained.started and written < trained.started.date():
+        if trained is not None and days and trained.started and max(days) < trained.started.date():
             yield Finding.at(
                 row.at("date"), "dates-disagree", "error", 0.9, "the evaluation is older than its checkpoint",
-                f"{written} against {trained.started:%Y-%m-%d}",
+                f"{max(days)} against {trained.started:%Y-%m-%d}",
             )  # fmt: skip
 
 
-def _iso(text: str) -> date | None:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        return None
+def days_in(text: str) -> tuple[list[date], bool]:
+    """Every day that a text can mean, and whether it looks like a date at all: 02/08/2026 can be two days."""
+    wanted: list[tuple[str, str, str]] = [(m["y"], m["m"], m["d"]) for m in _YEAR_FIRST.finditer(text)]
+    for match in _YEAR_LAST.finditer(text):
+        wanted += [(match["y"], match["b"], match["a"]), (match["y"], match["a"], match["b"])]
+    for match in _WORDS.finditer(text):
+        month = (match["m"] or match["m2"])[:3].casefold()
+        if month in _MONTHS:
+            wanted.append((match["y"] or match["y2"], str(_MONTHS.index(month) + 1), match["d"] or match["d2"]))
+    days = []
+    for year, month, day in wanted:
+        with suppress(ValueError):
+            days.append(date(int(year), int(month), int(day)))
+    return days, bool(wanted)
 
 
 def young_tags(document: Document, repository: Path | None = None) -> Iterator[Finding]:
@@ -120,9 +189,9 @@ def young_tags(document: Document, repository: Path | None = None) -> Iterator[F
     for row in document.rows:
         cell = row.text("git_tag")
         started = row.started
-        if is_missing(cell) or started is None:
+        name = tag_in(cell)
+        if is_missing(cell) or started is None or not name:
             continue
-        name = re.sub(r"^[\s*`]+|[\s*`]+$", "", cell).removesuffix("-dirty")
         place = row.at("git_tag")
         match = _DAY.search(name)
         if match and not _COMMIT.fullmatch(name):
@@ -135,11 +204,20 @@ def young_tags(document: Document, repository: Path | None = None) -> Iterator[F
             yield from _in_repository(row, name, started, repository)
 
 
+def tag_in(cell: str) -> str:
+    """The tag or commit that a cell names: of a link, in backticks, bare; without what says that files were changed."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", cell.replace("*", "")).strip()
+    code = re.search(r"`+\s*([^`]+?)\s*`+", text)
+    name = code[1] if code else next(iter(re.split(r"[\s(,]", text)), "")
+    behind = re.fullmatch(r".+@([0-9a-f]{7,40})", name)
+    return re.sub(r"[-+*]dirty$|[*+]$", "", behind[1] if behind else name).lstrip("-")
+
+
 def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> Iterator[Finding]:
     place = row.at("git_tag")
     try:
-        committed = datetime.fromisoformat(_git(repository, "log", "-1", "--format=%cI", f"{name}^{{commit}}"))
-    except UserError:
+        committed = datetime.fromisoformat(_git(repository, "log", "-1", "--format=%cI", f"{name}^{{commit}}", "--"))
+    except (UserError, ValueError):
         yield Finding.at(
             place, "young-tag", "warning", 0.8, f"{name} is neither a tag nor a commit of {repository}", name
         )
@@ -152,7 +230,12 @@ def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> 
         tagged = None
     # the run id tells the time of its machine; that of the committer stands for its zone
     late = committed.replace(tzinfo=None) - started
-    if late > timedelta(0):
+    if late > timedelta(0) and tagged is None and _is_branch(repository, name):
+        yield Finding.at(
+            place, "young-tag", "note", 0.4, f"{name} is a branch and has moved on since the run; a commit would not",
+            f"{name}: {committed.isoformat()} against {started.isoformat()}",
+        )  # fmt: skip
+    elif late > timedelta(0):
         hours = late.total_seconds() / 3600
         yield Finding.at(
             place, "young-tag", "error" if hours > 14 else "warning", 0.95 if hours > 14 else 0.6,
@@ -165,6 +248,10 @@ def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> 
             place, "young-tag", "warning", 0.7, "the tag was set after the run, on a commit that is older",
             f"{name}: {tagged.isoformat()} against {started.isoformat()}",
         )  # fmt: skip
+
+
+def _is_branch(repository: Path, name: str) -> bool:
+    return bool(_git(repository, "for-each-ref", f"refs/heads/{name}", f"refs/remotes/*/{name}"))
 
 
 def _git(repository: Path, *arguments: str) -> str:
@@ -199,16 +286,15 @@ def identity_disagrees(document: Document) -> Iterator[Finding]:
         if row.kind != "training" or not row.run_id:
             continue
         match = _SIZES.search(row.run_id)
-        columns = {m["letter"]: m["size"] for m in _SIZE.finditer(row.text("architecture").replace("*", " "))}
-        for letter, size in columns.items():
-            stated = match[letter] if match else None
-            if stated is not None and stated != size:
+        for letter, sizes in _stated_sizes(row.text("architecture")).items():
+            stated, size = match[letter] if match else None, sizes[0]
+            if stated is not None and stated not in sizes:
                 yield Finding.at(
                     row.at("architecture"), "identity", "error", 0.95,
                     f"the run id says {letter}{stated}, the column {letter}{size} ({SIZE_NAMES[letter]})",
                     f"{row.run_id}; {row.text('architecture')}",
                 )  # fmt: skip
-        concepts = re.search(r"/\s*(\d+)(?![\d.])", row.text("eff_rank").replace("*", ""))
+        concepts = re.search(r"\d\s*(?:/|of)\s*(\d+)(?![\d.])", row.text("eff_rank").replace("*", ""))
         if concepts and match and match["C"] and concepts[1] != match["C"]:
             yield Finding.at(
                 row.at("eff_rank"), "identity", "error", 0.85,
@@ -229,3 +315,15 @@ def identity_disagrees(document: Document) -> Iterator[Finding]:
                 row.at("source_checkpoint"), "identity", "note", 0.5, "the checkpoint has no row in the training table",
                 row.checkpoint,
             )  # fmt: skip
+
+
+def _stated_sizes(architecture: str) -> dict[str, list[str]]:
+    """The sizes that the column names by letter, each with all that it says: `H512 L6 C128 (decoder L2)`."""
+    text = architecture.replace("*", "").replace("`", "")
+    found: dict[str, list[str]] = {}
+    for match in _SIZE.finditer(text):
+        found.setdefault(match["letter"], []).append(match["size"])
+    for letter, words in _SIZE_WORDS.items():
+        for match in re.finditer(words, text, re.I):
+            found.setdefault(letter, []).append(match[1] or match[2])
+    return found
