@@ -525,11 +525,11 @@ def main() -> None:
     except StageError as error:
         _fail(error, 1)
     except Exception as error:
-        from tasks.hub import is_transient, plain_text
+        from tasks.hub import gave_up, is_transient
 
         if not is_transient(error):
             raise
-        _fail(StageError(f"the Hub does not answer as it should, try again later: {plain_text(error)}"), 1)
+        _fail(StageError(gave_up(error)), 1)
 
 
 if __name__ == "__main__":

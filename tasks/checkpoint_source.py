@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from models.variants import VARIANTS
 from tasks.errors import UserError, unknown_name
-from tasks.hub import hub_endpoint, hub_reachable, is_transient, plain_text
+from tasks.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.records import Checkpoint, load_record
 from tasks.run_folder import Home, building, check_manifest, file_sha256, read_json, remove_tree, write_atomic
 
@@ -276,11 +276,9 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
             f"checkpoint {name!r}: neither a run id, a folder, nor reachable on the Hub (offline); fix: name a run of "
             "`cogito log show` or a folder, or connect to the Hub"
         )
-    from huggingface_hub import HfApi
-
     try:
-        commit = str(HfApi(endpoint=hub_endpoint()).model_info(repo, revision=revision).sha)
-    except (OSError, ValueError) as error:
+        commit = str(hub_api().model_info(repo, revision=revision).sha)
+    except Exception as error:
         raise _hub_problem(name, error) from None
     write_atomic(reference, commit)
     return commit
@@ -288,21 +286,14 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
 
 def _download(name: str, repo: str, commit: str, folder: Path) -> None:
     """Download one commit whole; its config comes first, so that a model of another kind costs no gigabytes."""
-    from huggingface_hub import snapshot_download
-
     patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + [LEGACY_WEIGHTS, "*.md"]
     with building(folder) as part:
         for wanted in (["config.json"], patterns):
             try:
-                snapshot_download(
-                    repo,
-                    revision=commit,
-                    local_dir=part,
-                    allow_patterns=wanted,
-                    ignore_patterns=["*/*"],
-                    endpoint=hub_endpoint(),
+                hub_api().snapshot_download(
+                    repo, revision=commit, local_dir=part, allow_patterns=wanted, ignore_patterns=["*/*"]
                 )
-            except (OSError, ValueError) as error:
+            except Exception as error:
                 raise _hub_problem(name, error) from None
             _read_config(part, name)
         remove_tree(part / ".cache")

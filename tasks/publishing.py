@@ -13,7 +13,7 @@ import yaml
 
 from tasks.checkpoint_source import CHECKPOINT_SUFFIXES, WEIGHTS, check_safetensors
 from tasks.errors import StageError, UserError
-from tasks.hub import hub_endpoint, hub_offline, is_transient, plain_text
+from tasks.hub import hub_api, hub_endpoint, hub_offline, is_transient, plain_text
 from tasks.records import PublishResult, RunRecord
 from tasks.run_folder import (
     Home,
@@ -74,7 +74,11 @@ def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec,
             return _publish_locally(model_folder, record, weights_sha256, home)
         try:
             return _publish_to_hub(model_folder, record, weights_sha256, spec, home)
-        except (OSError, ValueError) as error:
+        except (UserError, StageError):
+            raise
+        except (
+            Exception
+        ) as error:  # a redirect loop, an answer that is no JSON or lacks a field: each is of another kind
             if is_transient(error):
                 raise
             raise StageError(_explain_refusal(error)) from None
@@ -164,10 +168,10 @@ def _publish_locally(model_folder: Path, record: RunRecord, weights_sha256: str,
 def _publish_to_hub(
     model_folder: Path, record: RunRecord, weights_sha256: str, spec: PublishSpec, home: Home
 ) -> PublishResult:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import validate_repo_id
 
-    api = HfApi(endpoint=hub_endpoint())
+    api = hub_api()
     repo = spec.repo or record.run_id
     if "/" not in repo:
         repo = f"{api.whoami()['name']}/{repo}"
@@ -183,7 +187,8 @@ def _publish_to_hub(
     remove_tree(staging)  # what a killed publishing left behind
     try:
         api.create_repo(repo, private=spec.private, exist_ok=True)
-        if spec.private and api.model_info(repo).private is False:
+        seen = api.model_info(repo)
+        if spec.private and seen.private is False:
             raise StageError(
                 f"the Hub repository {repo} is public, but publish.private is true; nothing was uploaded; "
                 "fix: make it private on the Hub, name another publish.repo, or state publish.private false"
@@ -193,7 +198,14 @@ def _publish_to_hub(
             folder = staging / "folder"
             folder.mkdir(parents=True)
             _assemble(model_folder, record.model_copy(update={"publishing": result}), folder)
-            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Publish {record.run_id}")
+            # One commit on what was seen, and none if nothing differs. The client's upload_folder may cut a folder into
+            # several commits, and repeats a commit whose answer was lost.
+            commit = api.create_commit(
+                repo,
+                [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())],
+                commit_message=f"Publish {record.run_id}",
+                parent_commit=seen.sha,
+            )
             revision = str(commit.oid)
             _verify_upload(api, repo, revision, folder, staging / "verified")
             # The tag comes last: it says that this commit was read back and is whole.
@@ -234,14 +246,23 @@ def _explain_refusal(error: Exception) -> str:
     """One message, without the token, for an error that no retry heals."""
     fixes = {
         401: "set a valid HF_TOKEN (`hf auth whoami` shows whose it is)",
+        402: "see what the account may store and pay for on the Hub",
         403: "use a token with write permission for this repository",
         404: "check publish.repo, and that the token may see it",
+        507: "make room in the account's storage on the Hub",
     }
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is None and isinstance(error, OSError):
-        return f"the checkpoint could not be published: {plain_text(error)}"
-    fix = fixes.get(status or 0, "check publish.repo (account/name)")
-    return f"the Hub refused the checkpoint: {plain_text(error)}; fix: {fix}, or state publish.store local"
+    if status is not None:
+        fix = fixes.get(status, "check publish.repo (account/name)")
+        return f"the Hub refused the checkpoint: {plain_text(error)}; fix: {fix}, or state publish.store local"
+    if type(error).__name__ == "HFValidationError":
+        return f"publish.repo: {plain_text(error)}; fix: state account/name, or publish.store local"
+    if isinstance(error, OSError):
+        return f"the checkpoint could not be published: {plain_text(error)}; fix: run the same command again"
+    return (
+        f"the Hub answered the checkpoint with something else than a Hub says: {type(error).__name__}: "
+        f"{plain_text(error)}; fix: check HF_ENDPOINT and the proxy on the way, or state publish.store local"
+    )
 
 
 def _how_to_load(record: RunRecord) -> str:

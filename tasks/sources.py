@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.embedded_corpus import embedded_fingerprint
 from tasks.errors import UserError
-from tasks.hub import hub_reachable, is_transient
+from tasks.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.run_folder import Home, content_hash, file_sha256, read_json, write_json
 from tasks.specs import PYTHON_DOCS
 
@@ -120,12 +120,11 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
             if not (folder / "tokenizer.json").is_file():
                 raise UserError(f"tokenizer {folder}: has no tokenizer.json; fix: save a fast tokenizer there")
             return folder.resolve()
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         return Path(
-            snapshot_download(
+            hub_api().snapshot_download(
                 name,
                 allow_patterns=list(TOKENIZER_FILES),
                 cache_dir=home.cache / "hub",
@@ -152,11 +151,10 @@ def _download(source: Source, config: str | None, home: Home) -> str:
 
     Of a data set with several configurations only the folders named like the one asked for are fetched, if any.
     """
-    from huggingface_hub import snapshot_download
 
     def fetch(patterns: list[str] | None) -> Path:
         return Path(
-            snapshot_download(
+            hub_api().snapshot_download(
                 source.location,
                 repo_type="dataset",
                 revision=source.revision,
@@ -174,17 +172,20 @@ def _download(source: Source, config: str | None, home: Home) -> str:
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return str(HfApi().dataset_info(name, revision=revision).sha)
+        return str(hub_api().dataset_info(name, revision=revision).sha)
     except RevisionNotFoundError:
         raise UserError(f"data set {name!r}: the Hub has no revision {revision!r} of it") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(
             f"data set {name!r}: not in the data root, and the Hub has no such data set (or it is private: log in)"
         ) from None
+    except Exception as error:
+        if is_transient(error):
+            raise
+        raise UserError(f"data set {name!r}: the Hub refuses it: {type(error).__name__}: {plain_text(error)}") from None
 
 
 def _folder_fingerprint(folder: Path, home: Home) -> str:

@@ -31,8 +31,9 @@ from tasks.corpus import prepare_corpus
 from tasks.errors import Paused, StageError, UserError
 from tasks.experiment_log import write_row
 from tasks.finetuning import finetune, score_task
-from tasks.hub import is_transient
+from tasks.hub import asked_wait, gave_up, is_transient
 from tasks.launch import OnProgress
+from tasks.leases import stopping
 from tasks.plots import plot_curve, plot_live_geometry
 from tasks.pretraining import pretrain
 from tasks.progress import DISPLAY
@@ -66,6 +67,11 @@ def _retry_transient(_task: Any, _run: Any, state: State) -> bool:
     return isinstance(error, BaseException) and is_transient(error)
 
 
+def _is_last_try() -> bool:
+    context = TaskRunContext.get()
+    return context is not None and context.task_run.run_count > RETRIES
+
+
 def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
     """Make a Prefect task of a function; `run_name` is a template over its arguments."""
 
@@ -80,6 +86,13 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
                 return Failed(message=str(error))
             except Paused as error:
                 return Cancelled(message=str(error), name=PAUSED)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                if _is_last_try():
+                    return Failed(message=gave_up(error))
+                stopping.wait(asked_wait(error))  # before Prefect's own delay, which knows nothing of the Hub
+                raise
             if getattr(value, "reused", False):
                 return Completed(data=value, name="Cached")
             return value

@@ -5,6 +5,7 @@ Example:
         print(hub.run("from huggingface_hub import whoami; print(whoami()['name'])", tmp_path).stdout)
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -12,29 +13,59 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import uvicorn
 from safetensors.numpy import save_file
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 TOKEN = "hf_invented"
 ACCOUNT = "inventor"
 
 
+# What can go wrong with a request:
+#   status     another answer instead: `status` with `headers`
+#   reset      the connection is reset before any answer, a request's body read to its half
+#   lost       the request is done, its answer never comes
+#   hang       nothing is ever said
+#   cut        the answer ends in its middle
+#   loop       a redirect to the same address
+#   garbage    200 with something that is no JSON
+#   overtaken  somebody else commits just before
+#   restart    as reset, and the server is away for half a second
+FaultKind = Literal["status", "reset", "lost", "hang", "cut", "loop", "garbage", "overtaken", "restart"]
+
+
+@dataclass
+class Fault:
+    """What happens to the next `left` requests whose path holds `part`."""
+
+    part: str
+    kind: FaultKind = "status"
+    status: int = 500
+    headers: dict[str, str] = field(default_factory=dict)
+    left: int = 1
+    method: str = ""
+
+
 @dataclass
 class Repo:
-    """A repository: whether it is private, its commits (newest last) with all their files, its tags."""
+    """A repository: whether it is private, its commits (newest last) with all their files, its tags.
+
+    `pushes` are the hashes of the commits that came over HTTP.
+    """
 
     private: bool
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    pushes: list[str] = field(default_factory=list)
 
     def commit(self, files: dict[str, bytes]) -> str:
         text = f"{len(self.commits)} {sorted((path, _sha256(content)) for path, content in files.items())}"
@@ -54,22 +85,36 @@ class HubStandIn:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str]] = []
+        self.times: list[float] = []
         self.bodies: list[tuple[str, Any]] = []
         self._large: dict[str, bytes] = {}
-        self._faults: list[dict[str, Any]] = []
+        self._faults: list[Fault] = []
         self._garbled: list[str] = []
-        self._server = uvicorn.Server(uvicorn.Config(self._app(), host="127.0.0.1", port=0, log_level="error"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._port = 0
 
     def __enter__(self) -> "HubStandIn":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve, after a stop at the same address as before."""
+        config = uvicorn.Config(
+            self._app(), host="127.0.0.1", port=self._port, log_level="critical", timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         while not self._server.started:
             self._thread.join(0.02)
             assert self._thread.is_alive(), "the stand-in did not start"
-        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
-        return self
+        self._port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Be gone: connections are refused. What is stored stays."""
         self._server.should_exit = True
         self._thread.join(10)
 
@@ -98,7 +143,16 @@ class HubStandIn:
 
     def fail_next(self, path_part: str, status: int, times: int = 1) -> None:
         """Answer the next requests whose path holds `path_part` with an error."""
-        self._faults.append({"part": path_part, "status": status, "left": times})
+        self.fault(Fault(path_part, status=status, left=times))
+
+    def fault(self, fault: Fault) -> None:
+        """Let something go wrong; the earliest that fits a request happens to it."""
+        self._faults.append(fault)
+
+    def heal(self) -> None:
+        """Nothing goes wrong any more."""
+        self._faults.clear()
+        self._garbled.clear()
 
     def garble_next(self, path_part: str) -> None:
         """Answer the next download of such a file with its bytes changed, as a broken store would."""
@@ -138,15 +192,61 @@ class HubStandIn:
         def guarded(handler: Any) -> Any:
             async def answer(request: Request) -> Response:
                 self.requests.append((request.method, request.url.path))
+                self.times.append(time.monotonic())
                 for fault in self._faults:
-                    if fault["left"] and fault["part"] in request.url.path:
-                        fault["left"] -= 1
-                        return JSONResponse({"error": "made to fail"}, fault["status"])
+                    if fault.left and fault.part in request.url.path and fault.method in ("", request.method):
+                        fault.left -= 1
+                        return await self._go_wrong(fault, request, handler)
                 return await handler(request)
 
             return answer
 
         return Starlette(routes=[Route(path, guarded(handler), methods=[method]) for method, path, handler in table])
+
+    async def _go_wrong(self, fault: Fault, request: Request, handler: Any) -> Response:
+        if fault.kind == "status":
+            return JSONResponse({"error": "made to fail"}, fault.status, headers=fault.headers)
+        if fault.kind == "garbage":
+            return Response("<html>Please log in to this network</html>")
+        if fault.kind == "loop":
+            return RedirectResponse(str(request.url), 307)
+        if fault.kind == "hang":
+            await asyncio.sleep(3600)
+        if fault.kind == "overtaken":
+            self.add(request.path_params["name"], {"NOTES.md": str(len(self.requests)).encode()})
+            return await handler(request)
+        if fault.kind == "cut":
+            whole = await handler(request)
+
+            async def half() -> Any:
+                yield whole.body[: len(whole.body) // 2]
+                await asyncio.sleep(0.1)
+                self._reset(request)
+
+            return StreamingResponse(half(), whole.status_code, dict(whole.headers))
+        if fault.kind == "lost":
+            await handler(request)
+        elif request.method == "PUT":
+            expected, seen = int(request.headers.get("content-length", "0")), 0
+            async for chunk in request.stream():
+                seen += len(chunk)
+                if 2 * seen >= expected:
+                    break
+        self._reset(request)
+        if fault.kind == "restart":
+            threading.Thread(target=self._restart, daemon=True).start()
+        return Response()
+
+    def _reset(self, request: Request) -> None:
+        """End the connection of a request, as a cable that is pulled."""
+        for connection in list(self._server.server_state.connections):
+            if getattr(connection, "client", None) == request.scope["client"]:
+                connection.transport.abort()  # type: ignore[union-attr]
+
+    def _restart(self) -> None:
+        self.stop()
+        time.sleep(0.5)
+        self.start()
 
     # Every handler below answers as the real Hub does, as far as the client looks.
 
@@ -266,6 +366,8 @@ class HubStandIn:
         for line in (await request.body()).splitlines():
             item = json.loads(line)
             value = item["value"]
+            if item["key"] == "header" and value.get("parentCommit", commit[0]) != commit[0]:
+                return JSONResponse({"error": "A commit has happened since. Please refresh and try again."}, 412)
             if item["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif item["key"] == "lfsFile":
@@ -273,6 +375,7 @@ class HubStandIn:
             elif item["key"] == "deletedFile":
                 files.pop(value["path"])
         oid = repo.commit(files)
+        repo.pushes.append(oid)
         address = f"{self.url}/{request.path_params['name']}/commit/{oid}"
         return JSONResponse({"success": True, "commitOid": oid, "commitUrl": address})
 
