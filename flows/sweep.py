@@ -42,7 +42,7 @@ def sweep(
         state: State[Any] = experiment(spec=spec, data_root=data_root, log=log, processes=processes, return_state=True)
         message = state.message or state.name or ""
         run_id = message.partition(":")[0]
-        known = home.run(run_id).record.exists() if run_id else False
+        known = home.has_run(run_id)
         outcomes.append((spec.name, run_id if known else None, message))
         if not state.is_completed():
             failed.append(f"{spec.name}: {message}")
