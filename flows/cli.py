@@ -64,7 +64,7 @@ def run(
 
     (loaded,) = expand([spec], overrides or [], [], small=miniature)
     mirror = resolve_data_root(data_root)
-    find_inputs(loaded, cogito_home(), mirror)
+    find_inputs(loaded, cogito_home(), mirror, processes)
     arguments = {"spec": loaded, "processes": processes, "fresh": fresh, "max_hours": max_hours}
     state, log_path = _run_flow("experiment", arguments, mirror, log)
     _report_outcome(state, log_path, as_json)
@@ -95,7 +95,7 @@ def sweep(
     problems = []
     for one in expanded:
         try:
-            find_inputs(one, home, mirror)
+            find_inputs(one, home, mirror, processes)
         except UserError as error:
             problems += [line for line in str(error).splitlines() if line not in problems]
     if problems:
@@ -210,7 +210,7 @@ def reproduce(
             print("\n".join(f"# {line}" for line in asked.lines()))
         return
     print("\n".join(asked.lines()), file=sys.stderr)
-    find_inputs(asked.spec, home, mirror)
+    find_inputs(asked.spec, home, mirror, processes)
     arguments = {"spec": asked.spec, "processes": processes, "other_than": run_id}
     state, log_path = _run_flow("experiment", arguments, mirror, log)
     if state.name == PAUSED:
@@ -412,13 +412,12 @@ def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server of this
 def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Path | None) -> tuple[Any, Path]:
     """Run a flow against the home's server; its final state and the path of the log."""
     from flows.server import ensure_server, ui_address
-    from tasks.experiment_log import default_log, show_log
+    from tasks.experiment_log import check_log_place, default_log
     from tasks.progress import DISPLAY
     from tasks.run_folder import cogito_home
 
     log_path = default_log(log)
-    if log_path.exists():
-        show_log(log_path)  # a log that cannot be read is found before the work, not after it
+    check_log_place(log_path)  # found before the work, not after it
     url = ensure_server(cogito_home())
     if url is not None:
         print(f"Prefect UI: {ui_address(url)}", file=sys.stderr)
@@ -452,7 +451,7 @@ def _finished_run(state: Any) -> str:
     if state.name == BAD_INPUT:
         raise UserError(message)
     run_id: str = message.partition(":")[0]
-    if not run_id or not cogito_home().run(run_id).record.exists():
+    if not cogito_home().has_run(run_id):
         raise StageError(message or f"the flow ended as {state.name}")
     return run_id
 
@@ -507,6 +506,15 @@ def _fail(error: Exception, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _fail_usage(error: Any) -> NoReturn:
+    """Typer's own message in the form of all others."""
+    words = error.ctx.command_path if getattr(error, "ctx", None) else "cogito"
+    text = " ".join(error.format_message().split())
+    if not text:  # no command at all: Typer has printed the help
+        sys.exit(2)
+    _fail(UserError(f"{text}; fix: `{words} --help` lists what is allowed"), 2)
+
+
 def main() -> None:
     """The entry point: one clear message and an exit code instead of a traceback."""
     # Our own lines only: the root logger would repeat what Prefect logs.
@@ -519,12 +527,14 @@ def main() -> None:
     try:
         if LOG_LEVEL not in logging.getLevelNamesMapping():
             raise UserError(unknown_name("COGITO_LOG_LEVEL", LOG_LEVEL, logging.getLevelNamesMapping()))
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         _fail(error, 2)
     except StageError as error:
         _fail(error, 1)
     except Exception as error:
+        if hasattr(error, "format_message"):  # Typer's, of a wrong word on the command line
+            _fail_usage(error)
         from tasks.hub import gave_up, is_transient
 
         if not is_transient(error):

@@ -22,13 +22,12 @@ from flows.fan_out import (
     workers,
 )
 from tasks import stages
-from tasks.corpus import load_tokenizer
 from tasks.errors import Paused, StageError, UserError
 from tasks.experiment_log import default_log
 from tasks.leases import pausing, stopping
 from tasks.preflight import find_evaluation_inputs, find_task_sources
 from tasks.records import Checkpoint, CorpusResult
-from tasks.run_folder import cogito_home, read_json
+from tasks.run_folder import cogito_home
 from tasks.runs import evaluation_head, evaluation_identity, evaluation_spec, open_evaluation_run
 from tasks.sources import find_dataset, resolve_data_root
 from tasks.specs import ExperimentSpec
@@ -91,12 +90,6 @@ def _evaluation(
     found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
     spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
     sources = find_task_sources(spec.evaluation, home, mirror)
-    vocabulary = read_json(found.folder / "config.json")["vocab_size"]
-    if (size := len(load_tokenizer(tokenizer_folder))) > vocabulary:
-        raise UserError(
-            f"tokenizer: has {size} tokens, {found.name} knows {vocabulary}; "
-            "fix: --tokenizer with the one that the checkpoint was trained with"
-        )
     corpus = None
     if found.family == "concept":  # the text is for the analysis of concepts
         corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)

@@ -44,7 +44,7 @@ def sweep(
             return state
         message = state.message or state.name or ""
         run_id = message.partition(":")[0]
-        known = home.run(run_id).record.exists() if run_id else False
+        known = home.has_run(run_id)
         outcomes.append((spec.name, run_id if known else None, message))
         if not state.is_completed():
             failed.append(f"{spec.name}: {message}")

@@ -4,20 +4,20 @@ Loading here never falls back: a weight that is missing, left over or of another
 """
 
 import json
-import pickle
 import re
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from . import legacy
 from .autoencoder import ConceptModel, ConceptModelForMaskedLM
+from .bounds import check_config
 from .classifier import ConceptModelForSequenceClassification
 from .configuration import ConceptConfig
 from .heads import HEADS
@@ -35,6 +35,9 @@ CLASSES: dict[str, type[PreTrainedModel]] = {
     cls.__name__: cls for cls in (ConceptModel, ConceptModelForMaskedLM, ConceptModelForSequenceClassification)
 }
 
+
+# Weights that a config may ask for beyond those of the file: a new head, or a decoder for a warm start.
+NEW_WEIGHTS = 300_000_000
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -79,12 +82,13 @@ def read_checkpoint(folder: Path) -> StoredModel:
     try:
         raw: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = raw.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: config.json cannot be read: {error}") from error
     allowed = (ConceptConfig.model_type, *legacy.MODEL_TYPES)
     if kind not in allowed:
         raise CheckpointError(f"{folder}: model_type is {kind!r}; allowed: {', '.join(map(repr, allowed))}")
     try:
+        check_config(raw, strict=True)
         if kind == ConceptConfig.model_type:
             config = ConceptConfig.from_dict(raw)
             architecture = _known_architecture(config, folder)
@@ -93,32 +97,105 @@ def read_checkpoint(folder: Path) -> StoredModel:
         return StoredModel(config, weights, _known_architecture(config, folder))
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
-        missing = f"{error} is missing from it or from the weights" if isinstance(error, KeyError) else error
+    except Exception as error:  # the libraries raise anything for what a stranger wrote
+        missing = f"{error} is missing from it or from the weights" if isinstance(error, KeyError) else _line(error)
         raise CheckpointError(f"{folder}: config.json: {missing}") from error
 
 
 def _known_architecture(config: ConceptConfig, folder: Path) -> str:
-    name = (config.architectures or ["ConceptModelForMaskedLM"])[0]
-    if name not in CLASSES:
+    stated = config.architectures or ["ConceptModelForMaskedLM"]
+    name = stated[0] if isinstance(stated, list) else stated
+    if not isinstance(name, str) or name not in CLASSES:
         raise CheckpointError(f"{folder}: architecture {name!r} is unknown; allowed: {', '.join(CLASSES)}")
     return str(name)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder, on the CPU; a pickle is read as weights alone and runs no code."""
+    """All tensors of a checkpoint folder, on the CPU; a pickle is read as weights alone and runs no code.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its tensors claim more than it holds.
+    """
     packed, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
     path = pickled if pickled.is_file() and not packed.is_file() else packed
     try:
         if path == packed:
             return load_file(packed)
+        _check_packed(pickled)
+        _check_claims(torch.load(pickled, map_location="meta", weights_only=True), pickled)
         loaded = torch.load(pickled, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{folder}: {path.name} cannot be read: {reason}") from error
+    except Exception as error:  # as above
+        raise CheckpointError(f"{folder}: {path.name} cannot be read: {_line(error)}") from error
     if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
         raise CheckpointError(f"{folder}: {path.name} cannot be read: it holds something else than named tensors")
     return loaded
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return ", ".join(name[:100] for name in names[:20]) + more
+
+
+def _line(error: BaseException) -> str:
+    """The first line of a message; its kind where there is none."""
+    return str(error).splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def _check_packed(path: Path) -> None:
+    """torch writes its archives unpacked; a packed one may hold a thousand times its size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            packed = [one.filename for one in archive.infolist() if one.file_size > one.compress_size]
+        if packed:
+            raise ValueError("its archive is compressed; allowed: what torch.save writes")
+
+
+def _check_claims(loaded: Any, path: Path) -> None:
+    """Refuse tensors that claim more bytes than the file has; `loaded` is on the meta device, so none is taken yet."""
+    if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
+        raise ValueError("it holds something else than named tensors")
+    size = path.stat().st_size
+    for name, tensor in loaded.items():
+        if tensor.numel() * tensor.element_size() > size or tensor.untyped_storage().nbytes() > size:
+            raise ValueError(f"{str(name)[:100]} claims more bytes than the file has")
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Hold the weights of a checkpoint against its config, without building the model.
+
+    Raises:
+        CheckpointError: it is not a whole checkpoint of this family, or names and shapes do not fit.
+    """
+    stored = read_checkpoint(folder)
+    model = _outline(CLASSES[stored.architecture], stored.config, stored.weights)
+    report = _compare(model, stored.weights, allow_new=r"$^")
+    if report.dropped:
+        raise CheckpointError(f"{folder}: weights without a place: {_some(report.dropped)}")
+
+
+def _outline(cls: type[PreTrainedModel], config: ConceptConfig, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """The module that a config describes, without memory: it may ask for terabytes.
+
+    Raises:
+        CheckpointError: there is no such module, or it asks for far more than the file holds.
+    """
+    if config.num_layers > len(weights) and not config.recursive:  # found without building a thousand of them
+        raise CheckpointError(f"weights are missing: the config says {config.num_layers} layers")
+    try:
+        with torch.device("meta"):
+            model = cls(config)
+    except Exception as error:  # as above
+        raise CheckpointError(f"config.json describes no model: {_line(error)}") from error
+    expected = model.state_dict()
+    for name, tensor in weights.items():
+        if name in expected and tensor.shape != expected[name].shape and not name.startswith("head."):
+            raise CheckpointError(
+                f"{name} has shape {list(tensor.shape)}, the config says {list(expected[name].shape)}"
+            )
+    new = sum(tensor.numel() for name, tensor in expected.items() if name not in weights)
+    if new > NEW_WEIGHTS:
+        raise CheckpointError(f"the config asks for {new:,} weights that the file lacks; allowed: {NEW_WEIGHTS:,}")
+    return model
 
 
 def load_checkpoint(path: str | Path) -> PreTrainedModel:
@@ -132,10 +209,11 @@ def load_checkpoint(path: str | Path) -> PreTrainedModel:
     """
     folder = _local_folder(path)
     stored = read_checkpoint(folder)
+    _outline(CLASSES[stored.architecture], stored.config, stored.weights)
     model = CLASSES[stored.architecture](stored.config)
     report = _fill(model, stored.weights, allow_new=r"$^")
     if report.dropped:
-        raise CheckpointError(f"{folder}: weights without a place: {', '.join(report.dropped)}")
+        raise CheckpointError(f"{folder}: weights without a place: {_some(report.dropped)}")
     return model.eval()
 
 
@@ -161,6 +239,7 @@ def load_classifier(
     config.head = head
     config.num_labels = num_labels
     config.tie_word_embeddings = False  # there is no LM head here
+    _outline(ConceptModelForSequenceClassification, config, stored.weights)
     model = ConceptModelForSequenceClassification(config)
     if random_start:
         return model, LoadReport([], sorted(model.state_dict()), [])
@@ -171,7 +250,7 @@ def load_classifier(
     report = _fill(model, kept, allow_new=foreign)
     unexpected = [name for name in report.dropped if not re.match(dropped, name)]
     if unexpected:
-        raise CheckpointError(f"{path}: weights without a place: {', '.join(unexpected)}")
+        raise CheckpointError(f"{path}: weights without a place: {_some(unexpected)}")
     left_out = sorted({*report.dropped, *stored.weights} - {*report.loaded})
     return model, LoadReport(report.loaded, report.new, left_out)
 
@@ -189,7 +268,7 @@ def warm_start(model: ConceptModelForMaskedLM, path: Path) -> LoadReport:
     report = _fill(model, kept, allow_new=r"^(decoder|lm_head)\.")
     unexpected = [name for name in report.dropped if not name.startswith("lm_head.")]
     if unexpected:
-        raise CheckpointError(f"{path}: weights without a place: {', '.join(unexpected)}")
+        raise CheckpointError(f"{path}: weights without a place: {_some(unexpected)}")
     return LoadReport(report.loaded, report.new, sorted({*stored.weights} - {*report.loaded}))
 
 
@@ -205,18 +284,30 @@ def _local_folder(path: str | Path) -> Path:
 
 
 def _fill(model: PreTrainedModel, weights: dict[str, torch.Tensor], allow_new: str) -> LoadReport:
+    report = _compare(model, weights, allow_new)
+    model.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
+    model.tie_weights()
+    return report
+
+
+def _compare(model: PreTrainedModel, weights: dict[str, torch.Tensor], allow_new: str) -> LoadReport:
+    """What of the weights a module takes, whether it has memory or not.
+
+    Raises:
+        CheckpointError: one is missing that `allow_new` does not name, or has another shape or kind.
+    """
     expected = model.state_dict()
     tied = model.all_tied_weights_keys
     dropped = sorted(set(weights) - set(expected))
     new = sorted(name for name in set(expected) - set(weights) if tied.get(name) not in weights)
     missing = [name for name in new if not re.match(allow_new, name)]
     if missing:
-        raise CheckpointError(f"weights are missing: {', '.join(missing)}")
+        raise CheckpointError(f"weights are missing: {_some(missing)}")
     for name, tensor in weights.items():
         if name in expected and tensor.shape != expected[name].shape:
             raise CheckpointError(
                 f"{name} has shape {list(tensor.shape)}, the config says {list(expected[name].shape)}"
             )
-    model.load_state_dict({name: weights[name] for name in weights if name in expected}, strict=False)
-    model.tie_weights()
+        if name in expected and tensor.is_floating_point() != expected[name].is_floating_point():
+            raise CheckpointError(f"{name} is of type {tensor.dtype}, which it cannot be in this model")
     return LoadReport(sorted(set(weights) & set(expected)), new, dropped)

@@ -1,13 +1,36 @@
 """Plain encoders of transformers as yardsticks: the same tasks and protocol as for a concept model."""
 
+import json
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from .checkpoints import CheckpointError, LoadReport
+from .bounds import check_config
+from .checkpoints import NEW_WEIGHTS, CheckpointError, LoadReport
 
 # The last layer belongs to its task, and another task may have another number of classes.
 TASK_LAYERS = ("classifier.", "score.", "logits_proj.", "sequence_summary.")
+
+
+def check_plain(path: Path) -> None:
+    """Hold what the config of a plain encoder asks for against the size of its weights, without building it.
+
+    Raises:
+        CheckpointError: transformers does not know it, or it asks for far more weights than the folder holds.
+    """
+    try:
+        check_config(json.loads((path / "config.json").read_text(encoding="utf-8")), strict=False)
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, trust_remote_code=False)
+    except Exception as error:  # transformers raises anything for a config that a stranger wrote
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise CheckpointError(f"{path}: config.json describes no encoder: {reason[0][:300]}") from error
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(file.stat().st_size for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
+    if asked > stored + NEW_WEIGHTS:  # a weight takes a byte at least
+        raise CheckpointError(f"{path}: the config asks for {asked:,} weights, its files hold {stored:,} bytes")
 
 
 def load_plain_classifier(
@@ -23,6 +46,7 @@ def load_plain_classifier(
     Raises:
         CheckpointError: transformers cannot load it, or weights other than the last layer's do not fit.
     """
+    check_plain(path)
     try:
         if random_start:
             config = AutoConfig.from_pretrained(path, local_files_only=True, num_labels=num_labels)

@@ -5,7 +5,6 @@ No weights are loaded here: a header that does not fit its file is found with st
 """
 
 import json
-import os
 import re
 import struct
 from difflib import get_close_matches
@@ -14,11 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from models.bounds import check_config
 from models.variants import VARIANTS
 from tasks.errors import UserError, unknown_name
 from tasks.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.records import Checkpoint, load_record
-from tasks.run_folder import Home, building, check_manifest, file_sha256, read_json, remove_tree, write_atomic
+from tasks.run_folder import (
+    Home,
+    building,
+    check_manifest,
+    file_sha256,
+    is_safe_name,
+    read_json,
+    remove_tree,
+    user_path,
+    write_atomic,
+)
 
 MODEL_TYPE = "concept_autoencoder"
 # Of the lab's earlier code: `models.legacy` reads them.
@@ -29,7 +39,6 @@ CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja
 
 Origin = Literal["run", "local", "hub"]
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HUB_ID = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_HUB_ID = 200  # the Hub allows 96 characters a name; a revision may follow
@@ -54,12 +63,12 @@ def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> 
     """
     if not name.strip():
         raise UserError("checkpoint: got an empty name; allowed: a run id, a folder, or account/name[@revision]")
-    if _RUN_ID.fullmatch(name) and _is_folder(home.runs / name):
+    if is_safe_name(name) and _is_folder(home.root / "runs" / name):
         return _from_run(name, home)
-    places = [Path(os.path.expanduser(name))]  # noqa: PTH111 - Path.expanduser fails on an unknown ~user
+    places = [user_path(name)]
     if data_root is not None and ".." not in Path(name).parts:
         places.append(data_root / name)
-    if _RUN_ID.fullmatch(name):
+    if is_safe_name(name):
         places.append(home.published / name)
     for place in places:
         if _is_folder(place):
@@ -203,6 +212,10 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 def _check_kind(config: dict[str, Any], name: str) -> None:
     kind = config.get("model_type")
+    try:
+        check_config(config, strict=kind in (MODEL_TYPE, *LEGACY_MODEL_TYPES))
+    except ValueError as error:
+        raise UserError(f"checkpoint {name}: its config.json: {error}; fix: copy or download it again") from None
     if kind in LEGACY_MODEL_TYPES or _is_plain(config):
         return
     if kind != MODEL_TYPE or config.get("variant") is None:
@@ -217,7 +230,7 @@ def _check_kind(config: dict[str, Any], name: str) -> None:
 def _is_plain(config: dict[str, Any]) -> bool:
     """Whether this is an encoder that transformers knows by itself."""
     kind = config.get("model_type")
-    if kind in (None, MODEL_TYPE, *LEGACY_MODEL_TYPES):
+    if not isinstance(kind, str) or kind in (MODEL_TYPE, *LEGACY_MODEL_TYPES):
         return False
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 

@@ -69,16 +69,18 @@ def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | N
     model = _load(checkpoint)
     from models.checkpoints import save_checkpoint
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with building(target) as folder:
-        save_checkpoint(model, folder)
-        for name in TOKENIZER_FILES:
-            path = (tokenizer or checkpoint.folder) / name
-            if path.is_file():
-                shutil.copyfile(path, folder / name)
-        if (checkpoint.folder / "experiment.json").is_file():
-            shutil.copyfile(checkpoint.folder / "experiment.json", folder / "experiment.json")
-        write_manifest(folder)
+    try:
+        with building(target) as folder:
+            save_checkpoint(model, folder)
+            for name in TOKENIZER_FILES:
+                path = (tokenizer or checkpoint.folder) / name
+                if path.is_file():
+                    shutil.copyfile(path, folder / name)
+            if (checkpoint.folder / "experiment.json").is_file():
+                shutil.copyfile(checkpoint.folder / "experiment.json", folder / "experiment.json")
+            write_manifest(folder)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error}); fix: name another folder") from None
 
 
 def _load(checkpoint: Checkpoint) -> Any:

@@ -24,7 +24,7 @@ from tasks.finetuning import read_predictions
 from tasks.log_check.document import Place, scores_in
 from tasks.log_rows import SCORE_NAMES, escape_cell, render_row
 from tasks.records import Result, RunRecord, Score, Start, find_run, load_record, read_record
-from tasks.run_folder import Home, RunFolder
+from tasks.run_folder import Home, RunFolder, is_safe_name, user_path
 from tasks.scores import METRICS, interval_from_value, paired_difference_interval, unpaired_difference_interval
 
 # Sections of a spec that change nothing of what is computed.
@@ -131,19 +131,19 @@ def find_side(reference: str, home: Home) -> Side:
     Raises:
         UserError: there is no such run, record or row.
     """
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if path.suffix == ".json":
         return _run_side(read_record(path), RunFolder(path.resolve().parent))
     if "#" in reference:
         log, _, run_id = reference.rpartition("#")
-        return _row_side(run_id, Path(log).expanduser())
+        return _row_side(run_id, user_path(log))
     run = find_run(reference, home, "the path of a record.json or LOG.md#RUN_ID")
     return _run_side(load_record(run), run)
 
 
 def _run_side(record: RunRecord, folder: RunFolder) -> Side:
     trained, checkpoint = record, record.checkpoint
-    if record.kind == "evaluation" and checkpoint and checkpoint.run_id:
+    if record.kind == "evaluation" and checkpoint and checkpoint.run_id and is_safe_name(checkpoint.run_id):
         sibling = RunFolder(folder.root.parent / checkpoint.run_id)
         trained = load_record(sibling) if sibling.record.is_file() else record
     rows = [render_row(one) for one in (trained, record)]

@@ -103,7 +103,8 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
-        raise UserError(f"tokenizer {folder}: cannot be read: {str(error).splitlines()[0]}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise UserError(f"tokenizer {folder}: cannot be read: {reason}; fix: copy or download it again") from error
     missing = [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None and name != "unk"]
     if missing:
         raise UserError(
@@ -128,7 +129,19 @@ def _documents(spec: DataSpec, source: Source, home: Home, split: str) -> tuple[
     if spec.max_documents is not None:
         texts = islice(texts, spec.max_documents)
         total = spec.max_documents if total is None else min(total, spec.max_documents)
-    return (text for text in texts if text and text.strip()), total
+    return _checked_texts(spec, texts), total
+
+
+def _checked_texts(spec: DataSpec, texts: Iterator[Any]) -> Iterator[str]:
+    """The texts that hold something; what is no text at all is an error."""
+    for number, text in enumerate(texts):
+        if text is not None and not isinstance(text, str):
+            raise UserError(
+                f"data set {spec.dataset!r}: column {spec.text_column!r} holds {type(text).__name__} in row {number}; "
+                "allowed: text; fix: state another data.text_column"
+            )
+        if text and text.strip():
+            yield text
 
 
 def _is_held_out(text: str, share: float) -> bool:

@@ -19,6 +19,7 @@ class Paused(Exception):
 def unknown_name(kind: str, got: object, allowed: Iterable[str]) -> str:
     """The sentence for a name that a table does not hold, with the nearest one and the whole list."""
     names = sorted(allowed)
-    near = get_close_matches(str(got), names, n=1, cutoff=0.5)
+    text = str(got)[:200]  # who types more meant no name
+    near = get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {str(got)!r}: {hint}allowed: {', '.join(names)}"
+    return f"unknown {kind} {text!r}: {hint}allowed: {', '.join(names)}"

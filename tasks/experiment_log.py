@@ -23,7 +23,7 @@ from tasks.log_rows import (
     render_row,
 )
 from tasks.records import RunRecord, read_record
-from tasks.run_folder import cogito_home, content_hash, write_atomic
+from tasks.run_folder import cogito_home, content_hash, user_path, write_atomic
 
 if TYPE_CHECKING:
     import pandas
@@ -49,6 +49,9 @@ TYPED_COLUMNS = {
     "evaluation": ("line", "run_id", "checkpoint", "date", "scores"),
 }
 
+# A log of a thousand runs has 1 MB; reading takes about a second for each.
+MAX_LOG_BYTES = 4_000_000
+_ENDLESS = re.compile(r"\d{300}")  # beyond what Python's floats hold
 LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # the line ends of Markdown, not those of str.splitlines
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
@@ -86,7 +89,22 @@ class LogTable:
 
 def default_log(given: str | Path | None = None) -> Path:
     """The log's path: as given, else COGITO_LOG, else `master_experiment_log.md` in the working directory."""
-    return Path(given or os.environ.get("COGITO_LOG") or "master_experiment_log.md").expanduser().resolve()
+    return user_path(given or os.environ.get("COGITO_LOG") or "master_experiment_log.md").resolve()
+
+
+def check_log_place(path: Path) -> None:
+    """See before any work that the log can be read, or made where there is none.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if path.exists():
+        show_log(path)
+        place = path
+    else:
+        place = next(folder for folder in path.parents if folder.exists())
+    if not os.access(place, os.W_OK) or (place != path and not place.is_dir()):
+        raise UserError(f"{path}: {place} cannot be written to; fix: name another log with --log")
 
 
 def read_log(path: Path) -> dict[str, "pandas.DataFrame"]:
@@ -273,7 +291,15 @@ def read_text(path: Path) -> str:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; the log is a Markdown file; fix: name a file with --log")
     try:
-        return path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_LOG_BYTES + 1)  # of /dev/zero too
+        if len(content) > MAX_LOG_BYTES:
+            raise UserError(f"{path}: has more than {MAX_LOG_BYTES:,} bytes; allowed: a log; fix: split it")
+        text = content.decode("utf-8")
+        if number := _ENDLESS.search(text):
+            line = text.count("\n", 0, number.start()) + 1
+            raise UserError(f"{path}:{line}: holds a number of hundreds of digits; fix: mend it")
+        return text
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fix: name a Markdown file that exists") from None
     except UnicodeDecodeError as error:

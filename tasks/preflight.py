@@ -5,11 +5,12 @@ from pathlib import Path
 
 from tasks.benchmarks import TASKS
 from tasks.checkpoint_source import resolve_checkpoint
-from tasks.corpus import data_identity
+from tasks.corpus import data_identity, load_tokenizer
 from tasks.errors import UserError
+from tasks.pretraining import count_processes
 from tasks.publishing import choose_store
 from tasks.records import Checkpoint
-from tasks.run_folder import Home
+from tasks.run_folder import Home, read_json
 from tasks.sources import Source, find_dataset, find_tokenizer
 from tasks.specs import EvaluationSpec, ExperimentSpec
 from tasks.task_data import find_task_source
@@ -32,7 +33,7 @@ class Inputs:
     init_from: Checkpoint | None = None
 
 
-def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> Inputs:
+def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None, processes: int | None = None) -> Inputs:
     """Find everything an experiment reads.
 
     Raises:
@@ -41,13 +42,16 @@ def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> Inp
     problems: list[str] = []
     corpus: Source | None = None
     identity = ""
-    try:
-        choose_store(spec.publish)
-    except UserError as error:
-        problems.append(str(error))
+    for check in (lambda: choose_store(spec.publish), lambda: count_processes(spec, processes)):
+        try:
+            check()
+        except UserError as error:
+            problems.append(str(error))
     try:
         corpus = find_dataset(spec.data.dataset, home, data_root, spec.data.revision)
         identity = data_identity(spec.data, corpus, home, data_root)
+        if spec.data.train_tokenizer_vocab_size is None:
+            load_tokenizer(find_tokenizer(spec.data.tokenizer_name, home, data_root))  # a broken one is found now
     except UserError as error:
         problems.append(str(error))
     tasks = _find_tasks(spec.evaluation, home, data_root, problems)
@@ -57,6 +61,7 @@ def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> Inp
             start = resolve_checkpoint(spec.training.init_from, home, data_root)
             if start.family == "plain":
                 raise UserError(f"{start.name} is a plain {start.variant}; allowed: a concept model")
+            _check_weights(start)
         except UserError as error:
             problems.append(f"training.init_from: {error}")
     if problems:
@@ -74,11 +79,28 @@ def find_evaluation_inputs(
         UserError: there is no such checkpoint, it is corrupt, or it has no tokenizer and none is given.
     """
     checkpoint = resolve_checkpoint(name, home, data_root)
-    if tokenizer:
-        return checkpoint, find_tokenizer(tokenizer, home, data_root)
-    if not (checkpoint.folder / "tokenizer.json").is_file():
+    folder = find_tokenizer(tokenizer, home, data_root) if tokenizer else checkpoint.folder
+    if not (folder / "tokenizer.json").is_file():
         raise UserError(f"checkpoint {name}: has no tokenizer.json; fix: --tokenizer ID or DIR")
-    return checkpoint, checkpoint.folder
+    _check_weights(checkpoint)
+    vocabulary = read_json(checkpoint.folder / "config.json").get("vocab_size")
+    if isinstance(vocabulary, int) and (size := len(load_tokenizer(folder))) > vocabulary:
+        raise UserError(
+            f"tokenizer: has {size} tokens, {checkpoint.name} knows {vocabulary}; "
+            "fix: --tokenizer with the one that the checkpoint was trained with"
+        )
+    return checkpoint, folder
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Hold a checkpoint's weights against its config before a run is opened for it."""
+    from models.checkpoints import CheckpointError, check_checkpoint
+    from models.plain import check_plain
+
+    try:
+        (check_plain if checkpoint.family == "plain" else check_checkpoint)(checkpoint.folder)
+    except CheckpointError as error:
+        raise UserError(f"checkpoint {checkpoint.name}: corrupt: {error}; fix: copy or download it again") from None
 
 
 def find_task_sources(evaluation: EvaluationSpec, home: Home, data_root: Path | None) -> dict[str, Source]:

@@ -108,6 +108,25 @@ def warmup_steps(spec: ExperimentSpec, steps: int) -> int:
     return min(spec.training.warmup_steps, steps // 2)
 
 
+def count_processes(spec: ExperimentSpec, asked: int | None) -> int:
+    """Training processes: those asked for, else one per GPU, or one on a CPU.
+
+    Raises:
+        UserError: more than GPUs or than sequences of a step.
+    """
+    devices = visible_devices()
+    on_gpu = devices[0].kind == "cuda"
+    count = asked or (len(devices) if on_gpu else 1)
+    if on_gpu and count > len(devices):
+        raise UserError(f"--processes {count}: this machine has {len(devices)} GPUs; fix: fewer processes")
+    if count > spec.training.global_batch_size:
+        raise UserError(
+            f"--processes {count}: more than training.global_batch_size {spec.training.global_batch_size}; "
+            "fix: fewer processes"
+        )
+    return count
+
+
 def _train(
     spec: ExperimentSpec,
     corpus: CorpusResult,
@@ -118,13 +137,7 @@ def _train(
     processes: int | None,
     on_progress: OnProgress | None,
 ) -> PretrainingResult:
-    devices = visible_devices()
-    on_gpu = devices[0].kind == "cuda"
-    count = processes or (len(devices) if on_gpu else 1)
-    if on_gpu and count > len(devices):
-        raise UserError(f"--processes {count}: this machine has {len(devices)} GPUs")
-    if count > spec.training.global_batch_size:
-        raise UserError(f"--processes {count}: more than training.global_batch_size {spec.training.global_batch_size}")
+    count = count_processes(spec, processes)
     for warning in spec.warnings:
         log.warning("%s", warning)
     steps = training_steps(spec, corpus.train_blocks)

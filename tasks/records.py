@@ -10,10 +10,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.errors import UserError, unknown_name
-from tasks.run_folder import Home, RunFolder, read_json, write_json
+from tasks.run_folder import Home, RunFolder, is_safe_name, read_json, write_json
 
 SCHEMA_VERSION = 1
 # What a fine-tuning starts from: the pretrained weights, or random ones for comparison; `zero_shot` is none at all.
@@ -210,6 +210,13 @@ class RunRecord(BaseModel):
     scores: list[Score] = Field(default_factory=list)
     analysis: AnalysisResult | None = None
 
+    @field_validator("run_id")
+    @classmethod
+    def _names_a_folder(cls, run_id: str) -> str:
+        if not is_safe_name(run_id):
+            raise ValueError("is no name of a run")
+        return run_id
+
     def save(self, folder: RunFolder) -> None:
         write_json(folder.record, self.model_dump(mode="json"))
 
@@ -247,10 +254,21 @@ def read_record(path: Path) -> RunRecord:
                 f"{path}: has schema version {version}, known are up to {SCHEMA_VERSION}; fix: update Cogito"
             )
         return RunRecord.model_validate(raw)
-    except OSError:
-        raise UserError(f"{path}: there is no such record; fix: see `cogito log show`") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix: name a run's record.json") from None
     except ValueError as error:
-        raise UserError(f"{path}: is not a readable record: {error}") from None
+        raise UserError(
+            f"{path}: is not a readable record: {first_mistake(error)}; fix: name the record.json of a run"
+        ) from None
+
+
+def first_mistake(error: ValueError) -> str:
+    """One line for what pydantic, JSON or UTF-8 found wrong."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())[:300]
+    first, *others = error.errors(include_url=False, include_input=False, include_context=False)
+    place = ".".join(map(str, first["loc"]))[:200]
+    return f"{place}: {first['msg']}" + (f" (and {len(others)} more)" if others else "")
 
 
 def find_run(run_id: str, home: Home, or_else: str = "") -> RunFolder:
@@ -262,10 +280,10 @@ def find_run(run_id: str, home: Home, or_else: str = "") -> RunFolder:
     Raises:
         UserError: there is no such run; names those that are near.
     """
-    if run_id and run_id == Path(run_id).name and home.run(run_id).record.is_file():
+    if home.has_run(run_id):
         return home.run(run_id)
     names = [record.parent.name for record in home.runs.glob("*/record.json")]
-    near = get_close_matches(run_id, names, n=10, cutoff=0.0)
+    near = get_close_matches(run_id[:200], names, n=10, cutoff=0.0)
     message = unknown_name("run", run_id, near) if near else f"unknown run {run_id!r}: there is none"
     more = ", ..." if len(near) < len(names) else ""
     raise UserError(f"{message}{more}; fix: a run id of {home.runs}" + (f", {or_else}" if or_else else ""))

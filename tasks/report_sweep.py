@@ -12,7 +12,7 @@ from tasks.records import RunRecord, Score, load_record
 from tasks.report_pages import Code, Link, Part, Picture, Report, Section, Strong, Table, Text
 from tasks.report_run import Points, beside_unigram, is_number, read_curve
 from tasks.report_scores import AT_FLOOR, RANKS, first_line, pair_scores, score_cell
-from tasks.run_folder import Home
+from tasks.run_folder import Home, is_safe_name
 from tasks.sweeps import read_comparison
 
 Rows = list[dict[str, Any]]
@@ -53,15 +53,15 @@ def read_sweep(folder: Path, home: Home) -> tuple[Rows, list[SweepRun]]:
 
 
 def _read_run(experiment: str, run_id: str, home: Home) -> SweepRun:
-    if Path(run_id).name != run_id:
+    if not is_safe_name(run_id):
         raise ValueError(f"no run id: {run_id!r}")
     try:
         record = load_record(home.run(run_id))
     except UserError:
         return SweepRun(experiment, run_id, None, [], "its record is gone or cannot be read")
     trained = run_id
-    if record.kind == "evaluation" and record.checkpoint and record.checkpoint.run_id:
-        trained = record.checkpoint.run_id
+    if record.kind == "evaluation" and record.checkpoint and home.has_run(record.checkpoint.run_id or ""):
+        trained = record.checkpoint.run_id or run_id
     points, gap = read_curve(home.run(trained))
     return SweepRun(experiment, run_id, record, [p for p in points if is_number(p.get("task_loss"))], gap)
 

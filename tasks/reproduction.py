@@ -16,7 +16,7 @@ from tasks.comparisons import Comparison, delta_text, shown
 from tasks.errors import UserError, unknown_name
 from tasks.experiment_log import is_missing
 from tasks.log_check.document import SPLITS, Document, Row, head_in, scores_in
-from tasks.records import Result, load_record
+from tasks.records import Result, first_mistake, load_record
 from tasks.run_folder import Home
 from tasks.specs import LOSS_NAMES, ExperimentSpec, build_spec, load_spec
 from tasks.sweeps import miniature
@@ -114,11 +114,15 @@ def plan_reproduction(
     if run_id not in rows:
         raise UserError(f"{log}: {unknown_name('row', run_id, rows)}")
     row = rows[run_id]
-    if home.run(run_id).record.exists():
+    if home.has_run(run_id):
         record = load_record(home.run(run_id))
-        spec = _changed(ExperimentSpec.model_validate(record.spec), overrides, small, run_id)
+        try:
+            asked = ExperimentSpec.model_validate(record.spec)
+        except ValueError as error:
+            raise UserError(f"run {run_id}: its record holds no experiment: {first_mistake(error)}") from None
+        spec = _changed(asked, overrides, small, run_id)
         source = record.checkpoint.name if record.kind == "evaluation" and record.checkpoint else None
-        if source is not None and not home.run(source).record.exists():
+        if source is not None and not home.has_run(source):
             raise UserError(
                 f"{run_id} evaluates {source}, which was not trained under {home.root}; "
                 f"fix: `cogito evaluate {source}` and compare"

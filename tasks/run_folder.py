@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ from filelock import FileLock
 from tasks.errors import UserError
 
 log = logging.getLogger("cogito.run_folder")
+
+MAX_JSON_CHARACTERS = 256 * 2**20
+MAX_NAME_BYTES = 255
+# What Windows takes for a device, whatever suffix follows.
+RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,18 @@ class Home:
         return self._folder("locks")
 
     def run(self, run_id: str) -> "RunFolder":
-        """The folder of a run, whether it exists or not."""
+        """The folder of a run, whether it exists or not.
+
+        Raises:
+            UserError: no run can have this name, since it would lie elsewhere.
+        """
+        if not is_safe_name(run_id):
+            raise UserError(f"run {run_id[:200]!r}: is no name of a run; allowed: a run id of `cogito log show`")
         return RunFolder(self.runs / run_id)
+
+    def has_run(self, name: str) -> bool:
+        """Whether a name, of whatever kind, is that of a run with a record."""
+        return is_safe_name(name) and (self.root / "runs" / name / "record.json").is_file()
 
     def lock(self, name: str) -> FileLock:
         """A lock between processes that the operating system frees when its owner dies."""
@@ -80,8 +96,21 @@ class Home:
 
 
 def cogito_home() -> Home:
-    """COGITO_HOME as an absolute path; default `.cogito` in the working directory."""
-    return Home(Path(os.environ.get("COGITO_HOME") or ".cogito").resolve())
+    """COGITO_HOME as an absolute path; default `.cogito` in the working directory.
+
+    Raises:
+        UserError: no folder can be there.
+    """
+    root = user_path(os.environ.get("COGITO_HOME") or ".cogito").resolve()
+    nearest = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"COGITO_HOME {root}: {nearest} is no folder that you can write to; fix: name another")
+    return Home(root)
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user types it; unlike Path.expanduser it takes the name of an unknown user as it stands."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111
 
 
 @dataclass(frozen=True)
@@ -144,7 +173,35 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, nested without end, or larger than any of ours.
+    """
+    with path.open(encoding="utf-8") as file:
+        text = file.read(MAX_JSON_CHARACTERS + 1)  # of /dev/zero too
+    if len(text) > MAX_JSON_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_JSON_CHARACTERS:,} characters")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name is one part of a path on every system: no `..`, no separator, drive, device or control character.
+
+    Names come from specs, logs, records and archives that anybody may have written.
+    """
+    stem = name.partition(".")[0].casefold()
+    return (
+        0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
+        and not re.search(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]', name)
+        and name.strip(" ") == name
+        and not name.endswith(".")
+        and stem not in RESERVED_NAMES
+    )
 
 
 def content_hash(value: Any) -> str:

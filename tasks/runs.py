@@ -11,7 +11,7 @@ from typing import Any, Literal
 from models.variants import VARIANTS
 from tasks.environment import describe_environment
 from tasks.errors import UserError
-from tasks.records import Checkpoint, CorpusResult, RunRecord, load_record
+from tasks.records import Checkpoint, CorpusResult, RunRecord, first_mistake, load_record
 from tasks.run_folder import Home, RunFolder, claim_run, content_hash, read_json, write_json
 from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, check_head
 from tasks.task_data import PreparedTask
@@ -142,8 +142,21 @@ def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
         try:
             return ExperimentSpec.model_validate(read_json(path)["spec"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: is not a readable experiment: {error}") from None
+            reason = first_mistake(error) if isinstance(error, ValueError) else repr(error)
+            raise UserError(f"{path}: is not a readable experiment: {reason}; fix: remove the file") from None
     config = read_json(checkpoint.folder / "config.json")
+    try:
+        return _spec_of(checkpoint, config)
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = first_mistake(error) if isinstance(error, ValueError) else str(error)
+        raise UserError(
+            f"checkpoint {checkpoint.name}: its config.json describes no model of ours: {reason}; "
+            "fix: copy or download it again"
+        ) from None
+
+
+def _spec_of(checkpoint: Checkpoint, config: dict[str, Any]) -> ExperimentSpec:
+    """The defaults with the shape of a checkpoint."""
     positions = _positions(config)
     names = {"num_concepts": ("num_concepts", "concept_num"), "num_layers": ("num_layers", "num_hidden_layers")}
     shared = (
@@ -188,7 +201,7 @@ def _open(
 ) -> tuple[RunFolder, RunRecord]:
     index = home.root / "index" / f"{kind}-{identity}.json"
     with home.lock(f"run-{identity}"):
-        known = index.exists() and home.run(read_json(index)["run_id"]).record.exists()
+        known = index.exists() and home.has_run(read_json(index)["run_id"])
         if index.exists() and not known:
             logger.warning("the run of this spec is gone from %s: starting a new one", home.runs)
         if known and not fresh and read_json(index)["run_id"] != other_than:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.embedded_corpus import embedded_fingerprint
 from tasks.errors import UserError
 from tasks.hub import hub_api, hub_reachable, is_transient, plain_text
-from tasks.run_folder import Home, content_hash, file_sha256, read_json, write_json
+from tasks.run_folder import Home, content_hash, file_sha256, read_json, user_path, write_json
 from tasks.specs import PYTHON_DOCS
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def resolve_data_root(given: str | Path | None) -> Path | None:
     value = given or os.environ.get("COGITO_DATA_ROOT")
     if not value:
         return None
-    root = Path(value).expanduser().resolve()
+    root = user_path(value).resolve()
     if not root.is_dir():
         raise UserError(f"data root {value}: is not a folder; fix: name a folder that holds data sets by Hub name")
     return root
@@ -99,8 +99,12 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
     except Exception as error:
         if is_transient(error):
             raise  # the stage retries
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"data set {source.name!r} (configuration {config}, split {split}): {text}") from error
+        reasons = [str(one).strip().splitlines()[0] for one in (error, error.__cause__) if one and str(one).strip()]
+        text = ": ".join(reasons)[:600] or type(error).__name__
+        raise UserError(
+            f"data set {source.name!r} (configuration {config}, split {split}): {text}; "
+            "fix: state another configuration or split, or mirror the data set again"
+        ) from error
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise UserError(

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,6 +22,8 @@ from pydantic import (
 from models.variants import HEAD_DECODERS, VARIANTS
 from tasks.benchmarks import TASKS
 from tasks.errors import UserError, unknown_name
+from tasks.run_folder import is_safe_name
+from tasks.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
 
 LOSS_NAMES = (
     "orthogonality", "soft_orthogonality", "uniformity", "variance", "covariance", "vicreg", "combined", "t_regs_mst",
@@ -52,6 +53,12 @@ TaskName = Annotated[str, _member("task", TASKS)]
 LossName = Annotated[str, _member("concept loss", LOSS_NAMES)]
 HeadName = Annotated[str, _member("head", HEAD_DECODERS)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+# Far above anything that was ever trained: what lies beyond is a slip of the keyboard, and would ask for terabytes.
+WIDEST, DEEPEST, MOST = 65_536, 1_000, 1_000_000
+LONGEST = 1_000_000_000
+# A file of nothing but mistakes must not take a minute to say so.
+MOST_MISTAKES = 50
+SHOWN = 200  # characters of a wrong value
 
 
 class Spec(BaseModel):
@@ -81,7 +88,9 @@ class DataSpec(Spec):
     text_column: str = Field("text", description="column with the text")
     held_out_split: str | None = Field(None, description="split for the evaluation loss; None holds out a share")
     held_out_share: Share = Field(0.01, description="share of the documents held out when no split is named")
-    max_documents: int | None = Field(None, ge=1, description="read only the first documents; None reads all")
+    max_documents: int | None = Field(
+        None, ge=1, le=LONGEST, description="read only the first documents; None reads all"
+    )
     tokenizer: str | None = Field(
         None, description="Hub tokenizer (default answerdotai/ModernBERT-base), unless one is trained"
     )
@@ -109,19 +118,21 @@ class ModelSpec(Spec):
     """The shape of the model."""
 
     variant: VariantName = Field("perceiver_mlm", description="row of `cogito ls variants`")
-    hidden_size: int = Field(512, ge=8, description="width H of concepts and layers")
-    token_embedding_dim: int | None = Field(None, ge=4, description="width E of tokens; None: hidden_size")
-    num_layers: int = Field(6, ge=1, description="encoder layers L")
-    num_concepts: int = Field(128, ge=1, description="concept vectors C")
-    num_attention_heads: int | None = Field(None, ge=1, description="None: max(1, min(8, H // 64))")
-    intermediate_size: int = Field(2048, ge=1, description="width I of the feed-forward layers")
-    max_sequence_length: int | None = Field(None, ge=8, description="positions; None: data.block_tokens")
+    hidden_size: int = Field(512, ge=8, le=WIDEST, description="width H of concepts and layers")
+    token_embedding_dim: int | None = Field(None, ge=4, le=WIDEST, description="width E of tokens; None: hidden_size")
+    num_layers: int = Field(6, ge=1, le=DEEPEST, description="encoder layers L")
+    num_concepts: int = Field(128, ge=1, le=WIDEST, description="concept vectors C")
+    num_attention_heads: int | None = Field(None, ge=1, le=WIDEST, description="None: max(1, min(8, H // 64))")
+    intermediate_size: int = Field(2048, ge=1, le=MOST, description="width I of the feed-forward layers")
+    max_sequence_length: int | None = Field(None, ge=8, le=MOST, description="positions; None: data.block_tokens")
     hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
     attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
     concept_position_type: Literal["none", "sinusoidal", "learned"] = "none"
     use_bixt: bool = Field(False, description="tokens read the concepts back in every layer")
     recursive: bool = Field(False, description="one layer's weights are applied num_layers times")
-    num_decoder_layers: int | None = Field(None, ge=1, description="layers D of a diffusion decoder; None: 2")
+    num_decoder_layers: int | None = Field(
+        None, ge=1, le=DEEPEST, description="layers D of a diffusion decoder; None: 2"
+    )
     initializer_range: float = Field(0.1, gt=0, le=1, description="standard deviation of new weights")
     tie_word_embeddings: bool | None = Field(None, description="None: the variant's own default")
 
@@ -180,7 +191,7 @@ class ObjectiveSpec(Spec):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="of the task loss in training; None: the variant's own"
     )
-    concept_losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(
+    concept_losses: dict[LossName, Annotated[float, Field(gt=0, le=MOST)]] = Field(
         default_factory=dict, description="concept losses and their weights under `fixed` weighting"
     )
     loss_weighting: Literal["fixed", "learnable", "kendall_gal"] = Field(
@@ -197,24 +208,24 @@ class ObjectiveSpec(Spec):
 class TrainingSpec(Spec):
     """The optimisation of pretraining. The number of processes is no part of it: results do not depend on it."""
 
-    epochs: float = Field(20, gt=0, description="passes over the corpus")
-    max_steps: int | None = Field(None, ge=1, description="stop the schedule after this many steps")
-    global_batch_size: int = Field(512, ge=1, description="sequences per optimiser step over all processes")
-    per_device_batch_size: int = Field(32, ge=1, description="sequences per forward pass of one process")
+    epochs: float = Field(20, gt=0, le=MOST, description="passes over the corpus")
+    max_steps: int | None = Field(None, ge=1, le=LONGEST, description="stop the schedule after this many steps")
+    global_batch_size: int = Field(512, ge=1, le=MOST, description="sequences per optimiser step over all processes")
+    per_device_batch_size: int = Field(32, ge=1, le=MOST, description="sequences per forward pass of one process")
     learning_rate: float = Field(3e-4, gt=0, le=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = Field(1500, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping by global norm")
+    warmup_steps: int = Field(1500, ge=0, le=LONGEST)
+    weight_decay: float = Field(0.01, ge=0, le=MOST)
+    max_grad_norm: float = Field(1.0, gt=0, le=LONGEST, description="gradient clipping by global norm")
     mixed_precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     seed: int = Field(42, ge=0, lt=2**31)
     init_from: str | None = Field(
         None, description="warm start: a run id, folder or Hub id[@revision]; None: random weights"
     )
-    eval_every_steps: int = Field(500, ge=1)
-    max_eval_blocks: int = Field(2000, ge=1, description="held-out blocks that the evaluation loss reads")
-    checkpoint_every_steps: int = Field(500, ge=1)
-    keep_checkpoints: int = Field(2, ge=1, description="training checkpoints kept")
+    eval_every_steps: int = Field(500, ge=1, le=LONGEST)
+    max_eval_blocks: int = Field(2000, ge=1, le=LONGEST, description="held-out blocks that the evaluation loss reads")
+    checkpoint_every_steps: int = Field(500, ge=1, le=LONGEST)
+    keep_checkpoints: int = Field(2, ge=1, le=MOST, description="training checkpoints kept")
 
 
 class PublishSpec(Spec):
@@ -231,10 +242,10 @@ class PublishSpec(Spec):
 class TaskOverride(Spec):
     """What one task does differently from the rest of the evaluation section."""
 
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, le=MOST)
     seeds: int | None = Field(None, ge=1, le=100)
     learning_rate: float | None = Field(None, gt=0, le=1)
-    max_train_examples: int | None = Field(None, ge=50)
+    max_train_examples: int | None = Field(None, ge=50, le=LONGEST)
     start_from: Literal["mnli"] | None = Field(
         None, description="start from the model that was fine-tuned on MNLI; only rte, mrpc and stsb"
     )
@@ -248,13 +259,15 @@ class EvaluationSpec(Spec):
     head: HeadName | None = Field(None, description="None: the default of the checkpoint's variant")
     seeds: int = Field(1, ge=1, le=100, description="number of seeds per task")
     first_seed: int = Field(42, ge=0, lt=2**31)
-    epochs: float | None = Field(None, gt=0, description="None: the epochs of the task's row")
-    global_batch_size: int = Field(96, ge=1)
+    epochs: float | None = Field(None, gt=0, le=MOST, description="None: the epochs of the task's row")
+    global_batch_size: int = Field(96, ge=1, le=MOST)
     learning_rate: float = Field(1e-5, gt=0, le=1)
     warmup_share: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.01, ge=0)
-    max_length: int = Field(128, ge=8, description="tokens of a pair; the longer text is cut first")
-    max_train_examples: int | None = Field(None, ge=50, description="a seeded part of train; None: all of it")
+    weight_decay: float = Field(0.01, ge=0, le=MOST)
+    max_length: int = Field(128, ge=8, le=MOST, description="tokens of a pair; the longer text is cut first")
+    max_train_examples: int | None = Field(
+        None, ge=50, le=LONGEST, description="a seeded part of train; None: all of it"
+    )
     select_on: Literal["held_out", "dev"] = Field(
         "held_out", description="where the epoch is chosen; dev is the old, optimistic protocol"
     )
@@ -332,9 +345,11 @@ class CellProtocol(Spec):
 class AnalysisSpec(Spec):
     """Concept geometry on held-out text."""
 
-    max_samples: int = Field(1024, ge=2, description="held-out blocks that are encoded")
-    live_samples: int = Field(32, ge=2, description="held-out blocks that every evaluation of pretraining encodes")
-    batch_size: int = Field(32, ge=1)
+    max_samples: int = Field(1024, ge=2, le=MOST, description="held-out blocks that are encoded")
+    live_samples: int = Field(
+        32, ge=2, le=MOST, description="held-out blocks that every evaluation of pretraining encodes"
+    )
+    batch_size: int = Field(32, ge=1, le=MOST)
 
 
 class TrackingSpec(Spec):
@@ -357,6 +372,14 @@ class ExperimentSpec(Spec):
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     analysis: AnalysisSpec = Field(default_factory=AnalysisSpec)
     tracking: TrackingSpec = Field(default_factory=TrackingSpec)
+
+    @field_validator("name")
+    @classmethod
+    def _writable_everywhere(cls, name: str) -> str:
+        """Names become parts of file names, on Windows too."""
+        if not is_safe_name(name):
+            raise ValueError(f"got {name!r}, which is no file name on Windows; fix: another name")
+        return name
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "ExperimentSpec":
@@ -475,12 +498,16 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
     Raises:
         UserError: with one line per mistake: place, what is wrong, what is allowed.
     """
-    raw, lines = _read_yaml(path)
+    raw, lines = read_yaml(path)
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must be a mapping with the keys {', '.join(ExperimentSpec.model_fields)}")
     return build_spec(raw, overrides, str(path), lines)
 
 
 def build_spec(
-    raw: dict[str, Any], overrides: Sequence[str], source: str, lines: dict[tuple, int] | None = None
+    raw: dict[str, Any], overrides: Sequence[str], source: str, lines: Lines | None = None
 ) -> ExperimentSpec:
     """Validate a mapping as a spec, with overrides applied.
 
@@ -498,61 +525,13 @@ def build_spec(
         return ExperimentSpec.model_validate(raw)
     except ValidationError as error:
         messages = []
-        for mistake in error.errors():
+        mistakes = error.errors(include_url=False)
+        for mistake in mistakes[:MOST_MISTAKES]:
             location = tuple(part for part in mistake["loc"] if part != "[key]")
             messages.append(f"{_place(location, source, lines or {}, overridden)}: {_explain(mistake, location)}")
+        if len(mistakes) > MOST_MISTAKES:
+            messages.append(f"{source}: and {len(mistakes) - MOST_MISTAKES:,} more mistakes")
         raise UserError("\n".join(messages)) from None
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
-    """The mapping of a YAML file and the line of every key; anchors and repeated keys are refused."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); fix: see `cogito ls experiments`") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; an experiment is a YAML file") from None
-    if len(text) > 200_000:
-        raise UserError(f"{path}: has {len(text)} characters; an experiment file has at most 200,000")
-    lines: dict[tuple, int] = {}
-    mistakes: list[str] = []
-
-    def walk(node: yaml.Node, location: tuple) -> None:
-        lines[location] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                name = str(key.value)
-                if name == "<<":
-                    mistakes.append(f"{path}:{key.start_mark.line + 1}: YAML merge keys are not allowed")
-                if name in seen:
-                    mistakes.append(f"{path}:{key.start_mark.line + 1}: key {name!r} stands twice; fix: keep one")
-                seen.add(name)
-                walk(value, (*location, name))
-                lines[(*location, name)] = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode):
-            for position, value in enumerate(node.value):
-                walk(value, (*location, position))
-
-    try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
-                raise UserError(f"{path}:{token.start_mark.line + 1}: YAML anchors and aliases are not allowed")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        if tree is not None:
-            walk(tree, ())
-        raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if mistakes:
-        raise UserError("\n".join(mistakes))
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: must be a mapping with the keys {', '.join(ExperimentSpec.model_fields)}")
-    return raw, lines
 
 
 def _apply_override(raw: dict[str, Any], text: str) -> str:
@@ -561,10 +540,12 @@ def _apply_override(raw: dict[str, Any], text: str) -> str:
     if not separator or not key:
         raise UserError(f"--set {text}: must be KEY=VALUE, for example --set training.epochs=1")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value is not valid YAML") from None
+        parsed, _ = parse_yaml(value, f"--set {key}")
+    except UserError as error:
+        raise UserError(f"--set {text[:200]}: the value is not valid YAML: {error}") from None
     *parents, last = key.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise UserError(f"--set {text[:200]}: names more than {MAX_DEPTH} levels; fix: SECTION.KEY=VALUE")
     place: Any = raw
     for parent in parents:
         if place.get(parent) is None:
@@ -576,7 +557,7 @@ def _apply_override(raw: dict[str, Any], text: str) -> str:
     return key
 
 
-def _place(location: tuple, source: str, lines: dict[tuple, int], overridden: dict[tuple, str]) -> str:
+def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, str]) -> str:
     dotted = ".".join(str(part) for part in location)
     for key, flag in overridden.items():
         if key[: len(location)] == location and location not in lines:
@@ -586,26 +567,35 @@ def _place(location: tuple, source: str, lines: dict[tuple, int], overridden: di
             return f"{overridden[location[:length]]}: {dotted}"
         if location[:length] in lines:
             return f"{source}:{lines[location[:length]]}: {dotted}"
-    return f"{source}: {dotted}" if dotted else source
+    return f"{source}: {dotted[:SHOWN]}" if dotted else source
 
 
 def _explain(mistake: Any, location: tuple) -> str:
     kind, got = mistake["type"], mistake.get("input")
     if kind == "extra_forbidden":
         allowed = list(_fields_at(location[:-1]))
-        near = get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.5)
+        near = get_close_matches(str(location[-1])[:SHOWN], allowed, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown key {str(location[-1])!r}: {hint}allowed: {', '.join(sorted(allowed))}"
+        return f"unknown key {str(location[-1])[:SHOWN]!r}: {hint}allowed: {', '.join(sorted(allowed))}"
     if kind == "missing":
         return "is required and missing"
     if kind == "value_error":
         return str(mistake["ctx"]["error"])
     if kind == "literal_error":
-        near = get_close_matches(str(got), _literal_values(location), n=1, cutoff=0.5)
+        near = get_close_matches(_short(got), _literal_values(location), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"got {got!r}; allowed: {mistake['ctx']['expected']}{hint}"
+        return f"got {_short(got)}; allowed: {mistake['ctx']['expected']}{hint}"
     text = mistake["msg"]
-    return f"got {got!r}; {text[0].lower()}{text[1:]}"
+    return f"got {_short(got)}; {text[0].lower()}{text[1:]}"
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it, however long it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _fields_at(location: tuple) -> Iterable[str]:

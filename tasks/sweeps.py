@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from tasks.errors import UserError
 from tasks.made_tasks import MADE_SIZES
 from tasks.records import RunRecord, load_record
 from tasks.run_folder import Home, content_hash, read_json, write_atomic, write_json
 from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, load_spec
+from tasks.yaml_text import parse_yaml
 
 # A miniature is this much narrower in every width, and as deep as the original.
 SHRINK = 8
 CONFIDENCE = 0.95
+MOST_EXPERIMENTS = 1_000
 # Gradient norms of the first steps say how a model starts, not whether it is stable.
 SETTLED_SHARE = 0.2
 # Figures of the analysis that runs are compared by.
@@ -86,11 +87,14 @@ def expand(
         UserError: with one line per mistake.
     """
     axes = [_axis(text) for text in grid]
+    count = len(paths) * math.prod(len(axis) for axis in axes)
+    if count > MOST_EXPERIMENTS:
+        raise UserError(f"--grid: asks for {count:,} experiments; allowed: {MOST_EXPERIMENTS:,}; fix: fewer values")
     specs: list[ExperimentSpec] = []
     problems: list[str] = []
     for path in paths:
         for point in itertools.product(*axes):
-            changes = [f"{key}={json.dumps(value)}" for key, value in point]
+            changes = [f"{key}={json.dumps(value, default=str)}" for key, value in point]
             try:
                 base = load_spec(path, [] if small else overrides)
                 base = miniature(base) if small else base
@@ -107,12 +111,15 @@ def expand(
 
 def _axis(text: str) -> list[tuple[str, Any]]:
     key, separator, values = text.partition("=")
+    reason, parsed = "", None
     try:
-        parsed = yaml.safe_load(values)
-    except yaml.YAMLError:
-        parsed = None
+        parsed, _ = parse_yaml(values, key)
+    except UserError as error:
+        reason = f"; {error}"
     if not separator or not key.strip() or not isinstance(parsed, list) or not parsed:
-        raise UserError(f"--grid {text}: must be KEY=[VALUE, ...], for example --grid training.seed=[1,2,3]")
+        raise UserError(
+            f"--grid {text[:200]}: must be KEY=[VALUE, ...], for example --grid training.seed=[1,2,3]{reason}"
+        )
     return [(key.strip(), value) for value in parsed]
 
 

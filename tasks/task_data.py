@@ -150,6 +150,29 @@ def _read_split(task: Task, protocol: CellProtocol, source: Source, split: str, 
     return {column: table[column][:] for column in columns}
 
 
+def _checked_labels(task: Task, source: Source, split: str, rows: Mapping[str, Any]) -> np.ndarray:
+    """The labels of a split as numbers, after its texts were seen to be texts."""
+    place = f"task {task.name}: split {split} of {source.name}"
+    given = rows[task.label_column]
+    if len(given) == 0:
+        raise UserError(f"{place} is empty; fix: mirror the data set again")
+    for column in task.text_columns:
+        wrong = next(((number, text) for number, text in enumerate(rows[column]) if not isinstance(text, str)), None)
+        if wrong is not None:
+            kind = type(wrong[1]).__name__
+            raise UserError(f"{place}: column {column!r} holds {kind} in row {wrong[0]}; allowed: text; fix: mend it")
+    try:
+        labels = np.asarray(given, dtype=np.float64)
+    except (ValueError, TypeError):
+        labels = np.array([np.nan])
+    if labels.ndim != 1 or not np.isfinite(labels).all():
+        raise UserError(
+            f"{place}: column {task.label_column!r} holds something else than numbers, such as {given[0]!r}; "
+            "allowed: a number in every row; fix: mend the data set"
+        )
+    return labels
+
+
 def _tokenise_splits(
     task: Task, protocol: CellProtocol, tokenizer_folder: Path, source: Source, home: Home, folder: Path
 ) -> None:
@@ -170,15 +193,16 @@ def _tokenise_splits(
 
     def labelled(split: str) -> Mapping[str, Any]:
         rows = _read_split(task, protocol, source, split, home)
-        labels = np.asarray(rows[task.label_column], dtype=np.float64)
+        labels = _checked_labels(task, source, split, rows)
         if task.is_regression:
             return rows
         # -1 marks an example without a gold label.
         kept = np.flatnonzero(labels >= 0)
-        if len(kept) == 0 or labels.max() >= len(task.labels):
+        if len(kept) == 0 or labels.min() < -1 or labels.max() >= len(task.labels) or (labels != labels.round()).any():
+            shown = ", ".join(f"{label:g}" for label in sorted(set(labels.tolist()))[:20])
             raise UserError(
-                f"task {task.name}: split {split} of {source.name} has labels {sorted(set(labels.tolist()))}; "
-                f"allowed: 0 to {len(task.labels) - 1}"
+                f"task {task.name}: split {split} of {source.name} has labels {shown}; "
+                f"allowed: 0 to {len(task.labels) - 1}, and -1 for none; fix: mend the data set"
             )
         return {column: [values[index] for index in kept] for column, values in rows.items()}
 
@@ -190,7 +214,13 @@ def _tokenise_splits(
     elif task.selection_split is not None:
         save("selection", labelled(task.selection_split))
     else:
-        chosen, held_out = selection_split(labels, task.is_regression)
+        try:
+            chosen, held_out = selection_split(labels, task.is_regression)
+        except ValueError as error:  # scikit-learn's, of classes that do not fit into the part
+            raise UserError(
+                f"task {task.name}: split train of {source.name} has {len(labels)} labelled examples, too few to hold "
+                f"a part out ({error}); fix: a larger data set, or --set evaluation.select_on=dev"
+            ) from None
         save("selection", train, held_out)
     if protocol.max_train_examples is not None and protocol.max_train_examples < len(chosen):
         chosen = np.random.default_rng(SPLIT_SEED).choice(chosen, protocol.max_train_examples, replace=False)

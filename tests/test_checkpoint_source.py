@@ -19,7 +19,7 @@ from tasks import hub as tasks_hub
 from tasks.checkpoint_source import check_safetensors, resolve_checkpoint
 from tasks.errors import UserError
 from tasks.records import Checkpoint
-from tasks.run_folder import Home, file_sha256, write_manifest
+from tasks.run_folder import Home, RunFolder, file_sha256, write_manifest
 from tests.factories import RUN_ID, make_checkpoint, make_pretraining, make_record
 from tests.hub_stand_in import TOKEN, HubStandIn, write_small_checkpoint
 
@@ -118,7 +118,7 @@ def test_run_whose_model_is_gone(home: Home) -> None:
 @pytest.mark.parametrize("name", ["../outside", "..", "./../outside", "x/../../outside"])
 def test_no_name_leaves_the_runs_folder(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     outside = home.root / "outside"
-    make_record().save(home.run("../outside"))
+    make_record().save(RunFolder(home.runs / "../outside"))
     write_small_checkpoint(outside / "pretraining/model")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

@@ -1,0 +1,36 @@
+"""What a stranger's checkpoint may ask for, checked before memory is taken: a config can name terabytes in one line.
+
+No torch here, so that a name can be refused quickly. The limits lie far above any model that was ever trained.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+WIDTH, LAYERS, LENGTH, ENTRIES = 65_536, 1_000, 1_000_000, 10_000_000
+LIMITS = {
+    "vocab_size": ENTRIES, "hidden_size": WIDTH, "token_embedding_dim": WIDTH, "num_concepts": WIDTH,
+    "concept_num": WIDTH, "num_layers": LAYERS, "num_hidden_layers": LAYERS, "num_iterations": LAYERS,
+    "num_decoder_layers": LAYERS, "num_attention_heads": WIDTH, "intermediate_size": LENGTH,
+    "max_sequence_length": LENGTH, "max_position_embeddings": LENGTH, "type_vocab_size": LENGTH, "num_labels": LENGTH,
+    "embedding_size": WIDTH, "d_model": WIDTH, "d_ff": LENGTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS,
+    "num_hidden_groups": LAYERS, "n_layers": LAYERS, "n_layer": LAYERS, "dim": WIDTH, "n_embd": WIDTH,
+}  # fmt: skip
+
+
+def check_config(config: Mapping[str, Any], *, strict: bool) -> None:
+    """Refuse a config whose sizes are no counts, or counts beyond all reason.
+
+    Args:
+        strict: of our own family, in which every size is one whole number; transformers has lists of them too.
+
+    Raises:
+        ValueError: names the key.
+    """
+    for key, limit in LIMITS.items():
+        value = config.get(key)
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if value is None or (not strict and not is_number):
+            continue
+        if not is_number or not 1 <= value <= limit:
+            shown = f"{value!r}"[:40] if not is_number or abs(value) < 10**30 else "a number of dozens of digits"
+            raise ValueError(f"{key}: got {shown}; allowed: 1 to {limit:,}")
