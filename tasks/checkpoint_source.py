@@ -18,7 +18,16 @@ from models.variants import VARIANTS
 from tasks.errors import UserError, unknown_name
 from tasks.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.records import Checkpoint, load_record
-from tasks.run_folder import Home, building, check_manifest, file_sha256, read_json, remove_tree, write_atomic
+from tasks.run_folder import (
+    Home,
+    building,
+    check_manifest,
+    disk_full,
+    file_sha256,
+    read_json,
+    remove_tree,
+    write_atomic,
+)
 
 MODEL_TYPE = "concept_autoencoder"
 # Of the lab's earlier code: `models.legacy` reads them.
@@ -301,7 +310,7 @@ def _download(name: str, repo: str, commit: str, folder: Path) -> None:
 
 def _hub_problem(name: str, error: Exception) -> Exception:
     """The error to raise for one of the Hub: itself when it may pass, else one clear message."""
-    if is_transient(error):
+    if is_transient(error) or disk_full(error):
         return error
     reasons = {
         "RevisionNotFoundError": "the Hub has this repository, not this revision; fix: name a branch, tag or commit",

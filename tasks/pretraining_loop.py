@@ -29,7 +29,7 @@ from tasks.corpus import load_tokenizer
 from tasks.corruption import IGNORE_INDEX, CorruptionSettings, word_starts
 from tasks.errors import StageError
 from tasks.pretraining import training_steps, warmup_steps
-from tasks.run_folder import building, write_json, write_manifest
+from tasks.run_folder import building, write_atomic, write_json, write_manifest, writing
 from tasks.specs import ExperimentSpec
 from tasks.token_blocks import Batch, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.tracking import start_tracking
@@ -188,13 +188,7 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     if not accelerator.is_main_process:
         return None
     assert tracking is not None
-    with building(folder / "model") as model_folder:
-        save_checkpoint(model, model_folder)
-        # The very files: saving again would write other bytes, and so another identity of the same tokenizer.
-        for path in sorted((corpus / "tokenizer").iterdir()):
-            shutil.copyfile(path, model_folder / path.name)
-        write_json(model_folder / "experiment.json", {"run_id": job["run_id"], "spec": job["spec"]})
-        write_manifest(model_folder)
+    _write_model(folder / "model", model, corpus / "tokenizer", {"run_id": job["run_id"], "spec": job["spec"]})
     url = tracking.finish()
     speeds = _speeds(folder, seconds, steps - first_step, trained_tokens)
     return {
@@ -213,6 +207,16 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         "loaded_weights": len(start.loaded) if start else 0,
         "new_weights": start.new if start else [],
     }
+
+
+def _write_model(target: Path, model: ConceptModelForMaskedLM, tokenizer: Path, facts: dict[str, Any]) -> None:
+    with building(target) as folder:
+        save_checkpoint(model, folder)
+        # The very files: saving again would write other bytes, and so another identity of the same tokenizer.
+        for path in sorted(tokenizer.iterdir()):
+            shutil.copyfile(path, folder / path.name)
+        write_json(folder / "experiment.json", facts)
+        write_manifest(folder)
 
 
 def _forward_backward(
@@ -333,12 +337,14 @@ class _Curve:
 
     def __init__(self, path: Path, done: int) -> None:
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= done]
-        path.write_text("".join(kept), encoding="utf-8")
-        self.file = path.open("a", encoding="utf-8")
+        write_atomic(path, "".join(kept))
+        self.file = path.open("ab", buffering=0)  # a line that found no room is not kept to fail once more
 
     def add(self, figures: dict[str, Any]) -> None:
-        self.file.write(json.dumps(figures) + "\n")
-        self.file.flush()
+        line = json.dumps(figures).encode() + b"\n"
+        with writing(Path(self.file.name)):
+            while line:  # of a nearly full disk the system takes a part first, and says so at the rest
+                line = line[self.file.write(line) :]
 
 
 def _lines(path: Path) -> Iterator[str]:

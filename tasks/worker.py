@@ -19,6 +19,7 @@ from tasks.errors import StageError, UserError
 from tasks.run_folder import write_json
 
 PROGRESS_MARK = "@progress "
+ERROR_MARK = "@error "
 PARENT_POLL_SECONDS = 2.0
 
 
@@ -87,8 +88,11 @@ def main(path: str) -> int:
     except Exception as error:
         expected = isinstance(error, UserError | StageError)
         message = str(error) if expected else f"{type(error).__name__}: {error}"
-        write_json(folder / f"error-{rank}.json", {"message": message, "traceback": traceback.format_exc()})
         traceback.print_exc()
+        try:
+            write_json(folder / f"error-{rank}.json", {"message": message, "traceback": traceback.format_exc()})
+        except Exception:
+            print(ERROR_MARK + " ".join(message.split()), flush=True)
         return 1
     return 0
 
