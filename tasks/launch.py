@@ -19,7 +19,7 @@ import psutil
 from tasks.errors import StageError
 from tasks.leases import Device, hold, stopping
 from tasks.run_folder import Home, content_hash, read_json, write_json, writing
-from tasks.worker import ERROR_MARK, PROGRESS_MARK
+from tasks.worker import ERROR_MARK, PROGRESS_MARK, WARNING_MARK
 
 log = logging.getLogger("cogito.launch")
 
@@ -112,6 +112,8 @@ def run_job(
         try:
             assert process.stdout is not None
             for line in process.stdout:
+                if line.startswith(WARNING_MARK):
+                    log.warning("%s", line.removeprefix(WARNING_MARK).strip())
                 if not (line.startswith(PROGRESS_MARK) and _heard(line, on_progress)):
                     last_lines.append(line)
                     keep(line)

@@ -13,6 +13,7 @@ from tasks.run_folder import Home
 from tasks.sources import Source, find_dataset, find_tokenizer
 from tasks.specs import EvaluationSpec, ExperimentSpec
 from tasks.task_data import find_task_source
+from tasks.tracking import check_login
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> Inp
     problems: list[str] = []
     corpus: Source | None = None
     identity = ""
-    try:
-        choose_store(spec.publish)
-    except UserError as error:
-        problems.append(str(error))
+    for check in (lambda: choose_store(spec.publish), lambda: check_login(spec.tracking)):
+        try:
+            check()
+        except UserError as error:
+            problems.append(str(error))
     try:
         corpus = find_dataset(spec.data.dataset, home, data_root, spec.data.revision)
         identity = data_identity(spec.data, corpus, home, data_root)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader, Subset
 
 from models.autoencoder import ConceptModelForMaskedLM
@@ -71,8 +72,26 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
 
 
 def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """Train to the end, from the last complete state if there is one; rank 0 returns the result."""
+    """Train to the end, from the last complete state if there is one; rank 0 returns the result.
+
+    Raises:
+        StageError: the training failed, out of memory among others.
+    """
     spec = ExperimentSpec.model_validate(job["spec"])
+    try:
+        return _train(spec, job, folder)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+            raise
+        size, steps_of = spec.training.per_device_batch_size, spec.training.global_batch_size
+        smaller = f"--set training.per_device_batch_size={max(1, size // 2)}" if size > 1 else "a smaller model"
+        raise StageError(
+            f"out of memory with training.per_device_batch_size {size}: {str(error).partition('. ')[0] or 'no room'}; "
+            f"fix: {smaller} (a step still sees the {steps_of} sequences of training.global_batch_size)"
+        ) from error
+
+
+def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     training = spec.training
     use_cpu = job["device"] == "cpu"
     bf16 = training.mixed_precision == "bf16" or (training.mixed_precision == "auto" and not use_cpu)

@@ -20,6 +20,7 @@ from tasks.run_folder import write_json
 
 PROGRESS_MARK = "@progress "
 ERROR_MARK = "@error "
+WARNING_MARK = "@warning "
 PARENT_POLL_SECONDS = 2.0
 
 
@@ -27,6 +28,12 @@ def report_progress(**figures: Any) -> None:
     """Tell the parent how far this job is."""
     # One write, so that another rank's line cannot come between a line and its end.
     sys.stdout.write(f"{PROGRESS_MARK}{json.dumps(figures)}\n")
+    sys.stdout.flush()
+
+
+def report_warning(text: str) -> None:
+    """Tell the user of the command something that is no error."""
+    sys.stdout.write(f"{WARNING_MARK}{text}\n")
     sys.stdout.flush()
 
 

@@ -53,6 +53,7 @@ from tasks.training_state import last_complete_state, save_state
 
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 SIZE = 48 * 2**20
+DOUBLING = [2**number - 1 for number in range(25)]
 
 # Leaves a file system or a limit with room for so many bytes.
 Room = Callable[[int], AbstractContextManager[None]]
@@ -445,7 +446,7 @@ def test_a_full_disk(place: tuple[Path, Room], things: Things, name: str) -> Non
         version = 2
     before, seen, failures = files_in(home, but=writer), {}, 0
     # Every page of the first few, then in growing steps.
-    for size in sorted({int(1.25**number - 1) * (1 if room is limited else PAGE) for number in range(70)}):
+    for size in sorted({int(1.3**number - 1) * PAGE for number in range(40)} if room is not limited else DOUBLING):
         try:
             with room(size):
                 writer.write(home, things, version)
