@@ -536,7 +536,10 @@ def main() -> None:
         if hasattr(error, "format_message"):  # Typer's, of a wrong word on the command line
             _fail_usage(error)
         from tasks.hub import gave_up, is_transient
+        from tasks.run_folder import disk_full
 
+        if disk_full(error):
+            _fail(StageError(f"no space left on device: {error}; fix: make room, then run it again"), 1)
         if not is_transient(error):
             raise
         _fail(StageError(gave_up(error)), 1)

@@ -29,7 +29,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import psutil
 from filelock import Timeout
 
-from tasks.errors import UserError, unknown_name
+from tasks.errors import StageError, UserError, unknown_name
 from tasks.run_folder import Home, read_json, write_json
 
 FIRST_PORT = 4200
@@ -224,6 +224,9 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
             write_json(_record_file(home), {"port": port, "pid": process.pid, "created": server.process.create_time()})
         except psutil.NoSuchProcess:
             return None
+        except StageError:
+            _end_server(server)  # without a record nobody would find it again
+            raise
         if _wait_until_healthy(server, deadline):
             _watch_silent_runs(server.api_url)
             return server

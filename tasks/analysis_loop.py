@@ -16,6 +16,7 @@ from models.geometry import GeometryStream
 from tasks.corruption import drop_tokens, sample_generator
 from tasks.errors import StageError
 from tasks.plots import plot_similarity, plot_singular_values
+from tasks.run_folder import replacing
 from tasks.token_blocks import Batch, TokenBlocks, clean_batches
 from tasks.worker import report_progress
 
@@ -45,7 +46,8 @@ def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     singular = geometry.singular_values().numpy()
     similarity = geometry.mean_similarity().numpy()
-    np.savez(folder / "geometry.npz", singular_values=singular, mean_similarity=similarity)
+    with replacing(folder / "geometry.npz") as part, part.open("wb") as file:
+        np.savez(file, singular_values=singular, mean_similarity=similarity)
     plots = {
         "singular_values": folder / "singular_values.png",
         "concept_similarity": folder / "concept_similarity.png",

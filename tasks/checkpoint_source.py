@@ -22,6 +22,7 @@ from tasks.run_folder import (
     Home,
     building,
     check_manifest,
+    disk_full,
     file_sha256,
     is_safe_name,
     read_json,
@@ -314,7 +315,7 @@ def _download(name: str, repo: str, commit: str, folder: Path) -> None:
 
 def _hub_problem(name: str, error: Exception) -> Exception:
     """The error to raise for one of the Hub: itself when it may pass, else one clear message."""
-    if is_transient(error):
+    if is_transient(error) or disk_full(error):
         return error
     reasons = {
         "RevisionNotFoundError": "the Hub has this repository, not this revision; fix: name a branch, tag or commit",

@@ -19,7 +19,7 @@ from models.heads import PairHead
 from models.plain import load_plain_classifier
 from tasks.benchmarks import TASKS, Task
 from tasks.errors import StageError
-from tasks.run_folder import building, write_manifest
+from tasks.run_folder import building, replacing, write_manifest
 from tasks.scores import METRICS
 from tasks.specs import CellProtocol
 from tasks.task_data import load_examples, special_ids
@@ -236,6 +236,5 @@ def _write_predictions(path: Path, labels: np.ndarray, logits: np.ndarray, regre
 
     columns = {"index": np.arange(len(labels)), "label": labels, "prediction": _answers(logits, regression)}
     columns |= {f"logit_{number}": logits[:, number] for number in range(logits.shape[1])}
-    part = path.with_suffix(".part")
-    pq.write_table(pa.table(columns), part)
-    part.replace(path)
+    with replacing(path) as part:
+        pq.write_table(pa.table(columns), part)

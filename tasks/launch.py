@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,8 @@ import psutil
 
 from tasks.errors import Paused, StageError
 from tasks.leases import Device, hold, pausing, stopping
-from tasks.run_folder import Home, content_hash, read_json, write_json
-from tasks.worker import PROGRESS_MARK
+from tasks.run_folder import Home, content_hash, read_json, write_json, writing
+from tasks.worker import ERROR_MARK, PROGRESS_MARK, WARNING_MARK
 
 log = logging.getLogger("cogito.launch")
 
@@ -113,7 +114,8 @@ def run_job(
         raise StageError("interrupted")
     if pausing.is_set():
         raise Paused("before it began")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for stale in [
         *(folder / name for name in ("result.json", PAUSE_WISH, PAUSE_ANSWER)), *folder.glob("error-*.json")
     ]:  # fmt: skip
@@ -121,7 +123,8 @@ def run_job(
     write_json(folder / "job.json", job)
     command = [sys.executable, *(_accelerate_arguments(devices) if launcher else [])]
     command += ["-m", "tasks.worker", str(folder / "job.json")]
-    with (folder / "log.txt").open("a", encoding="utf-8") as log_file:
+    last_lines: deque[str] = deque(maxlen=LAST_LINES)
+    with _job_log(folder / "log.txt") as keep:
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -137,9 +140,11 @@ def run_job(
         try:
             assert process.stdout is not None
             for line in process.stdout:
+                if line.startswith(WARNING_MARK):
+                    log.warning("%s", line.removeprefix(WARNING_MARK).strip())
                 if not (line.startswith(PROGRESS_MARK) and _heard(line, on_progress)):
-                    log_file.write(line)
-                    log_file.flush()
+                    last_lines.append(line)
+                    keep(line)
             process.wait()
         finally:
             end_process_tree(process.pid)
@@ -151,8 +156,26 @@ def run_job(
     if result is None and pausing.is_set():
         raise Paused("before it was done")
     if process.returncode != 0 or result is None:
-        raise StageError(_failure_message(folder, process.returncode))
+        raise StageError(_failure_message(folder, process.returncode, last_lines))
     return result
+
+
+@contextmanager
+def _job_log(path: Path) -> Iterator[Callable[[str], None]]:
+    """What keeps a job's lines in its log. A log without room is no reason to end a job: it is said, once."""
+    lost = False
+    with writing(path), path.open("ab", buffering=0) as file:
+
+        def keep(line: str) -> None:
+            nonlocal lost
+            try:
+                file.write(line.encode("utf-8", "replace"))
+            except OSError as error:
+                if not lost:
+                    log.warning("%s: loses lines, the job goes on: %s", path, error.strerror)
+                lost = True
+
+        yield keep
 
 
 def _heard(line: str, on_progress: OnProgress | None) -> bool:
@@ -225,9 +248,11 @@ def _environment(devices: list[Device], folder: Path) -> dict[str, str]:
     return environment
 
 
-def _failure_message(folder: Path, exit_code: int) -> str:
+def _failure_message(folder: Path, exit_code: int, last_lines: deque[str]) -> str:
     for path in sorted(folder.glob("error-*.json")):
         return str(read_json(path)["message"])
-    lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    tail = " | ".join(line.strip() for line in lines[-LAST_LINES:] if line.strip())
+    for line in last_lines:
+        if line.startswith(ERROR_MARK):  # of a job that had no room for its error file
+            return line.removeprefix(ERROR_MARK).strip()
+    tail = " | ".join(line.strip() for line in last_lines if line.strip())
     return f"the process ended with code {exit_code} and no result; its last lines: {tail}"

@@ -21,9 +21,11 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
-    with replacing(path) as part:
-        figure.savefig(part, dpi=110, format="png", metadata={"Software": None})
-    pyplot.close(figure)
+    try:
+        with replacing(path) as part:
+            figure.savefig(part, dpi=110, format="png", metadata={"Software": None})
+    finally:
+        pyplot.close(figure)
 
 
 def plot_singular_values(values: np.ndarray, path: Path) -> None:

@@ -14,6 +14,7 @@ from tasks.run_folder import Home, read_json
 from tasks.sources import Source, find_dataset, find_tokenizer
 from tasks.specs import EvaluationSpec, ExperimentSpec
 from tasks.task_data import find_task_source
+from tasks.tracking import check_login
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,12 @@ def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None, proces
     problems: list[str] = []
     corpus: Source | None = None
     identity = ""
-    for check in (lambda: choose_store(spec.publish), lambda: count_processes(spec, processes)):
+    checks = (
+        lambda: choose_store(spec.publish),
+        lambda: check_login(spec.tracking),
+        lambda: count_processes(spec, processes),
+    )  # fmt: skip
+    for check in checks:
         try:
             check()
         except UserError as error:

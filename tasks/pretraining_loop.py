@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader, Subset
 
 from models.autoencoder import ConceptModelForMaskedLM
@@ -31,7 +32,7 @@ from tasks.errors import StageError
 from tasks.guards import TrainingGuard
 from tasks.launch import PAUSE_ANSWER, PAUSE_WISH
 from tasks.pretraining import training_steps, warmup_steps
-from tasks.run_folder import building, write_json, write_manifest
+from tasks.run_folder import building, write_atomic, write_json, write_manifest, writing
 from tasks.specs import ExperimentSpec
 from tasks.token_blocks import Batch, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.tracking import start_tracking
@@ -73,8 +74,26 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
 
 
 def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """Train to the end, from the last complete state if there is one; rank 0 returns the result."""
+    """Train to the end, from the last complete state if there is one; rank 0 returns the result.
+
+    Raises:
+        StageError: the training failed, out of memory among others.
+    """
     spec = ExperimentSpec.model_validate(job["spec"])
+    try:
+        return _train(spec, job, folder)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+            raise
+        size, steps_of = spec.training.per_device_batch_size, spec.training.global_batch_size
+        smaller = f"--set training.per_device_batch_size={max(1, size // 2)}" if size > 1 else "a smaller model"
+        raise StageError(
+            f"out of memory with training.per_device_batch_size {size}: {str(error).partition('. ')[0] or 'no room'}; "
+            f"fix: {smaller} (a step still sees the {steps_of} sequences of training.global_batch_size)"
+        ) from error
+
+
+def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     training = spec.training
     use_cpu = job["device"] == "cpu"
     bf16 = training.mixed_precision == "bf16" or (training.mixed_precision == "auto" and not use_cpu)
@@ -139,7 +158,6 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     module.train()
     started = time.monotonic()
     first_step, trained_tokens, last_report = done, 0, 0.0
-    train_losses: list[float] = []
     eval_loss = math.nan
     stopped: str | None = None
     diverged_at = finished = done
@@ -157,7 +175,6 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         trained_tokens += tokens
-        train_losses = [*train_losses[-99:], values["task"]]
         finished = step + 1
         evaluate = finished % training.eval_every_steps == 0 or finished == steps
         geometry: dict[str, float] = {}
@@ -217,20 +234,14 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     if not accelerator.is_main_process:
         return None
     assert tracking is not None
-    with building(folder / "model") as model_folder:
-        save_checkpoint(model, model_folder)
-        # The very files: saving again would write other bytes, and so another identity of the same tokenizer.
-        for path in sorted((corpus / "tokenizer").iterdir()):
-            shutil.copyfile(path, model_folder / path.name)
-        write_json(model_folder / "experiment.json", {"run_id": job["run_id"], "spec": job["spec"]})
-        write_manifest(model_folder)
+    _write_model(folder / "model", model, corpus / "tokenizer", {"run_id": job["run_id"], "spec": job["spec"]})
     url = tracking.finish()
     speeds = _speeds(folder, seconds, finished - first_step, trained_tokens)
     return {
         "model": folder / "model",
         "steps": finished,
         "epochs": finished * training.global_batch_size / len(blocks),
-        "train_loss": sum(train_losses) / len(train_losses) if train_losses else _last_train_loss(folder),
+        "train_loss": _last_train_loss(folder),
         "eval_loss": eval_loss,
         "curve": folder / "curve.jsonl",
         **speeds,
@@ -252,6 +263,16 @@ def _must_pause(accelerator: Accelerator, folder: Path, device: torch.device) ->
     if accelerator.num_processes == 1:
         return told
     return bool(accelerator.reduce(torch.tensor(float(told), device=device), reduction="sum") > 0)
+
+
+def _write_model(target: Path, model: ConceptModelForMaskedLM, tokenizer: Path, facts: dict[str, Any]) -> None:
+    with building(target) as folder:
+        save_checkpoint(model, folder)
+        # The very files: saving again would write other bytes, and so another identity of the same tokenizer.
+        for path in sorted(tokenizer.iterdir()):
+            shutil.copyfile(path, folder / path.name)
+        write_json(folder / "experiment.json", facts)
+        write_manifest(folder)
 
 
 def _forward_backward(
@@ -372,12 +393,14 @@ class _Curve:
 
     def __init__(self, path: Path, done: int) -> None:
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= done]
-        path.write_text("".join(kept), encoding="utf-8")
-        self.file = path.open("a", encoding="utf-8")
+        write_atomic(path, "".join(kept))
+        self.file = path.open("ab", buffering=0)  # a line that found no room is not kept to fail once more
 
     def add(self, figures: dict[str, Any]) -> None:
-        self.file.write(json.dumps(figures) + "\n")
-        self.file.flush()
+        line = json.dumps(figures).encode() + b"\n"
+        with writing(Path(self.file.name)):
+            while line:  # of a nearly full disk the system takes a part first, and says so at the rest
+                line = line[self.file.write(line) :]
 
 
 def _lines(path: Path) -> Iterator[str]:

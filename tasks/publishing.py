@@ -24,6 +24,7 @@ from tasks.run_folder import (
     remove_tree,
     write_atomic,
     write_manifest,
+    writing,
 )
 from tasks.specs import PublishSpec
 
@@ -73,7 +74,8 @@ def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec,
                 log.info("publishing to the directory store: no Hugging Face token is set, or the Hub is switched off")
             return _publish_locally(model_folder, record, weights_sha256, home)
         try:
-            return _publish_to_hub(model_folder, record, weights_sha256, spec, home)
+            with writing(home.cache / "publishing" / record.run_id):  # where it is staged and read back to
+                return _publish_to_hub(model_folder, record, weights_sha256, spec, home)
         except (UserError, StageError):
             raise
         except (

@@ -3,6 +3,7 @@
 A file that others read is written whole and then renamed, so a reader sees the old one or the new one.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -19,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 
 log = logging.getLogger("cogito.run_folder")
 
@@ -27,6 +28,13 @@ MAX_JSON_CHARACTERS = 256 * 2**20
 MAX_NAME_BYTES = 255
 # What Windows takes for a device, whatever suffix follows.
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
+# No space, a quota used up, a limit on file sizes.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Rust, numpy and torch write by themselves and say it in words: of torch and numpy only that a write fell short.
+_FULL_WORDS = re.compile(
+    r"No space left on device|Not enough disk space|\(os error (27|28|122)\)|\d+ requested and \d+ written"
+    r"|PytorchStreamWriter failed writing|inline_container\.cc\S* \. unexpected pos|iostream error"
+)
 
 
 @dataclass(frozen=True)
@@ -148,16 +156,49 @@ class RunFolder:
         return stored if stored.is_file() else self.root.joinpath(*stored.parts[-3:])
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says that a disk has no room, whichever library noticed."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if (isinstance(seen, OSError) and seen.errno in _FULL) or _FULL_WORDS.search(str(seen)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one message that there is no room for `path`; every other error stays what it is.
+
+    The system itself names no file when a write fails, only when an opening does.
+
+    Raises:
+        StageError: the disk is full.
+    """
+    try:
+        yield
+    except (UserError, StageError):
+        raise  # written nearer to the file
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        raise StageError(
+            f"{path}: cannot be written: no space left on device, or a quota or a limit on file sizes is reached; "
+            "fix: make room, then run the same command again: what is finished stays"
+        ) from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Another name in the same folder to write to, renamed to `path` when all went well; else the old file stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -234,15 +275,16 @@ def claim_run(home: Home, prefix: str) -> RunFolder:
 def building(target: Path) -> Iterator[Path]:
     """Build a folder beside `target` and rename it into place when all went well; nobody sees half a folder."""
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if target.exists():
-            remove_tree(target)
-        part.replace(target)
-    finally:
-        if part.exists():
-            remove_tree(part)
+    with writing(target):
+        try:
+            part.mkdir(parents=True)
+            yield part
+            if target.exists():
+                remove_tree(target)
+            part.replace(target)
+        finally:
+            if part.exists():
+                remove_tree(part)
 
 
 def remove_tree(path: Path) -> None:

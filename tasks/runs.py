@@ -12,7 +12,7 @@ from models.variants import VARIANTS
 from tasks.environment import describe_environment
 from tasks.errors import UserError
 from tasks.records import Checkpoint, CorpusResult, RunRecord, first_mistake, load_record
-from tasks.run_folder import Home, RunFolder, claim_run, content_hash, read_json, write_json
+from tasks.run_folder import Home, RunFolder, claim_run, content_hash, read_json, remove_tree, write_json
 from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, check_head
 from tasks.task_data import PreparedTask
 
@@ -223,8 +223,12 @@ def _open(
             head=head,
             checkpoint=checkpoint,
         )
-        record.save(run)
-        write_json(index, {"run_id": run.run_id})
+        try:
+            record.save(run)
+            write_json(index, {"run_id": run.run_id})
+        except BaseException:
+            remove_tree(run.root)  # a run that no index leads to would never be found again
+            raise
         return run, record
 
 

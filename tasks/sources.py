@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.embedded_corpus import embedded_fingerprint
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.hub import hub_api, hub_reachable, is_transient, plain_text
-from tasks.run_folder import Home, content_hash, file_sha256, read_json, user_path, write_json
+from tasks.run_folder import Home, content_hash, file_sha256, read_json, user_path, write_json, writing
 from tasks.specs import PYTHON_DOCS
 
 if TYPE_CHECKING:
@@ -94,8 +94,11 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
 
     datasets.disable_progress_bars()
     try:
-        folder = source.location if source.revision is None else _download(source, config, home)
-        table = datasets.load_dataset(folder, config, split=split, cache_dir=str(home.cache / "datasets"))
+        with writing(home.cache):
+            folder = source.location if source.revision is None else _download(source, config, home)
+            table = datasets.load_dataset(folder, config, split=split, cache_dir=str(home.cache / "datasets"))
+    except StageError:
+        raise
     except Exception as error:
         if is_transient(error):
             raise  # the stage retries
@@ -127,14 +130,15 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(
-            hub_api().snapshot_download(
-                name,
-                allow_patterns=list(TOKENIZER_FILES),
-                cache_dir=home.cache / "hub",
-                local_files_only=not hub_reachable(),
+        with writing(home.cache / "hub"):
+            return Path(
+                hub_api().snapshot_download(
+                    name,
+                    allow_patterns=list(TOKENIZER_FILES),
+                    cache_dir=home.cache / "hub",
+                    local_files_only=not hub_reachable(),
+                )
             )
-        )
     except LocalEntryNotFoundError:
         raise UserError(
             f"tokenizer {name!r}: not in the data root and the Hub cannot be reached; "

@@ -49,7 +49,7 @@ from tasks.records import (
     Score,
 )
 from tasks.report import write_report
-from tasks.run_folder import RunFolder, cogito_home
+from tasks.run_folder import RunFolder, cogito_home, disk_full
 from tasks.sources import Source
 from tasks.specs import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
 from tasks.sweeps import comparison_table
@@ -87,6 +87,8 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
             except Paused as error:
                 return Cancelled(message=str(error), name=PAUSED)
             except Exception as error:
+                if disk_full(error):
+                    return Failed(message=f"no space left on device: {error}; fix: make room, then run it again")
                 if not is_transient(error):
                     raise
                 if _is_last_try():
@@ -195,7 +197,7 @@ def pretrain_model(
 
     result = pretrain(spec, corpus, run, cogito_home(), init_from=init_from, processes=processes, on_progress=heard)
     DISPLAY.finish("pretraining")
-    if not result.reused:
+    if not result.reused or not (run.plots / "loss.png").exists():  # they may have found no room
         points = [json.loads(line) for line in result.curve.read_text(encoding="utf-8").splitlines()]
         plot_curve(points, corpus.unigram_entropy_nats, run.plots / "loss.png")
         plot_live_geometry(points, spec.model.num_concepts, run.plots / "ranks.png")

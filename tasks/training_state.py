@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from tasks.errors import StageError
-from tasks.run_folder import building, is_complete, read_json, remove_tree, write_json, write_manifest
+from tasks.run_folder import (
+    building,
+    is_complete,
+    read_json,
+    remove_tree,
+    write_json,
+    write_manifest,
+    writing,
+)
 
 log = logging.getLogger("cogito.training_state")
 
@@ -27,6 +35,22 @@ def save_state(
     """
     target = folder / f"step-{step:08d}"
     part = folder / f".step-{step:08d}.part"
+    try:
+        with writing(target):
+            _save(target, part, identity, step, module, optimizer, scheduler, accelerator, guard)
+    except BaseException:
+        remove_tree(part)  # on a full disk it would stand in the way of everything else
+        raise
+    if accelerator.is_main_process:
+        for old in sorted(folder.glob("step-*"))[:-keep]:
+            remove_tree(old)
+    accelerator.wait_for_everyone()
+
+
+def _save(
+    target: Path, part: Path, identity: str, step: int, module: torch.nn.Module, optimizer: Any, scheduler: Any,
+    accelerator: Any, guard: dict[str, Any],
+) -> None:  # fmt: skip
     if accelerator.is_main_process:
         remove_tree(part)
         part.mkdir(parents=True)
@@ -48,9 +72,6 @@ def save_state(
         write_json(part / "complete.json", facts)
         remove_tree(target)
         part.replace(target)
-        for old in sorted(folder.glob("step-*"))[:-keep]:
-            remove_tree(old)
-    accelerator.wait_for_everyone()
 
 
 def last_complete_state(folder: Path, identity: str) -> Path | None:

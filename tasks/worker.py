@@ -20,6 +20,8 @@ from tasks.errors import StageError, UserError
 from tasks.run_folder import write_json
 
 PROGRESS_MARK = "@progress "
+ERROR_MARK = "@error "
+WARNING_MARK = "@warning "
 PARENT_POLL_SECONDS = 2.0
 # Set when this process was asked to end: a training then saves where it is.
 TERMINATED = threading.Event()
@@ -29,6 +31,12 @@ def report_progress(**figures: Any) -> None:
     """Tell the parent how far this job is."""
     # One write, so that another rank's line cannot come between a line and its end.
     sys.stdout.write(f"{PROGRESS_MARK}{json.dumps(figures)}\n")
+    sys.stdout.flush()
+
+
+def report_warning(text: str) -> None:
+    """Tell the user of the command something that is no error."""
+    sys.stdout.write(f"{WARNING_MARK}{text}\n")
     sys.stdout.flush()
 
 
@@ -91,8 +99,11 @@ def main(path: str) -> int:
     except Exception as error:
         expected = isinstance(error, UserError | StageError)
         message = str(error) if expected else f"{type(error).__name__}: {error}"
-        write_json(folder / f"error-{rank}.json", {"message": message, "traceback": traceback.format_exc()})
         traceback.print_exc()
+        try:
+            write_json(folder / f"error-{rank}.json", {"message": message, "traceback": traceback.format_exc()})
+        except Exception:
+            print(ERROR_MARK + " ".join(message.split()), flush=True)
         return 1
     return 0
 

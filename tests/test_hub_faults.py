@@ -54,7 +54,7 @@ def publishing(run_id, log):
     record.save(run)
     return finish_run(record, run, Path(log))
 
-with prefect_test_harness():
+with prefect_test_harness(server_startup_timeout=120):
     print("@ready", flush=True)
     for line in sys.stdin:
         started = time.monotonic()
