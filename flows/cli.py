@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,6 +18,7 @@ from flows.checkpoint_commands import app as checkpoint_app
 from flows.log_commands import AsJson, LogPath
 from flows.log_commands import app as log_app
 from tasks.errors import StageError, UserError, unknown_name
+from tasks.secrets import redact
 
 app = typer.Typer(
     name="cogito",
@@ -518,7 +520,8 @@ def main() -> None:
         from tasks.hub import is_transient, plain_text
 
         if not is_transient(error):
-            raise
+            print(redact(traceback.format_exc()), file=sys.stderr)  # a fault of ours
+            sys.exit(1)
         _fail(StageError(f"the Hub does not answer as it should, try again later: {plain_text(error)}"), 1)
 
 

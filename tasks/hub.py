@@ -10,6 +10,8 @@ import urllib.request
 from functools import cache
 from urllib.parse import urlsplit
 
+from tasks.secrets import redact
+
 PROBE_SECONDS = 2.0
 
 # Names of the exceptions of the HTTP client that huggingface_hub happens to use (its module has changed already).
@@ -48,10 +50,7 @@ def is_transient(error: BaseException) -> bool:
 
 def plain_text(error: BaseException) -> str:
     """The message of a Hub error on one line, without the token."""
-    from huggingface_hub import get_token
-
-    text, token = " ".join(str(error).split()), get_token()
-    return text.replace(token, "***") if token else text
+    return redact(" ".join(str(error).split()))
 
 
 def _first_hop() -> tuple[str, int]:

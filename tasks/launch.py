@@ -18,12 +18,11 @@ import psutil
 from tasks.errors import StageError
 from tasks.leases import Device, hold, stopping
 from tasks.run_folder import Home, content_hash, read_json, write_json
+from tasks.secrets import NEVER_FOR_JOBS, redact
 from tasks.worker import PROGRESS_MARK
 
 log = logging.getLogger("cogito.launch")
 
-# What a job never needs, so never gets.
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
 LAST_LINES = 12
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -110,7 +109,7 @@ def run_job(
             assert process.stdout is not None
             for line in process.stdout:
                 if not (line.startswith(PROGRESS_MARK) and _heard(line, on_progress)):
-                    log_file.write(line)
+                    log_file.write(redact(line))
                     log_file.flush()
             process.wait()
         finally:
@@ -169,7 +168,9 @@ def _accelerate_arguments(devices: list[Device]) -> list[str]:
 def _environment(devices: list[Device], folder: Path) -> dict[str, str]:
     owner = psutil.Process()
     environment = {
-        name: value for name, value in os.environ.items() if name not in SECRETS and not name.startswith("ACCELERATE_")
+        name: value
+        for name, value in os.environ.items()
+        if name not in NEVER_FOR_JOBS and not name.startswith("ACCELERATE_")
     }
     environment |= {
         "COGITO_OWNER_PID": str(owner.pid),

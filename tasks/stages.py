@@ -49,6 +49,7 @@ from tasks.records import (
 )
 from tasks.report import write_report
 from tasks.run_folder import RunFolder, cogito_home
+from tasks.secrets import redact, redact_all
 from tasks.sources import Source
 from tasks.specs import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
 from tasks.sweeps import comparison_table
@@ -77,6 +78,11 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
                 return Failed(message=str(error), name=BAD_INPUT)
             except StageError as error:
                 return Failed(message=str(error))
+            except Exception as error:
+                text = redact(str(error))
+                if is_transient(error) or text == str(error):
+                    raise
+                raise StageError(f"{type(error).__name__}: {text}") from None  # Prefect stores and shows what is raised
             if getattr(value, "reused", False):
                 return Completed(data=value, name="Cached")
             return value
@@ -98,7 +104,7 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
 def _show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Make an artifact. It is for watching: a server that is away must not fail work that is done."""
     try:
-        return create(*args, **kwargs)
+        return create(*map(redact_all, args), **redact_all(kwargs))
     except Exception as error:
         log.warning("an artifact could not be shown: %s", error)
         return None

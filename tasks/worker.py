@@ -17,6 +17,7 @@ import psutil
 
 from tasks.errors import StageError, UserError
 from tasks.run_folder import write_json
+from tasks.secrets import redact
 
 PROGRESS_MARK = "@progress "
 PARENT_POLL_SECONDS = 2.0
@@ -86,9 +87,10 @@ def main(path: str) -> int:
             write_json(folder / "result.json", {"identity": job["identity"], **result})
     except Exception as error:
         expected = isinstance(error, UserError | StageError)
-        message = str(error) if expected else f"{type(error).__name__}: {error}"
-        write_json(folder / f"error-{rank}.json", {"message": message, "traceback": traceback.format_exc()})
-        traceback.print_exc()
+        message = redact(str(error) if expected else f"{type(error).__name__}: {error}")
+        trace = redact(traceback.format_exc())
+        write_json(folder / f"error-{rank}.json", {"message": message, "traceback": trace})
+        print(trace, file=sys.stderr)
         return 1
     return 0
 
