@@ -17,6 +17,7 @@ from flows import LOG_LEVEL
 from flows.checkpoint_commands import app as checkpoint_app
 from flows.log_commands import AsJson, LogPath
 from flows.log_commands import app as log_app
+from flows.upkeep_commands import clean, doctor
 from tasks.errors import StageError, UserError, unknown_name
 from tasks.secrets import redact
 
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 app.add_typer(log_app, name="log")
 app.add_typer(checkpoint_app, name="checkpoint")
+app.command()(doctor)
+app.command()(clean)
 
 SpecPath = Annotated[Path, typer.Argument(help="Experiment file, for example experiments/quickstart.yaml.")]
 Overrides = Annotated[

@@ -15,7 +15,7 @@ from flows.fan_out import evaluate_checkpoint, finish_run, prepare_tasks, settle
 from tasks import stages
 from tasks.errors import StageError, UserError
 from tasks.experiment_log import default_log
-from tasks.leases import stopping
+from tasks.leases import active, stopping
 from tasks.preflight import find_evaluation_inputs, find_task_sources
 from tasks.records import Checkpoint, CorpusResult
 from tasks.run_folder import cogito_home
@@ -55,23 +55,38 @@ def evaluation(
     """
     stopping.clear()
     try:
-        home, mirror = cogito_home(), resolve_data_root(data_root)
-        found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
-        spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
-        sources = find_task_sources(spec.evaluation, home, mirror)
-        corpus = None
-        if found.family == "concept":  # the text is for the analysis of concepts
-            corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
-            data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
-            corpus, problem = settle(data)
-            if problem is not None:
-                raise StageError(f"data: {problem}")
-        prepared = prepare_tasks(spec, sources, tokenizer_folder)
-        return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log), other_than=other_than)
+        with active(cogito_home()):
+            return _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, other_than)
     except UserError as error:
         return Failed(message=str(error), name=stages.BAD_INPUT)
     except StageError as error:
         return Failed(message=str(error))
+
+
+def _evaluation(
+    checkpoint: str,
+    tasks: list[str] | None,
+    seeds: int | None,
+    head: str | None,
+    tokenizer: str | None,
+    data_root: str | None,
+    log: str | None,
+    overrides: list[str] | None,
+    other_than: str | None,
+) -> State:
+    home, mirror = cogito_home(), resolve_data_root(data_root)
+    found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
+    spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
+    sources = find_task_sources(spec.evaluation, home, mirror)
+    corpus = None
+    if found.family == "concept":  # the text is for the analysis of concepts
+        corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
+        data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
+        corpus, problem = settle(data)
+        if problem is not None:
+            raise StageError(f"data: {problem}")
+    prepared = prepare_tasks(spec, sources, tokenizer_folder)
+    return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log), other_than=other_than)
 
 
 def evaluate_in_own_run(

@@ -17,7 +17,7 @@ from tasks import stages
 from tasks.checkpoint_source import resolve_checkpoint
 from tasks.errors import StageError, UserError
 from tasks.experiment_log import default_log
-from tasks.leases import stopping
+from tasks.leases import active, stopping
 from tasks.preflight import find_inputs
 from tasks.pretraining import pretraining_identity
 from tasks.records import RunRecord, StageRecord
@@ -51,7 +51,9 @@ def experiment(
     """
     stopping.clear()
     try:
-        return _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh, other_than)
+        mirror, log_path = resolve_data_root(data_root), default_log(log)
+        with active(cogito_home()):
+            return _experiment(spec, mirror, log_path, processes, fresh, other_than)
     except UserError as error:
         return Failed(message=str(error), name=stages.BAD_INPUT)
     except StageError as error:
