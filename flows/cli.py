@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,7 +17,9 @@ from flows import LOG_LEVEL
 from flows.checkpoint_commands import app as checkpoint_app
 from flows.log_commands import AsJson, LogPath
 from flows.log_commands import app as log_app
+from flows.upkeep_commands import clean, doctor
 from tasks.errors import StageError, UserError, unknown_name
+from tasks.secrets import redact
 
 app = typer.Typer(
     name="cogito",
@@ -27,6 +30,8 @@ app = typer.Typer(
 )
 app.add_typer(log_app, name="log")
 app.add_typer(checkpoint_app, name="checkpoint")
+app.command()(doctor)
+app.command()(clean)
 
 SpecPath = Annotated[Path, typer.Argument(help="Experiment file, for example experiments/quickstart.yaml.")]
 Overrides = Annotated[
@@ -541,7 +546,8 @@ def main() -> None:
         if disk_full(error):
             _fail(StageError(f"no space left on device: {error}; fix: make room, then run it again"), 1)
         if not is_transient(error):
-            raise
+            print(redact(traceback.format_exc()), file=sys.stderr)  # a fault of ours
+            sys.exit(1)
         _fail(StageError(gave_up(error)), 1)
 
 

@@ -24,7 +24,7 @@ from flows.fan_out import (
 from tasks import stages
 from tasks.errors import Paused, StageError, UserError
 from tasks.experiment_log import default_log
-from tasks.leases import pausing, stopping
+from tasks.leases import active, pausing, stopping
 from tasks.preflight import find_evaluation_inputs, find_task_sources
 from tasks.records import Checkpoint, CorpusResult
 from tasks.run_folder import cogito_home
@@ -65,7 +65,7 @@ def evaluation(
     stopping.clear()
     pausing.clear()
     try:
-        with time_budget(None):
+        with time_budget(None), active(cogito_home()):
             return _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, other_than)
     except Paused as error:
         return paused_state(error)

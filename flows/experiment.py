@@ -27,7 +27,7 @@ from tasks import stages
 from tasks.checkpoint_source import resolve_checkpoint
 from tasks.errors import Paused, StageError, UserError
 from tasks.experiment_log import default_log
-from tasks.leases import pausing, stopping
+from tasks.leases import active, pausing, stopping
 from tasks.preflight import Inputs, find_inputs
 from tasks.pretraining import pretraining_identity
 from tasks.records import CorpusResult, RunRecord, StageRecord
@@ -65,8 +65,9 @@ def experiment(
     stopping.clear()
     pausing.clear()
     try:
-        with time_budget(max_hours):
-            return _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh, other_than)
+        mirror, log_path = resolve_data_root(data_root), default_log(log)
+        with time_budget(max_hours), active(cogito_home()):
+            return _experiment(spec, mirror, log_path, processes, fresh, other_than)
     except Paused as error:
         return paused_state(error)
     except UserError as error:

@@ -10,6 +10,7 @@ same SQLite file. So the server's port and process stand in `server.json` of the
 Prefect itself is not imported here: that costs 1.5 s, and it reads these settings when it is imported.
 """
 
+import base64
 import json
 import os
 import socket
@@ -324,8 +325,13 @@ def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, b
     local = urlsplit(url).hostname in (LOOPBACK, "localhost")
     opener = build_opener(ProxyHandler({})) if local else build_opener()
     data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    # What a server with PREFECT_SERVER_API_AUTH_STRING asks for; ours inherits that setting from who starts it.
+    secret = os.environ.get("PREFECT_API_AUTH_STRING") or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    if secret and local:
+        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
     try:
-        with opener.open(Request(url, data, {"Content-Type": "application/json"}), timeout=timeout_seconds) as answer:
+        with opener.open(Request(url, data, headers), timeout=timeout_seconds) as answer:
             return answer.status, answer.read(1_000_000)
     except HTTPError as error:
         with error:

@@ -15,6 +15,7 @@ LIMITS = {
     "embedding_size": WIDTH, "d_model": WIDTH, "d_ff": LENGTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS,
     "num_hidden_groups": LAYERS, "n_layers": LAYERS, "n_layer": LAYERS, "dim": WIDTH, "n_embd": WIDTH,
 }  # fmt: skip
+MAY_BE_NONE = ("token_embedding_dim", "num_iterations", "num_labels")
 
 
 def check_config(config: Mapping[str, Any], *, strict: bool) -> None:
@@ -27,9 +28,11 @@ def check_config(config: Mapping[str, Any], *, strict: bool) -> None:
         ValueError: names the key.
     """
     for key, limit in LIMITS.items():
-        value = config.get(key)
+        if key not in config or (config[key] is None and (key in MAY_BE_NONE or not strict)):
+            continue
+        value = config[key]
         is_number = isinstance(value, int) and not isinstance(value, bool)
-        if value is None or (not strict and not is_number):
+        if not strict and not is_number:
             continue
         if not is_number or not 1 <= value <= limit:
             shown = f"{value!r}"[:40] if not is_number or abs(value) < 10**30 else "a number of dozens of digits"

@@ -173,6 +173,14 @@ def check_checkpoint(folder: Path) -> None:
         raise CheckpointError(f"{folder}: weights without a place: {_some(report.dropped)}")
 
 
+def _build(cls: type[PreTrainedModel], config: ConceptConfig, device: str) -> PreTrainedModel:
+    try:
+        with torch.device(device):
+            return cls(config)
+    except Exception as error:  # as above
+        raise CheckpointError(f"config.json describes no model: {_line(error)}") from error
+
+
 def _outline(cls: type[PreTrainedModel], config: ConceptConfig, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
     """The module that a config describes, without memory: it may ask for terabytes.
 
@@ -181,11 +189,7 @@ def _outline(cls: type[PreTrainedModel], config: ConceptConfig, weights: dict[st
     """
     if config.num_layers > len(weights) and not config.recursive:  # found without building a thousand of them
         raise CheckpointError(f"weights are missing: the config says {config.num_layers} layers")
-    try:
-        with torch.device("meta"):
-            model = cls(config)
-    except Exception as error:  # as above
-        raise CheckpointError(f"config.json describes no model: {_line(error)}") from error
+    model = _build(cls, config, "meta")
     expected = model.state_dict()
     for name, tensor in weights.items():
         if name in expected and tensor.shape != expected[name].shape and not name.startswith("head."):
@@ -210,7 +214,7 @@ def load_checkpoint(path: str | Path) -> PreTrainedModel:
     folder = _local_folder(path)
     stored = read_checkpoint(folder)
     _outline(CLASSES[stored.architecture], stored.config, stored.weights)
-    model = CLASSES[stored.architecture](stored.config)
+    model = _build(CLASSES[stored.architecture], stored.config, "cpu")
     report = _fill(model, stored.weights, allow_new=r"$^")
     if report.dropped:
         raise CheckpointError(f"{folder}: weights without a place: {_some(report.dropped)}")

@@ -3,12 +3,21 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from tasks.secrets import redact
 
-class UserError(Exception):
+
+class PublicError(Exception):
+    """An error whose message is shown, stored and logged, so it never holds a secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
+
+
+class UserError(PublicError):
     """Bad input. The command prints the message alone and exits with code 2."""
 
 
-class StageError(Exception):
+class StageError(PublicError):
     """A stage did its work and failed. The command goes on with what can run and exits with code 1."""
 
 

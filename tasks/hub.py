@@ -11,6 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tasks.secrets import redact
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
@@ -101,10 +103,7 @@ def gave_up(error: BaseException) -> str:
 
 def plain_text(error: BaseException) -> str:
     """The message of a Hub error on one line, without the token."""
-    from huggingface_hub import get_token
-
-    text, token = " ".join(str(error).split()) or type(error).__name__, get_token()
-    return text.replace(token, "***") if token else text
+    return redact(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _first_hop() -> tuple[str, int]:

@@ -20,12 +20,11 @@ import psutil
 from tasks.errors import Paused, StageError
 from tasks.leases import Device, hold, pausing, stopping
 from tasks.run_folder import Home, content_hash, read_json, write_json, writing
+from tasks.secrets import NEVER_FOR_JOBS, redact
 from tasks.worker import ERROR_MARK, PROGRESS_MARK, WARNING_MARK
 
 log = logging.getLogger("cogito.launch")
 
-# What a job never needs, so never gets.
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
 LAST_LINES = 12
 # Settings of glibc's allocator by which freed memory stays with a process.
 KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
@@ -143,8 +142,8 @@ def run_job(
                 if line.startswith(WARNING_MARK):
                     log.warning("%s", line.removeprefix(WARNING_MARK).strip())
                 if not (line.startswith(PROGRESS_MARK) and _heard(line, on_progress)):
-                    last_lines.append(line)
-                    keep(line)
+                    last_lines.append(redact(line))
+                    keep(last_lines[-1])
             process.wait()
         finally:
             end_process_tree(process.pid)
@@ -224,7 +223,9 @@ def _accelerate_arguments(devices: list[Device]) -> list[str]:
 def _environment(devices: list[Device], folder: Path) -> dict[str, str]:
     owner = psutil.Process()
     environment = {
-        name: value for name, value in os.environ.items() if name not in SECRETS and not name.startswith("ACCELERATE_")
+        name: value
+        for name, value in os.environ.items()
+        if name not in NEVER_FOR_JOBS and not name.startswith("ACCELERATE_")
     }
     environment |= {
         "COGITO_OWNER_PID": str(owner.pid),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
@@ -67,6 +68,33 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def active(home: Home) -> Iterator[None]:
+    """Be known as a run that works in this home, until the block or this process ends."""
+    path = home.locks / f"active-{os.getpid()}-{threading.get_ident()}.lock"
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def active_locks(home: Home) -> list[Path]:
+    """The locks that only work in progress holds: of runs, of jobs and of devices."""
+    if not home.root.is_dir():
+        return []
+    held = []
+    for pattern in ("locks/active-*.lock", "locks/job-*.lock", "leases/*.lock"):
+        for path in sorted(home.root.glob(pattern)):
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+                lock.release()
+            except Timeout:
+                held.append(path)
+    return held
 
 
 @cache

@@ -15,6 +15,7 @@ from models.variants import VARIANTS
 from tasks.benchmarks import TASKS
 from tasks.records import RunRecord, Score
 from tasks.scores import METRICS
+from tasks.secrets import redact
 
 TRAINING_COLUMNS = (
     "Date", "Run ID / Model Type", "Architecture", "Pretraining Data", "Machine", "Epochs", "Concept Losses",
@@ -38,7 +39,7 @@ def render_row(record: RunRecord) -> dict[str, str]:
 
 def escape_cell(text: str) -> str:
     """A text on one line that a table takes as one cell: blanks and control characters joined, pipes escaped."""
-    printable = re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text.encode("utf-8", "replace").decode("utf-8"))
+    printable = re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", redact(text).encode("utf-8", "replace").decode("utf-8"))
     return " ".join(printable.split()).replace("|", r"\|")
 
 

@@ -26,6 +26,7 @@ from tasks.run_folder import (
     write_manifest,
     writing,
 )
+from tasks.secrets import redact
 from tasks.specs import PublishSpec
 
 log = logging.getLogger("cogito.publishing")
@@ -117,7 +118,7 @@ def render_card(record: RunRecord) -> str:
         _table("Training", flat_keys(spec.get("training", {}))),
         _table("Environment", _environment(record)),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return redact("\n\n".join(section for section in sections if section) + "\n")
 
 
 def _check_finished(model_folder: Path) -> str:

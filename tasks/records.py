@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tasks.errors import UserError, unknown_name
 from tasks.run_folder import Home, RunFolder, is_safe_name, read_json, write_json
+from tasks.secrets import redact_all
 
 SCHEMA_VERSION = 1
 # What a fine-tuning starts from: the pretrained weights, or random ones for comparison; `zero_shot` is none at all.
@@ -218,7 +219,7 @@ class RunRecord(BaseModel):
         return run_id
 
     def save(self, folder: RunFolder) -> None:
-        write_json(folder.record, self.model_dump(mode="json"))
+        write_json(folder.record, redact_all(self.model_dump(mode="json")))
 
     @property
     def bits_per_byte(self) -> float | None:

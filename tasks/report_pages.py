@@ -5,7 +5,6 @@ browser fetches, or a secret that is shown. What shall be markup says so: `Code`
 """
 
 import base64
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +14,11 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from tasks.launch import SECRETS
 from tasks.log_rows import code_span
+from tasks.secrets import redact
 
 PICTURES = "report"  # the folder of the pictures beside report.md
-SHORTEST_SECRET = 8  # a shorter one would be found inside words
 
-# What looks like a key of a service, or is the account in an address.
-_KEY = re.compile(r"\b(?:hf|gh[opsu]|github_pat|pn[bu]|wandb_v1)_\w{16,}|(?<=://)[^/@\s]+(?=@)")
-# What is called a secret, after its name.
-_NAMED = re.compile(
-    r"((?:token|secret|password|passwd|api[_-]?key)[\"']?\s*[=:]\s*[\"']?|bearer\s+)[^\s,;&)\"']+", re.IGNORECASE
-)
 # An underscore inside a word is no markup, and names are better read without backslashes.
 _MARKUP = re.compile(r"([\\`*\[\]<>&~]|(?<![^\W_])_|_(?![^\W_]))")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -144,7 +136,7 @@ def to_html(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
         "table_open": lambda *_: '<div class="wide"><table>\n',
         "table_close": lambda *_: "</table></div>\n",
     }
-    return _PAGE.substitute(title=escape(_public(title)), body=parser.render(markdown))
+    return _PAGE.substitute(title=escape(redact(title)), body=parser.render(markdown))
 
 
 def _block(part: Part) -> str:
@@ -181,17 +173,7 @@ def _text(text: Text) -> str:
 
 def _line(text: str) -> str:
     """A text on one line, in characters that can be written and seen."""
-    return _CONTROL.sub(" ", _public(text.encode("utf-8", "replace").decode("utf-8")))
-
-
-def _public(text: str) -> str:
-    """A text without what looks like a secret, or is one of this process."""
-    text = _NAMED.sub(r"\1***", _KEY.sub("***", text))
-    for name in (*SECRETS, "WANDB_API_KEY"):
-        value = os.environ.get(name, "")
-        if len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "***")
-    return text
+    return _CONTROL.sub(" ", redact(text.encode("utf-8", "replace").decode("utf-8")))
 
 
 _PAGE = Template("""<!doctype html>

@@ -26,6 +26,7 @@ log = logging.getLogger("cogito.run_folder")
 
 MAX_JSON_CHARACTERS = 256 * 2**20
 MAX_NAME_BYTES = 255
+PRIVATE = 0o700
 # What Windows takes for a device, whatever suffix follows.
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
 # No space, a quota used up, a limit on file sizes.
@@ -44,8 +45,10 @@ class Home:
     root: Path
 
     def _folder(self, name: str) -> Path:
+        # For its owner alone: records, logs and Prefect's database tell more than is meant for others.
+        self.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         path = self.root / name
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=PRIVATE, exist_ok=True)
         return path
 
     @property

@@ -50,6 +50,7 @@ from tasks.records import (
 )
 from tasks.report import write_report
 from tasks.run_folder import RunFolder, cogito_home, disk_full
+from tasks.secrets import redact, redact_all
 from tasks.sources import Source
 from tasks.specs import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
 from tasks.sweeps import comparison_table
@@ -89,12 +90,15 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
             except Exception as error:
                 if disk_full(error):
                     return Failed(message=f"no space left on device: {error}; fix: make room, then run it again")
-                if not is_transient(error):
+                if is_transient(error):
+                    if _is_last_try():
+                        return Failed(message=gave_up(error))
+                    stopping.wait(asked_wait(error))  # before Prefect's own delay, which knows nothing of the Hub
                     raise
-                if _is_last_try():
-                    return Failed(message=gave_up(error))
-                stopping.wait(asked_wait(error))  # before Prefect's own delay, which knows nothing of the Hub
-                raise
+                text = redact(str(error))
+                if text == str(error):
+                    raise
+                raise StageError(f"{type(error).__name__}: {text}") from None  # Prefect stores and shows what is raised
             if getattr(value, "reused", False):
                 return Completed(data=value, name="Cached")
             return value
@@ -116,7 +120,7 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
 def _show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Make an artifact. It is for watching: a server that is away must not fail work that is done."""
     try:
-        return create(*args, **kwargs)
+        return create(*map(redact_all, args), **redact_all(kwargs))
     except Exception as error:
         log.warning("an artifact could not be shown: %s", error)
         return None

@@ -18,6 +18,7 @@ import psutil
 
 from tasks.errors import StageError, UserError
 from tasks.run_folder import write_json
+from tasks.secrets import redact
 
 PROGRESS_MARK = "@progress "
 ERROR_MARK = "@error "
@@ -98,10 +99,11 @@ def main(path: str) -> int:
             write_json(folder / "result.json", {"identity": job["identity"], **result})
     except Exception as error:
         expected = isinstance(error, UserError | StageError)
-        message = str(error) if expected else f"{type(error).__name__}: {error}"
-        traceback.print_exc()
+        message = redact(str(error) if expected else f"{type(error).__name__}: {error}")
+        trace = redact(traceback.format_exc())
+        print(trace, file=sys.stderr)
         try:
-            write_json(folder / f"error-{rank}.json", {"message": message, "traceback": traceback.format_exc()})
+            write_json(folder / f"error-{rank}.json", {"message": message, "traceback": trace})
         except Exception:
             print(ERROR_MARK + " ".join(message.split()), flush=True)
         return 1

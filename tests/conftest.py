@@ -33,6 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-seconds", type=float, default=600, help="for how long tests/test_fuzz.py goes on")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty COGITO_HOME."""

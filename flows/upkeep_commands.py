@@ -1,0 +1,136 @@
+"""`cogito doctor` and `cogito clean`: what is wrong and what was left behind; what may go to free disk."""
+
+import json
+import os
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from flows.log_commands import AsJson
+from tasks.errors import StageError
+
+STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+FLOWS = ("experiment", "evaluation", "sweep")
+
+
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Clear what was left behind.")] = False, as_json: AsJson = False
+) -> None:
+    """Look for leftovers and for what keeps runs from working; changes nothing without --fix.
+
+    Exit code 1 when something is a problem.
+    """
+    from tasks.run_folder import cogito_home
+    from tasks.upkeep import examine
+
+    home = cogito_home()
+    findings = [*examine(home), *_server(home)]
+    cleared = set()
+    if fix:
+        for number, one in enumerate(findings):
+            if one.clear is not None:
+                one.clear()
+                cleared.add(number)
+    problems = sum(one.status == "problem" and number not in cleared for number, one in enumerate(findings))
+    if as_json:
+        rows = [{**one.as_json(), "cleared": number in cleared} for number, one in enumerate(findings)]
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        _print(findings, cleared)
+    raise typer.Exit(1 if problems else 0)
+
+
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="Training states that stay with a finished run.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old training states of finished runs, caches that can be built again and half-written files.
+
+    Never records, predictions, published models, corpora or logs; not while a run is active.
+    """
+    from tasks.run_folder import cogito_home
+    from tasks.upkeep import find_waste, remove
+
+    home = cogito_home()
+    waste = find_waste(home, keep)
+    freed = 0 if dry_run else remove(waste)
+    size = sum(one.size for one in waste)
+    if as_json:
+        print(json.dumps({"removed": [one.as_json() for one in waste], "bytes": size, "freed": freed}, indent=1))
+        return
+    for one in waste:
+        print(f"{one.size:>15,}  {one.path.relative_to(home.root).as_posix()}: {one.why}")
+    print(f"{size:,} bytes would be freed" if dry_run else f"{freed:,} bytes freed")
+    if not dry_run and freed < size:
+        raise StageError("not everything could be removed; fix: look at the rights of what is left")
+
+
+def _server(home: Any) -> list[Any]:
+    """The server of this home, or the one that PREFECT_API_URL names, and flow runs on it that nobody works at."""
+    from flows.server import LOOPBACK, _request, _why_unhealthy, find_server
+    from tasks.leases import active_locks
+    from tasks.upkeep import Finding
+
+    given = os.environ.get("PREFECT_API_URL")
+    url = given or find_server(home)
+    if url is None:
+        return [Finding("server", "ok", "none runs; the next run starts one")]
+    parts = urlsplit(url)
+    if (reason := _why_unhealthy(url.rstrip("/"), 4)) is not None:
+        return [
+            Finding("server", "problem", f"no Prefect server at {parts.hostname}: {reason}", "unset PREFECT_API_URL")
+        ]
+    elsewhere = parts.hostname not in (LOOPBACK, "localhost", "::1")
+    secured = any(os.environ.get(name) for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"))
+    if elsewhere and (parts.scheme != "https" or not secured):
+        return [
+            Finding(
+                "server", "warning", f"{parts.hostname} is used without TLS or without a password",
+                "https and PREFECT_API_AUTH_STRING: see SECURITY.md",
+            )
+        ]  # fmt: skip
+    findings = [Finding("server", "ok", f"healthy at {parts.hostname}")]
+    if elsewhere or active_locks(home):
+        return findings  # others may work at its runs
+    query = {
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, "flows": {"name": {"any_": list(FLOWS)}}, "limit": 100,
+    }  # fmt: skip
+    status, body = _request(f"{url}/flow_runs/filter", 10, query)
+    for run in json.loads(body) if status == 200 else []:
+        findings.append(
+            Finding(
+                "flow runs",
+                "warning",
+                f"{run['name']} is Running, and nobody works at it",
+                "`cogito doctor --fix`",
+                lambda run=run: _crash(url, run["id"]),
+            )
+        )
+    return findings
+
+
+def _crash(url: str, run: str) -> None:
+    from flows.server import _request
+
+    state = {"type": "CRASHED", "name": "Crashed", "message": "Its process is gone. Called so by cogito doctor."}
+    _request(f"{url}/flow_runs/{run}/set_state", 10, {"state": state, "force": True})
+
+
+def _print(findings: list[Any], cleared: set[int]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flows.listing import TABLE_WIDTH
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH)
+    table = Table("what", "status", "found", "fix")
+    for number, one in enumerate(findings):
+        status = "cleared" if number in cleared else one.status
+        table.add_row(one.name, f"[{STYLES.get(status, 'green')}]{status}[/]", escape(one.found), escape(one.fix))
+    console.print(table)
+    print(", ".join(f"{sum(one.status == status for one in findings)} {status}" for status in STYLES))
