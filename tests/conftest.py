@@ -28,13 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos", "tests/chaos: kills by a seeded schedule")
     group.addoption("--chaos-seed", type=int, default=0, help="seed of the schedule")
     group.addoption("--chaos-kills", type=int, default=4, help="how many processes are killed")
+    parser.addoption("--fuzz-seconds", type=float, default=600, help="for how long tests/test_fuzz.py goes on")
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz-seconds", type=float, default=600, help="for how long tests/test_fuzz.py goes on")
 
 
 @pytest.fixture
