@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -105,7 +106,7 @@ def _server(home: Any) -> list[Any]:
                 "warning",
                 f"{run['name']} is Running, and nobody works at it",
                 "`cogito doctor --fix`",
-                lambda run=run: _crash(url, run["id"]),
+                partial(_crash, url, run["id"]),
             )
         )
     return findings

@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -124,10 +125,11 @@ def young_tags(document: Document, repository: Path | None = None) -> Iterator[F
             continue
         name = re.sub(r"^[\s*`]+|[\s*`]+$", "", cell).removesuffix("-dirty")
         place = row.at("git_tag")
-        match = _DAY.search(name)
+        match, day = _DAY.search(name), None
         if match and not _COMMIT.fullmatch(name):
-            day = date(int(match[1]), int(match[2]), int(match[3]))
-            if day > started.date():
+            with suppress(ValueError):  # 31 February
+                day = date(int(match[1]), int(match[2]), int(match[3]))
+            if day is not None and day > started.date():
                 yield Finding.at(
                     place, "young-tag", "error", 0.9, f"the tag is of {day}, the run of {started:%Y-%m-%d}", name
                 )
@@ -138,8 +140,10 @@ def young_tags(document: Document, repository: Path | None = None) -> Iterator[F
 def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> Iterator[Finding]:
     place = row.at("git_tag")
     try:
-        committed = datetime.fromisoformat(_git(repository, "log", "-1", "--format=%cI", f"{name}^{{commit}}"))
-    except UserError:
+        # A cell such as `--output=FILE` is a name, and never an option.
+        words = ("log", "-1", "--format=%cI", "--end-of-options", f"{name}^{{commit}}")
+        committed = datetime.fromisoformat(_git(repository, *words))
+    except (UserError, ValueError):
         yield Finding.at(
             place, "young-tag", "warning", 0.8, f"{name} is neither a tag nor a commit of {repository}", name
         )
@@ -170,7 +174,12 @@ def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> 
 def _git(repository: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, timeout=60, check=False
+            # Nothing that the settings of a stranger's checkout name is started.
+            ["git", "-C", str(repository), "-c", "log.showSignature=false", "-c", "core.fsmonitor=false", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
     except OSError as error:
         raise UserError(f"--git {repository}: git cannot be run ({error.strerror}); fix: install git") from None
