@@ -70,12 +70,16 @@ def clean(
 
 def _server(home: Any) -> list[Any]:
     """The server of this home, or the one that PREFECT_API_URL names, and flow runs on it that nobody works at."""
-    from flows.server import LOOPBACK, _request, _why_unhealthy, find_server
+    from flows.server import LOOPBACK, _recorded_server, _request, _why_unhealthy, stop_server
     from tasks.leases import active_locks
     from tasks.upkeep import Finding
 
     given = os.environ.get("PREFECT_API_URL")
-    url = given or find_server(home)
+    own = None if given else _recorded_server(home)
+    if own is not None and not own.answers():
+        found = f"process {own.process.pid} is the server of this home and does not answer on port {own.port}"
+        return [Finding("server", "problem", found, "`cogito ui --stop`", lambda: stop_server(home) and None)]
+    url = given or (own.api_url if own else None)
     if url is None:
         return [Finding("server", "ok", "none runs; the next run starts one")]
     parts = urlsplit(url)

@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import time
 import zipfile
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer.main
 from command import TINY
 from safetensors.torch import load_file, save_file
 
@@ -40,6 +42,7 @@ from tests.factories import RUN_ID, make_record
 
 # Of the processor, since the machine may do other things too.
 SECONDS = 5
+AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@example.invalid")
 # A folder for locks, and hashes that are remembered, are no work and no result.
 ALLOWED = ("locks/", "leases/", "cache/fingerprints/")
 
@@ -254,6 +257,7 @@ def test_bad_values(
 
 # --- words of the command line ---
 
+MADE = ["--tasks", "mrpc", "--set", "data.dataset=builtin/python_docs"]
 WORDS: dict[str, tuple[list[str], str]] = {
     "unknown command": (["rnu"], "run"),
     "unknown option": (["run", "tiny.yaml", "--fast"], "--fast"),
@@ -366,6 +370,41 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "checkpoint show nothing": (["checkpoint", "show", "absent"], "absent"),
     "checkpoint convert onto itself": (["checkpoint", "convert", "model", "model"], "exists already"),
     "checkpoint convert below a file": (["checkpoint", "convert", "model", "tiny.yaml/x"], "tiny.yaml"),
+    "sweep with no processes": (["sweep", "tiny.yaml", "--processes", "0"], "--processes"),
+    "sweep with too many processes": (["sweep", "tiny.yaml", "--processes", "17"], "global_batch_size"),
+    "sweep with no root": (["sweep", "tiny.yaml", "--data-root", "absent"], "not a folder"),
+    "sweep with a folder as log": (["sweep", "tiny.yaml", "--log", "."], "is a folder"),
+    "sweep with odd keys": (["sweep", "tiny.yaml", "--set", "a=1"], "unknown key"),
+    "evaluate with no root": (["evaluate", "model", "--data-root", "absent"], "not a folder"),
+    "evaluate with a folder as log": (
+        ["evaluate", "model", "--log", ".", "--set", "evaluation.data=made", *MADE], "is a folder",
+    ),
+    "reproduce with no processes": (["reproduce", "log.md#a_run", "--processes", "0"], "--processes"),
+    "reproduce with no root": (["reproduce", "log.md#a_run", "--data-root", "absent"], "not a folder"),
+    "reproduce from a folder": (["reproduce", "a_run", "--log", "."], "is a folder"),
+    "reproduce with odd keys": (["reproduce", "log.md#tsdae_H8L1C2", "--plan", "--set", "a=1"], "unknown"),
+    "rescore into a folder": (["rescore", "a", "--log", "."], "unknown run"),
+    "analyse with an absent tokenizer": (["analyse", "model", "--tokenizer", "a/b"], "tokenizer"),
+    "analyse with no root": (["analyse", "model", "--data-root", "absent"], "not a folder"),
+    "encode with an absent tokenizer": (
+        ["encode", "model", "texts.txt", "--output", "o.parquet", "--tokenizer", "a/b"], "tokenizer",
+    ),
+    "encode with no root": (
+        ["encode", "model", "texts.txt", "--output", "o.parquet", "--data-root", "absent"], "not a folder",
+    ),
+    "report against nothing": (["report", "a", "--baseline", "b"], "no run or sweep"),
+    "report into a file": (["report", "a", "--output", "tiny.yaml"], "no run or sweep"),
+    "check odd keys": (["check", "tiny.yaml", "--set", "a=1"], "unknown key"),
+    "checkpoint show with no root": (["checkpoint", "show", "model", "--data-root", "absent"], "not a folder"),
+    "checkpoint convert with no root": (
+        ["checkpoint", "convert", "model", "new", "--data-root", "absent"], "not a folder",
+    ),
+    "checkpoint convert with an absent tokenizer": (
+        ["checkpoint", "convert", "model", "new", "--tokenizer", "a/b"], "tokenizer",
+    ),
+    "clean less than nothing": (["clean", "--keep", "-1"], "--keep"),
+    "clean a word": (["clean", "--keep", "all"], "--keep"),
+    "doctor with an odd option": (["doctor", "--heal"], "--heal"),
     "ui with an odd option": (["ui", "--start"], "--start"),
 }  # fmt: skip
 
@@ -380,6 +419,7 @@ SETTINGS = {
     "COGITO_HOME": ("tiny.yaml", "no folder"),
     "COGITO_LOG": (".", "is a folder"),
     "COGITO_DATA_ROOT": ("absent", "not a folder"),
+    "HF_HUB_OFFLINE": ("1", "--data-root"),
 }
 
 
@@ -389,7 +429,8 @@ def test_bad_settings(
 ) -> None:
     value, says = SETTINGS[name]
     monkeypatch.setenv(name, value)
-    assert_refused(place, ["run", "tiny.yaml"], says, capsys, monkeypatch)
+    words = ["evaluate", "model"] if name == "HF_HUB_OFFLINE" else ["run", "tiny.yaml"]
+    assert_refused(place, words, says, capsys, monkeypatch)
 
 
 # --- logs ---
@@ -418,6 +459,22 @@ def test_bad_logs(
         "add": ["log", "add", "record.json", "--log", "bad.md"],
     }  # fmt: skip
     assert_refused(place, words[command], says, capsys, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "tag", ["--output=harmed", "-x", "a\x00b", "v20260231", "$(touch harmed)", "..", "@{-1}", "a:b"]
+)
+def test_a_tag_of_a_log_is_never_an_option_of_git(
+    place: Path, tag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "-q", "."], check=True)
+    subprocess.run(["git", *AUTHOR, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    row = f"| Run ID | Git Tag |\n|---|---|\n| {RUN_ID} | {tag} |\n"
+    (place / "log.md").write_text(row, encoding="utf-8")
+    before = files_under(place)
+    code, out, err = run_command(["log", "check", "log.md", "--git", "."], capsys, monkeypatch)
+    assert code in (0, 1) and "Traceback" not in err and out
+    assert files_under(place) == before
 
 
 # --- records ---
@@ -858,6 +915,24 @@ def test_names_that_lead_elsewhere(name: str, home: Home) -> None:
 def test_names_that_are_fine(name: str, home: Home) -> None:
     assert is_safe_name(name)
     assert home.run(name).root.parent == home.runs
+
+
+def test_every_command_and_option_has_a_bad_case() -> None:
+    given = [words for words, _ in WORDS.values()]
+
+    def walk(words: list[str], command: Any) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            path = [*words, name]
+            cases = [one for one in given if one[: len(path)] == path]
+            options = [one.opts[-1] for one in inner.params if not getattr(one, "is_flag", False)]
+            options = [one for one in options if one.startswith("--")]
+            if getattr(inner, "commands", None):
+                walk(path, inner)
+            else:
+                assert cases, path
+                assert not [one for one in options if not any(one in case for case in cases)], path
+
+    walk([], typer.main.get_command(cli.app))
 
 
 def test_there_are_many() -> None:

@@ -18,7 +18,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from models.autoencoder import ConceptModelForMaskedLM
-from models.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from models.checkpoints import CheckpointError, load_checkpoint, read_weights, save_checkpoint
 from models.configuration import ConceptConfig
 from tasks.checkpoint_source import resolve_checkpoint
 from tasks.errors import UserError
@@ -178,10 +178,32 @@ def check_a_checkpoint(changes: Any, folder: Path) -> None:
     load_checkpoint(target)
 
 
+PICKLES = st.tuples(
+    st.booleans(),
+    st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0, 1, 4]), st.binary(max_size=9)), max_size=5),
+)
+
+
+def check_a_pickle(changes: Any, folder: Path) -> None:
+    """The pickle of earlier code, an archive or the older bare form, with other bytes."""
+    archive, holes = changes
+    (folder / "pickled").mkdir(exist_ok=True)
+    path = folder / "pickled" / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(3, 4), "b": torch.ones(2)}, path, _use_new_zipfile_serialization=archive)
+    content = path.read_bytes()
+    for share, gone, bits in holes:
+        place = int(share * len(content))
+        content = content[:place] + bits + content[place + gone :]
+    path.write_bytes(content)
+    for tensor in read_weights(path.parent).values():
+        assert tensor.numel() * tensor.element_size() <= len(content)
+
+
 KINDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any, Path], None]]] = {
     "experiment files": (specs(), check_spec),
     "logs": (EDITS, check_a_log),
     "checkpoints": (CHECKPOINTS, check_a_checkpoint),
+    "pickles": (PICKLES, check_a_pickle),
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from command import ROOT
 from filelock import FileLock
@@ -285,6 +286,21 @@ def test_servers(home: Home, monkeypatch: pytest.MonkeyPatch, url: str, secret: 
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", secret)
     (one,) = upkeep_commands._server(home)
     assert one.status == status and (one.fix or status == "ok")
+
+
+def test_a_server_that_hangs_is_found_and_ended(home: Home) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+    try:
+        created = psutil.Process(process.pid).create_time()
+        write_json(home.prefect / "server.json", {"port": 4999, "pid": process.pid, "created": created})
+        (one,) = upkeep_commands._server(home)
+        assert one.status == "problem" and str(process.pid) in one.found
+        one.clear()
+        assert process.wait(10) is not None
+        assert upkeep_commands._server(home)[0].status == "ok"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_flow_runs_that_nobody_works_at(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

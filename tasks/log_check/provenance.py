@@ -193,10 +193,11 @@ def young_tags(document: Document, repository: Path | None = None) -> Iterator[F
         if is_missing(cell) or started is None or not name:
             continue
         place = row.at("git_tag")
-        match = _DAY.search(name)
+        match, day = _DAY.search(name), None
         if match and not _COMMIT.fullmatch(name):
-            day = date(int(match[1]), int(match[2]), int(match[3]))
-            if day > started.date():
+            with suppress(ValueError):  # 31 February
+                day = date(int(match[1]), int(match[2]), int(match[3]))
+            if day is not None and day > started.date():
                 yield Finding.at(
                     place, "young-tag", "error", 0.9, f"the tag is of {day}, the run of {started:%Y-%m-%d}", name
                 )
@@ -216,7 +217,9 @@ def tag_in(cell: str) -> str:
 def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> Iterator[Finding]:
     place = row.at("git_tag")
     try:
-        committed = datetime.fromisoformat(_git(repository, "log", "-1", "--format=%cI", f"{name}^{{commit}}", "--"))
+        # A cell such as `--output=FILE` is a name, and never an option.
+        words = ("log", "-1", "--format=%cI", "--end-of-options", f"{name}^{{commit}}", "--")
+        committed = datetime.fromisoformat(_git(repository, *words))
     except (UserError, ValueError):
         yield Finding.at(
             place, "young-tag", "warning", 0.8, f"{name} is neither a tag nor a commit of {repository}", name
@@ -257,7 +260,12 @@ def _is_branch(repository: Path, name: str) -> bool:
 def _git(repository: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, timeout=60, check=False
+            # Nothing that the settings of a stranger's checkout name is started.
+            ["git", "-C", str(repository), "-c", "log.showSignature=false", "-c", "core.fsmonitor=false", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
     except OSError as error:
         raise UserError(f"--git {repository}: git cannot be run ({error.strerror}); fix: install git") from None
