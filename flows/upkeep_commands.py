@@ -78,7 +78,7 @@ def _server(home: Any) -> list[Any]:
     own = None if given else _recorded_server(home)
     if own is not None and not own.answers():
         found = f"process {own.process.pid} is the server of this home and does not answer on port {own.port}"
-        return [Finding("server", "problem", found, "`cogito ui --stop`", lambda: stop_server(home) and None)]
+        return [Finding("server", "problem", found, "`cogito ui --stop`", partial(stop_server, home))]
     url = given or (own.api_url if own else None)
     if url is None:
         return [Finding("server", "ok", "none runs; the next run starts one")]

@@ -52,7 +52,7 @@ class Finding:
     status: Status
     found: str
     fix: str = ""
-    clear: Callable[[], None] | None = field(default=None, compare=False)
+    clear: Callable[[], object] | None = field(default=None, compare=False)
 
     def as_json(self) -> dict[str, str | bool]:
         return {
