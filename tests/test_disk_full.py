@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command import cogito
+from command import TINY, answer, cogito
 from factories import RUN_ID, make_pretraining, make_record, put_scored_run
 from hub_stand_in import write_small_checkpoint
 
@@ -518,15 +518,8 @@ def test_a_whole_run_goes_on_once_there_is_room(disk: Path, tmp_path: Path) -> N
     (tmp_path / "prefect").mkdir()
     (home / "prefect").symlink_to(tmp_path / "prefect")  # the database of the server is Prefect's to look after
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
-    command = [
-        "run",
-        tmp_path / "tiny.yaml",
-        "--log",
-        tmp_path / "log.md",
-        "--set",
-        "tracking.wandb=disabled",
-        "--json",
-    ]
+    log = tmp_path / "log.md"
+    command = ["run", tmp_path / "tiny.yaml", "--log", log, "--set", "tracking.wandb=disabled", "--json"]
     # Nothing but the corpus and the task data is there yet, which take about 1 MB.
     with room_on(disk)(1_600_000):
         full = cogito(*command, home=home, COGITO_SERVER="off")
@@ -537,4 +530,4 @@ def test_a_whole_run_goes_on_once_there_is_room(disk: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     runs = [path.name for path in (home / "runs").iterdir()]
     assert runs == [answer(done)["run_id"]]
-    assert (tmp_path / "log.md").read_text().count(runs[0]) >= 1
+    assert log.read_text().count(runs[0]) >= 1
