@@ -28,6 +28,9 @@ TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 
+# The reader of the datasets library for a kind of file.
+READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -102,6 +105,8 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
     except Exception as error:
         if is_transient(error):
             raise  # the stage retries
+        if isinstance(error, datasets.exceptions.DatasetGenerationError):
+            raise UserError(f"data set {source.name!r}: {_name_broken_file(Path(folder), error)}") from error
         reasons = [str(one).strip().splitlines()[0] for one in (error, error.__cause__) if one and str(one).strip()]
         text = ": ".join(reasons)[:600] or type(error).__name__
         raise UserError(
@@ -114,6 +119,23 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
             f"data set {source.name!r}: has no column {', '.join(missing)}; allowed: {', '.join(table.column_names)}"
         )
     return table
+
+
+def _name_broken_file(folder: Path, error: BaseException) -> str:
+    """Which file of a data set cannot be read and why. The library tells neither, so the files are read one by one."""
+    import datasets
+
+    for path in sorted(folder.rglob("*")):
+        if (reader := READERS.get(path.suffix)) and path.is_file():
+            try:
+                for _ in datasets.load_dataset(reader, data_files=str(path), split="train", streaming=True):
+                    pass
+            except Exception as reason:
+                text = (str(reason.__cause__ or reason).splitlines() or [type(reason).__name__])[0]
+                return f"{path}: corrupt: {text}; fix: copy it again, or delete it if it was downloaded"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{folder}: cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
 
 def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
