@@ -222,7 +222,8 @@ def reproduce(
         print(state.message)
         return
     again = _finished_run(state)
-    found = verdicts(compare(find_side(f"{source}#{run_id}", home), find_side(again, home)))
+    first = run_id if asked.has_record else f"{source}#{run_id}"
+    found = verdicts(compare(find_side(first, home), find_side(again, home)))
     if as_json:
         _print_json({**asked.facts(), "run_id": again, "verdicts": [one.model_dump(mode="json") for one in found]})
     else:

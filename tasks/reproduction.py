@@ -32,6 +32,7 @@ HUB_NAMES = {"minipile": "JeanKaddour/minipile"}
 _SIZES = {"H": "hidden_size", "L": "num_layers", "C": "num_concepts", "D": "num_decoder_layers"}
 
 
+OWN_RECORD = "its record"
 Outcome = Literal["agrees", "differs", "undecided"]
 
 
@@ -71,6 +72,11 @@ class Plan:
     assumed: dict[str, Any]
     unrecoverable: tuple[str, ...]
     checkpoint: str | None
+
+    @property
+    def has_record(self) -> bool:
+        """Whether the row's run lies here with its record and predictions, so that nothing is assumed."""
+        return self.source == OWN_RECORD
 
     def facts(self) -> dict[str, Any]:
         """The plan ready for JSON, without the spec."""
@@ -127,7 +133,7 @@ def plan_reproduction(
                 f"{run_id} evaluates {source}, which was not trained under {home.root}; "
                 f"fix: `cogito evaluate {source}` and compare"
             )
-        return Plan(run_id, record.kind, spec, "its record", {}, {}, (), checkpoint=source)
+        return Plan(run_id, record.kind, spec, OWN_RECORD, {}, {}, (), checkpoint=source)
     trained = row if row.kind == "training" else rows.get(row.checkpoint or "")
     if trained is None:
         raise UserError(
@@ -158,7 +164,7 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
             outcome: Outcome = "undecided"
             reason = figure.refused
         elif figure.interval is None:
-            outcome = "agrees" if figure.delta == 0 else "undecided"
+            outcome = "agrees" if _rounds_to(figure.a, figure.b) else "undecided"
             reason = f"difference {figure.delta:+.4g}, no interval is known"
         else:
             outcome = "agrees" if figure.inside_noise else "differs"
@@ -170,6 +176,14 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
             )
         )  # fmt: skip
     return found
+
+
+def _rounds_to(stated: float | None, repeated: float | None) -> bool:
+    """Whether a figure is the stated one to the digits that are stated."""
+    if stated is None or repeated is None:
+        return False
+    digits = len(repr(round(stated, 8)).partition(".")[2])
+    return abs(stated - repeated) <= 0.5 * 10**-digits
 
 
 def _changed(spec: ExperimentSpec, overrides: Sequence[str], small: bool, name: str) -> ExperimentSpec:

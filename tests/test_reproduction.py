@@ -97,7 +97,7 @@ def test_a_verdict_needs_an_interval_or_the_very_same_figure() -> None:
     figures = [
         figure(delta=0.01, interval=(-0.02, 0.04)),
         figure(delta=0.1, interval=(0.05, 0.15)),
-        figure(delta=0.0, b=0.8),
+        figure(delta=0.0003, a=0.812, b=0.8123),
         figure(delta=0.01),
         figure(refused="A is of made data"),
     ]
