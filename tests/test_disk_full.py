@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command import TINY, answer, cogito
+from command import cogito
 from factories import RUN_ID, make_pretraining, make_record, put_scored_run
 from hub_stand_in import write_small_checkpoint
 
@@ -508,26 +508,3 @@ def test_the_command_says_it_in_one_line(disk: Path, arguments: tuple[str, ...])
     assert done.stderr.count("\n") == 1, done.stderr
     done = cogito(*arguments, home=home)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.end_to_end
-def test_a_whole_run_goes_on_once_there_is_room(disk: Path, tmp_path: Path) -> None:
-    """Pretraining finds no room for its state; with room again the same command ends the same run."""
-    home = disk / "run" / "home"
-    home.mkdir(parents=True)
-    (tmp_path / "prefect").mkdir()
-    (home / "prefect").symlink_to(tmp_path / "prefect")  # the database of the server is Prefect's to look after
-    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
-    log = tmp_path / "log.md"
-    command = ["run", tmp_path / "tiny.yaml", "--log", log, "--set", "tracking.wandb=disabled", "--json"]
-    # Nothing but the corpus and the task data is there yet, which take about 1 MB.
-    with room_on(disk)(1_600_000):
-        full = cogito(*command, home=home, COGITO_SERVER="off")
-    assert full.returncode == 1 and "Traceback" not in full.stderr, full.stderr
-    assert "no space left on device" in full.stderr and str(home) in full.stderr, full.stderr
-    assert not list(home.rglob("*.part")), "nothing half is left"
-    done = cogito(*command, home=home, COGITO_SERVER="off")
-    assert done.returncode == 0, done.stderr
-    runs = [path.name for path in (home / "runs").iterdir()]
-    assert runs == [answer(done)["run_id"]]
-    assert log.read_text().count(runs[0]) >= 1
