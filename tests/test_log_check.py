@@ -423,7 +423,8 @@ def plant(name: str) -> tuple[str, str]:
 
 COLUMNS = {
     "date": "Date", "run": "Run ID / Model Type", "architecture": "Architecture", "loss": "Task Loss",
-    "rank": "Eff. Rank", "scores": "Key GLUE Scores", "link": "WandB Link", "tag": "Git Tag", "conclusion": "Conclusion / Takeaway",
+    "rank": "Eff. Rank",
+    "scores": "Key GLUE Scores", "link": "WandB Link", "tag": "Git Tag", "conclusion": "Conclusion / Takeaway",
 }  # fmt: skip
 THEIRS = "https://wandb.ai/lab/c/runs/" + OTHER
 PLANTED_CELLS = {
