@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -418,6 +419,138 @@ def plant(name: str) -> tuple[str, str]:
         return TRAINING + rows, "loss-kinds"
     assert name == "collapse"
     return TRAINING + training_row(conclusion="**Collapse fixed.**"), "collapse-claim"
+
+
+COLUMNS = {
+    "date": "Date", "run": "Run ID / Model Type", "architecture": "Architecture", "loss": "Task Loss",
+    "rank": "Eff. Rank",
+    "scores": "Key GLUE Scores", "link": "WandB Link", "tag": "Git Tag", "conclusion": "Conclusion / Takeaway",
+}  # fmt: skip
+THEIRS = "https://wandb.ai/lab/c/runs/" + OTHER
+PLANTED_CELLS = {
+    ("scores", "impossible-pair"): [
+        "**MRPC F1/Acc:** 81.33/74.26", "**MRPC (acc/F1):** 74.26/81.33", "MRPC F1: 0.8133, acc: 0.7426",
+        "MRPC F1=81.33, Acc=74.26", "MRPC 81.33 F1, 74.26 acc", "**MRPC:** F1 81.33% (acc 74.26%)",
+        "**MRPC:** 81.33% F1 (74.26% accuracy)", "QQP F1: 95.00% <br> QQP Acc: 70.00%", "CoLA MCC 0.900, acc 72.0%",
+    ],
+    ("scores", "impossible-score"): ["RTE 0.615", "WNLI: 57.0%", "CoLA acc: 70.05%", "SICK-E: 78.191%"],
+    ("scores", "out-of-range"): ["MRPC: 182.2%", "QQP: -72.5%", "STS-B: 0.627 / 1.2", "CoLA: -1.20"],
+    ("scores", "open-entry"): ["to be evaluated", "WIP", "coming soon", "PAWS not yet run", "QQP: 72.5% (+ep3 pend.)"],
+    ("scores", "at-floor"): [
+        "MRPC accuracy: 68.4%", "QQP acc: 63.2%", "CoLA: 69.1%", "CoLA MCC: 2.1", "MRPC: 82.2% (baseline head)",
+        "STS-B: 0.03", "MNLI-m: 35.4%", "SICK-E: 56.9%", "MRPC F1/Acc: 81.2/68.4",
+    ],
+    ("rank", "wrong-percentage"): [
+        "12 of 128 (12.5%)", "9.9% (12/128)", "12/128 = 10.4%", "**5 / 128** (14%)", "12 / 128 (0.194)",
+        "12/128 [10.4%]",
+        "12/128, i.e. 10.4%", "12/128 (≈15%)",
+    ],
+    ("rank", "out-of-range"): ["130 of 128", "0 / 128"],
+    ("rank", "identity"): ["12 of 64 (18.8%)"],
+    ("architecture", "identity"): [
+        "H512L2C128", "H=512, L=2, C=128", "2 layers, 128 concepts", "hidden 256, L6, C128", "512/2/128",
+    ],
+    ("date", "dates-disagree"): [
+        "18.02.2026", "2026/02/18 10:00", "18 Feb 2026", "2025-02-08", "2026-02-30", "2026-02-09",
+    ],
+    ("tag", "young-tag"): ["[`x-2026-03-01`](https://github.com/a/b/tree/x)", "`release/2026.03.01`", "v1_20260301"],
+    ("link", "wrong-link"): [
+        THEIRS, f"[W](<{THEIRS}>)", f"[{OTHER}](https://wandb.ai/lab/c/runs/1a2b3c4d)", f"[W]({THEIRS}/overview?x=1)",
+        "[W](https://wandb.ai/lab/c/runs/perceiver-mlm-H512L2C128-seed1)", "https://wandb.ai/lab/c/table",
+        "[perceiver_mlm_H512L2C128_20260118_172328](https://wandb.ai/lab/c/runs/1a2b3c4d)",
+        f"[W](https://wandb.ai/lab/c/runs/{RUN}-mrpc-ft)", f"[W](https://wandb.ai/lab/c/runs/finetune_{RUN})",
+    ],
+    ("conclusion", "contradiction"): ["QQP F1 of 74.5% is good.", "Rank 5/128: collapse.", "Its MLM loss is 2.640."],
+    ("conclusion", "wrong-delta"): ["QQP rose from 61.4% to 72.5% (+12.1 points).", "QQP 61.4% → 72.5% (+12.1%)."],
+    ("conclusion", "noise"): ["MNLI-m improved from 58.8% to 59.1%.", "MNLI-m 58.8% → 59.1%: better than before."],
+    ("conclusion", "collapse-claim"): [
+        "No collapse: rank 64/128.", "Concept collapse prevented.", "No longer collapsed.", "Eliminates collapse.",
+    ],
+    ("conclusion", "wrong-percentage"): ["A rank share of 64/128 (55%)."],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "rule", "cell"), [(*key, cell) for key, cells in PLANTED_CELLS.items() for cell in cells]
+)
+def test_a_fault_is_found_at_its_place_however_it_is_written(tmp_path: Path, column: str, rule: str, cell: str) -> None:
+    text = TRAINING + training_row(OTHER) + training_row(**{column: cell})
+    assert (8, RUN, COLUMNS[column]) in [(one.line, one.row, one.column) for one in of(found(tmp_path, text), rule)]
+
+
+@pytest.mark.parametrize(
+    ("part", "rule", "line", "row", "column"),
+    [
+        (f"| Run | QQP F1 |\n|---|---|\n| `{RUN}` | 74.5% |\n", "contradiction", 12, RUN, "QQP F1"),
+        (f"| Task | `{RUN}` | {OTHER} |\n|---|---|---|\n| QQP F1 | 72.5% | 63.4% |\n", "contradiction", 12,
+         OTHER, OTHER),
+        (f"| Run | Eff. rank |\n|---|---|\n| `{RUN}` | 5 / 128 |\n", "contradiction", 12, RUN, "Eff. rank"),
+        (f"| Run | MLM loss |\n|---|---|\n| `{RUN}` | 2.640 |\n", "contradiction", 12, RUN, "MLM loss"),
+        (f"`{RUN}` ends with an MLM loss of 2.640.\n", "contradiction", 10, RUN, None),
+        (f"# {RUN}\n## GLUE\n| Task | Head |\n|---|---|\n| QQP F1 | 74.5% |\n", "contradiction", 14, RUN, "Head"),
+        ("| Model | STS-B |\n|---|---|\n| X | 0.812 |\n| Y | 89.4 |\n", "mixed-units", 13, None, "STS-B"),
+        ("| Metric | Value |\n|---|---|\n| MRPC F1 | 88.00 |\n| MRPC Acc | 70.10 |\n", "impossible-pair", 12,
+         None, "Value"),
+        ("| Task | Old | A | Δ A | B | Δ B |\n|---|---|---|---|---|---|\n| X | 1.0 | 3.0 | +2.0 | 5.0 | +4.0 |\n"
+         "| Y | 2.0 | 5.0 | +3.0 | 6.0 | +5.0 |\n", "wrong-delta", 13, None, "Δ B"),
+        ("| Case | Old | New | Gain |\n|---|---|---|---|\n| X | 86.1/79.9 | 88.5/82.8 | +2.4/+3.9 |\n", "wrong-delta",
+         12, None, "Gain"),
+        ("The combined loss fixed the collapse (rank 122/128).\n", "collapse-claim", 10, None, None),
+        (f"With `{RUN}` MNLI-m improved from 58.8% to 59.1%.\n", "noise", 10, RUN, None),
+    ],
+)  # fmt: skip
+def test_a_fault_outside_the_two_tables_is_found_at_its_place(
+    tmp_path: Path, part: str, rule: str, line: int, row: str | None, column: str | None
+) -> None:
+    findings = found(tmp_path, TRAINING + training_row() + training_row(OTHER) + "\n" + part)
+    assert (line, row, column) in [(one.line, one.row, one.column) for one in of(findings, rule)]
+
+
+def test_training_and_evaluation_losses_in_one_column(tmp_path: Path) -> None:
+    rows = training_row(loss="MLM 2.537 (train)") + training_row(OTHER, loss="MLM eval 3.1")
+    (one,) = of(found(tmp_path, TRAINING + rows), "loss-kinds")
+    assert (one.line, one.severity) == (7, "warning")
+
+
+def test_a_shared_loss_counts_less_the_more_rows_there_are(tmp_path: Path) -> None:
+    few = training_row(loss="MLM 2.640") + training_row(OTHER, loss="MLM 2.640")
+    assert {one.severity for one in of(found(tmp_path, TRAINING + few), "shared-value")} == {"warning"}
+    many = "".join(
+        training_row(f"perceiver_mlm_H512L6C128_20260208_1{place:05}", loss=f"MLM 2.{place:03}") for place in range(200)
+    )
+    assert {one.severity for one in of(found(tmp_path, TRAINING + few + many), "shared-value")} == {"note"}
+
+
+NOT_CONTRADICTED = [
+    "Eval loss 2.9 at epoch 10, 2.537 at the end.", "Concept loss 0.31; MLM loss 2.537.",
+    "Rank rose from 5/128 to 64/128.",
+    "Could not fix collapse.", "To fix collapse we try TSDAE next.", "Collapse fixed: retrieval 92%, input share 0.8.",
+    "No improvement over L2 on MNLI-m.", "MNLI-m 59.1 against 58.8: within noise.", "QQP 61.4% → 72.5% (+18.1% rel.).",
+    "QQP F1 72.5% (L2 had 61.4%).", "Warm-up 2000 → 4000 (+2000).", "QQP best at epoch 3 with 72.0%.", "MNLI-m > QQP.",
+    "Was TBD in January, now done.", "3 of 8 GLUE tasks (37.5%).", "GPU use 95% (7/8 GPUs busy).",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("conclusion", NOT_CONTRADICTED)
+def test_a_conclusion_that_compares_is_not_taken_for_a_contradiction(tmp_path: Path, conclusion: str) -> None:
+    rows = training_row(conclusion=conclusion) + training_row(OTHER, scores="**QQP F1:** 61.4% <br> **MNLI-m:** 58.8%")
+    assert serious(found(tmp_path, TRAINING + rows)) == []
+
+
+def test_five_hundred_rows_are_checked_in_seconds(tmp_path: Path) -> None:
+    names = [f"perceiver_mlm_H512L6C128_20260208_1{place:05}" for place in range(500)]
+    rows = [
+        training_row(
+            name, loss=f"MLM 2.{place:03}", conclusion=f"Best QQP: {60 + place / 20:.2f}%.",
+            scores=f"**MRPC F1:** {83 + place / 100:.2f}% <br> **QQP F1:** {60 + place / 20:.2f}%",
+        )
+        for place, name in enumerate(names)
+    ]  # fmt: skip
+    table = "\n| Run | QQP F1 | Speed |\n|---|---|---|\n" + "".join(f"| `{name}` | 72.5% | 2 |\n" for name in names)
+    prose = "\n" + "".join(f"`{name}` was good.\n" for name in names)
+    started = time.process_time()
+    found(tmp_path, TRAINING + "".join(rows) + table + prose)
+    assert time.process_time() - started < 12  # about one second on a free core
 
 
 PLANTED = [

@@ -13,6 +13,7 @@ from tasks.log_check.consistency import (
     contradictions,
     open_entries,
     shared_values,
+    stated_deltas,
     versions_differ,
     wrong_deltas,
 )
@@ -25,10 +26,11 @@ from tasks.log_check.provenance import dates_disagree, identity_disagrees, missi
 # What one document shows by itself.
 RULES: tuple[Callable[[Document], Iterator[Finding]], ...] = (
     impossible_scores, out_of_range, wrong_percentages, mixed_units, wrong_links, dates_disagree, identity_disagrees,
-    missing_provenance, wrong_deltas, shared_values, open_entries, at_floor, noise, loss_kinds, collapse_claims,
+    missing_provenance, wrong_deltas, stated_deltas, shared_values, open_entries, at_floor, noise, loss_kinds,
+    collapse_claims,
 )  # fmt: skip
 # Rules that hold for any Markdown file that states figures.
-REPORT_RULES = (impossible_scores, out_of_range, wrong_percentages, wrong_deltas)
+REPORT_RULES = (impossible_scores, out_of_range, wrong_percentages, wrong_deltas, stated_deltas)
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 

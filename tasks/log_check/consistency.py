@@ -1,25 +1,38 @@
 """Rules about figures that contradict each other: in the document, in another version of it, in reports."""
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from tasks.experiment_log import LogRow, LogTable, is_missing
 from tasks.log_check.document import COUNTS, SPLITS, Document, Figure, Place, Row, metrics_in, tasks_in
 from tasks.log_check.feasibility import Rounded
-from tasks.log_check.finding import Finding
+from tasks.log_check.finding import Finding, Severity
 
 MINUS = ("-", "−", "–")
 _NUMBER = re.compile(r"(?P<sign>[-−–+]?)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*(?:rel(?:ative|\.)?)?", re.I)
-_DELTA_TITLE = re.compile(r"\bdeltas?\b|Δ|∆|\bdiff(?:\.|\b|erence)|\bgains?\b|\bchange\b|\bimprovement\b", re.I)
-_VAGUE_TITLE = re.compile(r"\bdiff(?:\.|\b|erence)|\bgains?\b|\bchange\b|\bimprovement\b", re.I)
+_DELTA_TITLE = re.compile(
+    r"\bdeltas?\b|Δ|∆|\bdiff(?:\.|\b|erence)|\bgaps?\b|\bgains?\b|\bchange\b|\bimprovement\b", re.I
+)
+_VAGUE_TITLE = re.compile(r"\bdiff(?:\.|\b|erence)|\bgaps?\b|\bgains?\b|\bchange\b|\bimprovement\b", re.I)
 _OLD = re.compile(r"\b(?:old|base\w*|before|previous|prior|from|reference|initial|original|control|without)\b", re.I)
 _NEW = re.compile(r"\b(?:new|after|ours?|current|to|now|final|treatment|with)\b", re.I)
 _OPEN = re.compile(
-    r"\bTBD\b|\bTODO\b|\bTBA\b|\bFIXME\b|\?\?\?|\bpend(?:ing\b|\.)|\bin progress\b|\bto be (?:filled|added)\b", re.I
+    r"\bTBD\b|\bTODO\b|\bTBA\b|\bFIXME\b|\bWIP\b|\?\?\?|\bpend(?:ing\b|\.)|\bin progress\b|\bcoming soon\b"
+    r"|\bto be (?:filled|added|determined|evaluated|measured|computed|run|done|confirmed|decided)\b"
+    r"|\bnot yet (?:run|evaluated|measured|computed|available|done)\b",
+    re.I,
+)
+_CLOSED = re.compile(r"\b(?:no|nothing|none|never|was|were|had been|formerly|longer)\W+(?:\w+\W+){0,2}$", re.I)
+_STATED_DELTA = re.compile(
+    r"(?P<old>(?<![\w.])\d+(?:\.\d+)?)\s*(?P<p1>%?)\s*(?:→|->|to)\s*(?P<new>\d+(?:\.\d+)?)(?![\w]|\.\d)\s*(?P<p2>%?)\s*[(\[,:;]\s*"
+    r"(?P<delta>[-+−–]\d+(?:\.\d+)?\s*(?:%|pp\b|points?\b|pts?\b)?)(?P<behind>[^.;|]{0,12})"
 )
 _FIGURE = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])")
+GUESS = 0.45  # what is less sure than this is a note
 VERSION_COLUMNS = (
     "date", "architecture", "pretraining_data", "machine", "epochs", "concept_losses", "task_loss", "eff_rank",
     "key_scores", "speed_steps_s", "git_tag",
@@ -28,63 +41,100 @@ VERSION_COLUMNS = (
 
 def contradictions(document: Document, reports: Sequence[Document] = ()) -> Iterator[Finding]:
     """The same figure is stated differently in two places of the log or in a report."""
-    stated = document.row_scores
+    stated = _by_subject(document.row_scores)
     for figure in document.other_scores:
-        yield from _against(figure, [other for other in stated if other.place.line != figure.place.line], None)
-    in_log = stated + document.other_scores
+        yield from _against(figure, stated, None)
+    in_tables = _by_subject([one for one in document.other_scores if one.table is not None])
+    for group in in_tables.values():
+        for before, figure in combinations(group, 2):
+            if before.head == figure.head and before.head is not None and before.table != figure.table:
+                yield from _against(figure, _by_subject([before]), None)
+    for rank in document.other_ranks:
+        yield from _rank_against(rank, document.row_ranks, None)
+    for loss in document.other_losses:
+        yield from _loss_against(loss, document.row_losses, None)
+    in_log = _by_subject(document.row_scores + document.other_scores)
     for report in reports:
         for figure in report.row_scores + report.other_scores:
             yield from _against(figure, in_log, report.path)
         for loss in report.row_losses + report.other_losses:
             yield from _loss_against(loss, document.row_losses, report.path)
+        for rank in report.row_ranks + report.other_ranks:
+            yield from _rank_against(rank, document.row_ranks, report.path)
 
 
-def _against(figure: Figure, stated: Sequence[Figure], file: Path | None) -> Iterator[Finding]:
+Subjects = dict[tuple[str, str, str], list[Figure]]
+
+
+def _by_subject(figures: Iterable[Figure]) -> Subjects:
+    """Figures by their run, task and metric, where the run is known."""
+    found: Subjects = defaultdict(list)
+    for figure in figures:
+        if figure.run is not None:
+            found[figure.run, figure.task, figure.likely_metric].append(figure)
+    return found
+
+
+def _against(figure: Figure, stated: Subjects, file: Path | None) -> Iterator[Finding]:
     """Whether none of the comparable statements says what this one says."""
     if figure.run is None:
         return
     same = [
         other
-        for other in stated
-        if other.run == figure.run and other.task == figure.task and other.likely_metric == figure.likely_metric
+        for other in stated.get((figure.run, figure.task, figure.likely_metric), ())
+        if (other.examples, other.elsewhere) == (figure.examples, figure.elsewhere)
     ]
     exact = [other for other in same if other.head == figure.head and figure.head is not None]
     loose = [other for other in same if other.head is None or figure.head is None]
     comparable = exact or loose
-    if not comparable or any(other.rounded.overlaps(figure.rounded) for other in comparable):
+    if not comparable or any(_says_the_same(figure, other) for other in comparable):
         return
     other = max(comparable, key=lambda one: one.certainty)
     certainty = 0.9 * figure.certainty * other.certainty * (1.0 if exact else 0.8)
     title = f"{SPLITS[figure.task][1].title} {figure.likely_metric} of {figure.run}"
+    yield _contradiction(title, figure, other, certainty, file)
+
+
+def _says_the_same(one: Figure, other: Figure) -> bool:
+    """Whether two figures agree to the digits that both give; 89.4 and 0.894 do."""
+    return one.rounded.overlaps(other.rounded)
+
+
+def _contradiction(title: str, figure: Figure, other: Figure, certainty: float, file: Path | None) -> Finding:
+    """Found at the figure, or at what the log says where the figure stands in another file."""
+    severity: Severity = "warning" if certainty >= GUESS else "note"
     if file is None:
-        yield Finding.at(
-            figure.place, "contradiction", "warning", certainty,
-            f"{title}: {figure.shown} here, {other.shown} in line {other.place.line}", f"{figure.shown}; {other.shown}",
+        where = f"line {other.place.line}" if other.place.line != figure.place.line else f"column {other.place.column}"
+        return Finding.at(
+            figure.place, "contradiction", severity, certainty,
+            f"{title}: {figure.shown} here, {other.shown} in {where}", f"{figure.shown}; {other.shown}",
         )  # fmt: skip
-    else:
-        yield Finding.at(
-            other.place, "contradiction", "warning", certainty,
-            f"{title}: {other.shown} here, {figure.shown} in {file.name} line {figure.place.line}",
-            f"{other.shown}; {file}:{figure.place.line}: {figure.shown}",
-        )  # fmt: skip
+    return Finding.at(
+        other.place, "contradiction", severity, certainty,
+        f"{title}: {other.shown} here, {figure.shown} in {file.name} line {figure.place.line}",
+        f"{other.shown}; {file}:{figure.place.line}: {figure.shown}",
+    )  # fmt: skip
 
 
-def _loss_against(loss: Figure, stated: Sequence[Figure], file: Path) -> Iterator[Finding]:
-    rows = [other for other in stated if other.run == loss.run]
+def _rank_against(rank: Figure, stated: Sequence[Figure], file: Path | None) -> Iterator[Finding]:
+    rows = [other for other in stated if other.run == rank.run and rank.run is not None]
+    if rows and not any(other.rounded.overlaps(rank.rounded) for other in rows):
+        yield _contradiction(f"rank of {rank.run}", rank, rows[0], 0.8 * rank.certainty, file)
+
+
+def _loss_against(loss: Figure, stated: Sequence[Figure], file: Path | None) -> Iterator[Finding]:
+    rows = [other for other in stated if other.run == loss.run and loss.run is not None]
     same = [other for other in rows if other.rounded.overlaps(loss.rounded)]
-    where = f"{file}:{loss.place.line}: {loss.text}"
+    source = f"line {loss.place.line}{f' of {file.name}' if file else ''}"
     if same and loss.metric == "train" and same[0].metric is None:
         yield Finding.at(
             same[0].place, "loss-kinds", "warning", 0.9 * loss.certainty,
-            f"{same[0].text} is the training loss of {loss.run}, says {file.name}; the column does not", where,
+            f"{same[0].text} is the training loss of {loss.run}, says {source}; the column does not", loss.text,
         )  # fmt: skip
     unlike = [other for other in rows if other.metric == loss.metric]
-    if unlike and not same and loss.metric is not None:
-        yield Finding.at(
-            unlike[0].place, "contradiction", "warning", 0.8 * loss.certainty,
-            f"{loss.metric} loss of {loss.run}: {unlike[0].text} here, {loss.text} in {file.name}",
-            where,
-        )  # fmt: skip
+    if unlike and not same and (loss.metric is not None or len(rows) == 1):
+        name = f"{loss.metric or 'task'} loss of {loss.run}"
+        yield _contradiction(name, loss, unlike[0], 0.8 * loss.certainty, file)
 
 
 def versions_differ(document: Document, other: Document) -> Iterator[Finding]:
@@ -148,6 +198,17 @@ def wrong_deltas(document: Document) -> Iterator[Finding]:
                 if index not in deltas and not counts[index] and any(_numbers(_at(row, index)) for row in table.rows)
             ]  # fmt: skip
             yield from _delta_column(table, place, values)
+
+
+def stated_deltas(document: Document) -> Iterator[Finding]:
+    """`61.4% → 72.5% (+12.1)`: a delta beside its two figures in one sentence."""
+    for number, line in document.statements.items():
+        for match in _STATED_DELTA.finditer(line.replace("*", "")):
+            old, new = (_numbers(match[one] + match[percent]) for one, percent in (("old", "p1"), ("new", "p2")))
+            delta = _numbers(match["delta"])
+            if old and new and delta and not re.search(r"\brel", match["behind"], re.I):
+                place = document.place(number, match[0], text=lambda cell: cell.replace("*", ""))
+                yield from _delta(old[0], new[0], delta[0], line, place, signed=True)
 
 
 def _at(row: LogRow, place: int) -> str:
@@ -282,25 +343,26 @@ def _positive(match: re.Match[str]) -> Rounded:
 
 def shared_values(document: Document) -> Iterator[Finding]:
     """The same loss to the last digit, or the same scores, in rows of different models."""
-    losses: dict[str, list[Figure]] = defaultdict(list)
+    losses: dict[tuple[str, str | None], list[Figure]] = defaultdict(list)
     for figure in document.row_losses:
-        digits = figure.text.replace(".", "").lstrip("0")
-        if len(digits) >= 4 and not figure.text.endswith("0"):
-            losses[figure.text].append(figure)
-    for text, figures in losses.items():
+        if len(figure.text.replace(".", "").lstrip("0")) >= 4:
+            losses[figure.text, figure.metric].append(figure)
+    for (text, _), figures in losses.items():
         kinds = {_model(document.runs[figure.run]) for figure in figures if figure.run in document.runs}
         if len(kinds) > 1:
             for figure in figures:
                 lines = [other.place.line for other in figures if other is not figure and other.run != figure.run]
                 if lines:
+                    chance = _coincidences(len(document.row_losses), text, LOSS_SPREAD_NATS)
+                    is_rare = chance < 0.2
                     yield Finding.at(
-                        figure.place, "shared-value", "warning", 0.6,
+                        figure.place, "shared-value", "warning" if is_rare else "note", 0.6 if is_rare else 0.2,
                         f"the loss {text} is also that of another model, in line {', '.join(map(str, lines))}",
-                        text,
+                        f"{text}; {chance:.2g} such pairs are expected by chance",
                     )  # fmt: skip
     scores: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in document.rows:
-        cell = tuple(figure.text for figure in document.row_scores if figure.place.line == row.line)
+        cell = tuple(figure.text for figure in document.scores_by_line.get(row.line, ()))
         if len(cell) >= 2 and any(len(text.replace(".", "")) >= 3 and not text.endswith("0") for text in cell):
             scores[cell].append(row)
     for cell, rows in scores.items():
@@ -312,9 +374,21 @@ def shared_values(document: Document) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
+LOSS_SPREAD_NATS = 2.0  # within which the losses of a log lie, more or less
+
+
+def _coincidences(count: int, text: str, spread: float) -> float:
+    """How many pairs of `count` figures share one value of so many digits by chance."""
+    return math.comb(count, 2) * 10 ** -len(text.partition(".")[2]) / spread
+
+
 def _model(row: Row) -> str:
     """Everything of a run id but its moment."""
     return re.sub(r"_20\d{6}_\d{6}$", "", row.run_id or "")
+
+
+def _open_in(text: str) -> re.Match[str] | None:
+    return next((match for match in _OPEN.finditer(text) if not _CLOSED.search(text[: match.start()])), None)
 
 
 def open_entries(document: Document) -> Iterator[Finding]:
@@ -324,14 +398,14 @@ def open_entries(document: Document) -> Iterator[Finding]:
         row = rows.get(number + 1)
         if row is not None:
             for title, cell in zip(row.table.header, row.place.cells, strict=False):
-                match = _OPEN.search(cell)
+                match = _open_in(cell)
                 if match:
                     place = Place(row.line, row.run_id, title)
                     yield Finding.at(place, "open-entry", "warning", 0.8, f"{match[0]} is left open", cell[:120])
             continue
         other = next((t for t in document.others for r in t.rows if r.line == number), None)
         if number in document.prose or other is not None:
-            match = _OPEN.search(line)
+            match = _open_in(line)
             if match:
                 column = None
                 if other is not None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from itertools import zip_longest
 from pathlib import Path
 
@@ -50,6 +50,11 @@ _TOKEN = re.compile(
     rf"(?!\s*(?:{_COUNTED})\b)",
     re.I,
 )
+_LONE = re.compile(
+    rf"(?:(?P<before>{_METRIC})[\s:=]+)?(?P<sign>[-−]?)(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)"
+    rf"(?(before)|\s*(?P<after>{_METRIC}))",
+    re.I,
+)
 _NOTES = re.compile(r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 _JOINED = re.compile(r"[\s:=*~≈/,|]*(?:score|of|at|is|was|reaches|reached)?[\s:=*/,]*", re.I)
 _HEADS = {
@@ -57,7 +62,7 @@ _HEADS = {
     "weighted_decoder": r"weighted[\W_]?decoder", "weighted_pooling": r"weighted[\W_](?:concept[\W_])?pooling",
     "sentence_pair": r"sentence[\W_]pair",
 }  # fmt: skip
-_DELTA = re.compile(r"\b(?:delta|diff\w*|gain|change|improvement|vs)\b|[Δ±]", re.I)
+_DELTA = re.compile(r"\b(?:delta|diff\w*|gap|gain|change|improvement|vs)\b|[Δ±]", re.I)
 _BOTH_MNLI = re.compile(
     r"MNLI(?:[-_ ]?\(?(?:m|matched)\s*/\s*(?:MNLI[-_ ]?)?(?:mm|mismatched)\)?)?(?P<between>[\s:=*]*(?:acc\w*)?[\s:=*]*)"
     r"(?P<m>\d+(?:\.\d+)?)\s*%?\s*/\s*(?P<mm>\d+(?:\.\d+)?)(?P<percent>\s*%?)",
@@ -72,6 +77,11 @@ COUNTS = re.compile(
     r"\W*(?:n|num\w*|no\.?|#.*|seeds?|runs?|epochs?|steps?|examples?|pairs|samples?|size|batch.*|lr|learning rate|max.*"
     r"|time|hours?|speed.*|.*\brank|params?|parameters|layers?|lines?|dates?|sd|std.*|p|p-value|.*interval"
     r"|(?:95 ?% )?ci|train\w*|classes|positives?|negatives?|rows?|tokens?|ids?|years?|weight|steps/s)(?: \(.*\))?\W*",
+    re.I,
+)
+_SETTING = re.compile(
+    r"\b(?:epochs?|batch|lr|learning rate|length|size|classes|minutes|hours|seconds|cost|params|parameters|steps"
+    r"|warm-?up|dropout|decay|positives?|negatives?|examples|pairs)\b",
     re.I,
 )
 FLOOR = re.compile(
@@ -95,11 +105,27 @@ _NOT_OF_RUN = re.compile(
     r"|plan\w*|published|literature|another|other)\b",
     re.I,
 )
+# a sentence with these may state the figure of another run or of another moment
+COMPARES = re.compile(
+    r"\b(?:from|than|over|vs|versus|against|compared|before|baseline|up|down|last|previous\w*|first|best|epochs?|ep\d*|steps?|until"
+    r"|start\w*|initial\w*|peak\w*|seeds?|L\d+|after|at least|about|around|instead|without|minim\w*|lowest)\b"
+    r"|→|->|>|<|≈|~",
+    re.I,
+)
 _MANY_RUNS = re.compile(r"\b(?:seeds?|mean|average|averaged|avg|median|best of)\b|±", re.I)
 _LOSS = re.compile(
-    r"(?<![A-Za-z])(?P<kind>train(?:ing)?|eval(?:uation)?|held-out|validation|valid|test|dev)?"
-    r"(?:[ _-](?:MLM|CE|cross-entropy))?[ _-]loss[\s:=*~≈|]*(?:(?:of|at|is|was)\s)?"
+    r"(?<![A-Za-z])(?:(?P<kind>train(?:ing)?|eval(?:uation)?|held-out|validation|valid|test|dev)[ _-]"
+    r"(?:(?:MLM|CE|cross-entropy)[ _-])?|(?:MLM|CE|cross-entropy|TSDAE|diffusion|task)[ _-](?:CE )?"
+    r"|(?<=its )|(?<=the )|^)"
+    r"loss[\s:=*~≈|]*(?:(?:of|at|is|was)\s)?"
     r"[\s*]*(?P<value>\d+\.\d+)(?![\w→%]|\.\d)",
+    re.I,
+)
+
+
+_RANK_STATED = re.compile(
+    r"(?<![\w@])(?:eff(?:ective|\.)?[ -])?rank[\s:=]*(?:(?:of|is|at)\s)?"
+    r"(?P<value>\d+(?:\.\d+)?)(?![\w%]|\.\d|\s*(?:%|→|->|to\b))",
     re.I,
 )
 
@@ -118,7 +144,7 @@ class Figure:
     """One stated score or loss.
 
     Attributes:
-        task: label of the scored split; for a loss `loss`.
+        task: label of the scored split; for a loss `loss`, for a rank `rank`.
         metric: key of METRICS, None where it is not said; for a loss `train`, `eval` or None.
         text, percent: the number as it was written, and whether as a percentage.
         run, head: what it is of, as far as the document tells; `certainty` of the run, 0 to 1.
@@ -140,16 +166,17 @@ class Figure:
     context: str = ""
     table: int | None = None
 
-    @property
+    @cached_property
     def rounded(self) -> Rounded:
         """As a fraction of 1, a loss as it is. Correlations written as 89.4 are understood."""
-        return Rounded.of(self.text, percent=self.percent or (self.task != "loss" and abs(float(self.text)) > 1.5))
+        is_score = self.task in SPLITS
+        return Rounded.of(self.text, percent=self.percent or (is_score and abs(float(self.text)) > 1.5))
 
-    @property
+    @cached_property
     def value(self) -> float:
         return float(self.rounded.low + self.rounded.high) / 2
 
-    @property
+    @cached_property
     def readings(self) -> tuple[str, ...]:
         """The metrics it can be: the one that is said, else those of its task that are written with its unit."""
         if self.metric:
@@ -170,7 +197,7 @@ class Figure:
         """Whether it can be a percentage or a correlation times 100."""
         return self.metric is None and len({METRICS[name].is_percent for name in self.readings}) > 1
 
-    @property
+    @cached_property
     def examples(self) -> int | None:
         """Stated number of examples."""
         match = re.search(r"\bn\s*[=:]?\s*(\d[\d,]*)(?![\d.]*k)", self.notes, re.I) or re.search(
@@ -178,7 +205,7 @@ class Figure:
         )
         return int(match[1].replace(",", "")) if match else None
 
-    @property
+    @cached_property
     def elsewhere(self) -> bool:
         """Whether the words around it say that it is of another split than the published one scored here."""
         around = f"{self.notes} {self.context}"
@@ -187,7 +214,7 @@ class Figure:
             return True
         return bool(_ELSEWHERE.search(around)) or (not is_test and bool(_TEST.search(around)))
 
-    @property
+    @cached_property
     def evaluations(self) -> int | None:
         """Of how many evaluations it is the mean: 1 unless the text says otherwise, None if it does not say."""
         failed = re.search(r"(\d+) of (\d+) seeds failed", self.notes)
@@ -198,7 +225,7 @@ class Figure:
             return int(match[1])
         return None if self.several_runs else 1
 
-    @property
+    @cached_property
     def says_floor(self) -> bool:
         return bool(FLOOR.search(f"{self.notes} {self.context}"))
 
@@ -379,17 +406,50 @@ class Document:
         figures = [figure for table in self.others for figure in self._table_scores(table)]
         for row in self.rows:
             for sentence in sentences(row.conclusion):
-                run = None if _NOT_OF_RUN.search(sentence) else row.checkpoint
+                run, certainty = self._run_of_sentence(row, sentence)
                 for figure in scores_in(sentence, row.at("conclusion"), prose=True):
-                    figures.append(_with(figure, run=run, certainty=0.6, context=sentence))
+                    figures.append(_with(figure, run=run, certainty=certainty, context=sentence))
         for number, line in self.prose.items():
             run, certainty = self._run_at(number, line)
             for sentence in sentences(line):
                 of_run = None if certainty < 0.95 and _NOT_OF_RUN.search(sentence) else run
+                sure = min(certainty, 0.5) if COMPARES.search(sentence) else certainty
                 for figure in scores_in(sentence, Place(number + 1, of_run), prose=True):
                     head = head_in(sentence) or head_in(line)
-                    figures.append(_with(figure, run=of_run, head=head, certainty=certainty, context=sentence))
+                    figures.append(_with(figure, run=of_run, head=head, certainty=sure, context=sentence))
         return figures
+
+    @cached_property
+    def scores_by_line(self) -> dict[int, list[Figure]]:
+        """The scores of the two tables by line."""
+        found: dict[int, list[Figure]] = {}
+        for figure in self.row_scores:
+            found.setdefault(figure.place.line, []).append(figure)
+        return found
+
+    @cached_property
+    def scores_by_run(self) -> dict[str | None, list[Figure]]:
+        found: dict[str | None, list[Figure]] = {}
+        for figure in self.row_scores:
+            found.setdefault(figure.run, []).append(figure)
+        return found
+
+    @cached_property
+    def scores_by_task(self) -> dict[tuple[str, str], list[Figure]]:
+        """The scores of the two tables by task and metric."""
+        found: dict[tuple[str, str], list[Figure]] = {}
+        for figure in self.row_scores:
+            found.setdefault((figure.task, figure.likely_metric), []).append(figure)
+        return found
+
+    def _run_of_sentence(self, row: Row, sentence: str) -> tuple[str | None, float]:
+        """The run that a sentence of a conclusion speaks of: its row's, unless it compares or names another."""
+        named = self._named(sentence)
+        if named:
+            return (next(iter(named)), 0.9) if len(named) == 1 else (None, 0.0)
+        if _NOT_OF_RUN.search(sentence):
+            return None, 0.0
+        return row.checkpoint, 0.5 if COMPARES.search(sentence) else 0.9
 
     @cached_property
     def has_means(self) -> bool:
@@ -401,22 +461,56 @@ class Document:
         figures = []
         for row in self.rows:
             if row.kind == "training":
-                figures += losses_in(row.text("task_loss"), row.at("task_loss"), row.run_id)
+                place = row.at("task_loss")
+                kind = _loss_kind(next(iter(re.findall(r"train|eval", (place.column or "").casefold())), None))
+                found = losses_in(row.text("task_loss"), place, row.run_id)
+                figures += [replace(one, metric=one.metric or kind) for one in found]
         return figures
 
     @cached_property
     def other_losses(self) -> list[Figure]:
-        """Losses that prose or other tables state with the word loss."""
+        """Losses that prose, conclusions or other tables state with the word loss."""
+        return list(self._elsewhere_stated(_LOSS, "loss", re.compile(r"\bloss$", re.I)))
+
+    @cached_property
+    def row_ranks(self) -> list[Figure]:
+        """The ranks of the column for them, as fractions of their number of concepts where that is said."""
         figures = []
-        for number, line in enumerate(self.lines):
-            if number not in self.prose and not any(number == row.line for t in self.others for row in t.rows):
-                continue
-            run, certainty = self._run_at(number, line)
-            for match in _LOSS.finditer(line.replace("**", "")):
-                kind = _loss_kind(match["kind"])
-                place = Place(number + 1, run)
-                figures.append(Figure(place, "loss", kind, match["value"], False, run, certainty=certainty))
+        for row in self.rows:
+            if row.kind == "training":
+                text, place = row.text("eff_rank").replace("*", ""), row.at("eff_rank")
+                for match in re.finditer(r"(?<![\w./])(?P<value>\d+(?:\.\d+)?)(?![\w%]|\.\d|\s*%)", text):
+                    figures.append(Figure(place, "rank", None, match["value"], False, row.run_id))
         return figures
+
+    @cached_property
+    def other_ranks(self) -> list[Figure]:
+        """Ranks that prose, conclusions or other tables state with the word rank."""
+        return list(self._elsewhere_stated(_RANK_STATED, "rank", re.compile(r"\brank$", re.I)))
+
+    def _elsewhere_stated(self, pattern: re.Pattern[str], task: str, title: re.Pattern[str]) -> Iterator[Figure]:
+        for row in self.rows:
+            for sentence in sentences(row.conclusion.replace("*", "")):
+                run, certainty = self._run_of_sentence(row, sentence)
+                for match in pattern.finditer(sentence):
+                    yield _stated(match, task, row.at("conclusion"), run, certainty)
+        for number, line in self.prose.items():
+            run, certainty = self._run_at(number, line)
+            for sentence in sentences(line.replace("*", "")):
+                compares = COMPARES.search(sentence) or (certainty < 0.95 and _NOT_OF_RUN.search(sentence))
+                for match in pattern.finditer(sentence):
+                    yield _stated(match, task, Place(number + 1, run), run, min(certainty, 0.5 if compares else 1))
+        for table in self.others:
+            caption = self._caption(table)
+            for place in table.rows:
+                run, certainty = self._run_at(place.line, self.lines[place.line], caption)
+                for name, cell in zip(table.header, place.cells, strict=False):
+                    if run is None or certainty < 0.9 or _DELTA.search(name):
+                        continue
+                    bare = re.sub(r"\s*\([^()]*\)", "", f"{name}")
+                    words = bare if title.search(bare.strip()) else ""
+                    for match in pattern.finditer(f"{words} {cell.replace('*', '')}"):
+                        yield _stated(match, task, Place(place.line + 1, run, name), run, certainty)
 
     def _table_scores(self, table: LogTable) -> Iterator[Figure]:
         heads = [machine_name(title) for title in table.header]
@@ -424,6 +518,8 @@ class Document:
         heading = self._headings[table.line]
         for row in table.rows:
             run_of_row, certainty_of_row = self._run_at(row.line, self.lines[row.line], caption)
+            if certainty_of_row < 0.95 and any(_NOT_OF_RUN.search(cell) for cell in row.cells):
+                run_of_row, certainty_of_row = None, 0.0
             label = " ".join(
                 cell
                 for name, cell in zip(heads, row.cells, strict=False)
@@ -444,6 +540,8 @@ class Document:
                     named = of_title or of_row
                     if len(named) != 1 or (of_title and of_row and of_title != of_row):
                         continue
+                    if _SETTING.search(re.sub(r"\([^()]*\)", "", f"{title} {row.cells[0]}" if of_row else label)):
+                        continue
                     metrics = " / ".join(metrics_in(title) or metrics_in(label))
                     if re.search(r"MNLI.*\bm\s*/\s*(?:MNLI-?)?mm\b", title if of_title else label, re.I):
                         found = scores_in(f"MNLI: {cell}", place)
@@ -463,7 +561,7 @@ class Document:
         """The run that a line speaks of and how sure that is: named in it, above it, in its section, in the file."""
         for named, certainty in (
             (self._named(line), 0.95), (self._named(caption), 0.9), (self._own_sections[number], 0.75),
-            (self._sections[number], 0.7), (self._named(self.text), 0.5),
+            (self._sections[number], 0.7), (self._in_text, 0.5),
         ):  # fmt: skip
             if len(named) == 1:
                 return next(iter(named)), certainty
@@ -477,12 +575,21 @@ class Document:
 
     def _named(self, text: str) -> frozenset[str]:
         """The known runs that a text names."""
-        return _names_in(text, self._names)
+        found = {word for word in re.findall(r"[\w-]+(?:\.[\w-]+)*", text) if word in self._words}
+        return frozenset(found | {name for name in self._phrases if name in text})
 
     @cached_property
-    def _names(self) -> re.Pattern[str] | None:
-        names = sorted(self.run_ids, key=len, reverse=True)
-        return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-])") if names else None
+    def _in_text(self) -> frozenset[str]:
+        return self._named(self.text)
+
+    @cached_property
+    def _words(self) -> frozenset[str]:
+        """The run ids that are one word."""
+        return frozenset(name for name in self.run_ids if re.fullmatch(r"[\w-]+(?:\.[\w-]+)*", name))
+
+    @cached_property
+    def _phrases(self) -> frozenset[str]:
+        return frozenset(self.run_ids) - self._words
 
     @cached_property
     def _headings(self) -> list[str]:
@@ -520,11 +627,6 @@ class Document:
         return found
 
 
-@lru_cache(maxsize=4096)
-def _names_in(text: str, names: re.Pattern[str] | None) -> frozenset[str]:
-    return frozenset(names.findall(text)) if names else frozenset()
-
-
 def _with(
     figure: Figure, run: str | None, head: str | None = None, certainty: float = 1.0, several: bool = False,
     context: str | None = "",
@@ -537,6 +639,11 @@ def _with(
 
 def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+(?=[\W_]*[A-Z])|<br\s*/?>", text)
+
+
+def _stated(match: re.Match[str], task: str, place: Place, run: str | None, certainty: float) -> Figure:
+    kind = _loss_kind(match["kind"]) if task == "loss" else None
+    return Figure(place, task, kind, match["value"], False, run, certainty=certainty)
 
 
 def tasks_in(text: str) -> list[str]:
@@ -572,7 +679,8 @@ def scores_in(text: str, place: Place, *, prose: bool = False) -> list[Figure]:
 
 def losses_in(text: str, place: Place, run: str | None) -> list[Figure]:
     """`MLM 4.089`, `train **2.894** / eval **1.433**`, `MLM eval **4.010** (unigram 7.25) <br> train 3.900`."""
-    plain = _NOTES.sub(" ", text.replace("**", ""))
+    plain = re.sub(r"(\d+\.\d+) \(((?:train|eval)\w*)(?: loss)?\)", r"\2 \1", text.replace("*", ""))
+    plain = _NOTES.sub(" ", plain)
     pattern = (
         r"(?:(?P<kind>train(?:ing)?|eval(?:uation)?|held-out|validation|test)\b[\s:=]*)?(?<![\w.])(?P<value>\d+\.\d+)"
     )
@@ -592,8 +700,10 @@ def _label(text: str) -> str:
 
 def _task_scores(task: str, rest: str, place: Place, prose: bool) -> list[Figure]:
     plain = re.sub(rf"\(\s*(({_METRIC})(\s*/\s*({_METRIC}))*)\s*\)", r" \1 ", rest.replace("**", ""), flags=re.I)
+    bracketed = plain
     notes = " ".join(match[1] for match in _NOTES.finditer(plain))
     plain = _NOTES.sub(" ", plain)
+    sensible = SPLITS[task][0].metrics
     notes += "".join(f" {match[0]}" for match in _ASIDE.finditer(plain))
     plain = _BEFORE_ARROW.sub(" ", _DECIMAL_COMMA.sub(r"\1.\2", _ASIDE.sub(" ", plain)))
     metrics: list[str | None] = []
@@ -619,13 +729,20 @@ def _task_scores(task: str, rest: str, place: Place, prose: bool) -> list[Figure
         return []
     if metrics:  # an average over classes is none of the metrics known here
         paired = [(metric, match) for metric, match in paired if metric is not None]
+    if not metrics and len(values) == 2 and all(not METRICS[one].is_percent for one in sensible):
+        between = plain[values[0].end() : values[1].start()]
+        if between.strip() == "/":  # `STS-B: 89.4/89.1`
+            paired = list(zip(sensible, values, strict=True))
     if prose:  # `CoLA 2019`, `MRPC 408`
         paired = [(metric, m) for metric, m in paired if metric or m["percent"] or "." in m["value"]]
-    sensible = SPLITS[task][0].metrics
+    for note in _NOTES.finditer(bracketed):  # `F1 84.2% (acc 78.4%)`
+        inside = _LONE.fullmatch(note[1].strip())
+        if inside and metrics and len(paired) == 1:
+            paired.append((METRIC_NAMES[(inside["before"] or inside["after"]).casefold()], inside))
     return [
         Figure(
-            place, task, metric, match["sign"].replace("−", "-") + match["value"], bool(match["percent"]), notes=notes,
-            several_runs=several, context=rest,
+            place, task, metric, (match["sign"] or "").replace("−", "-") + match["value"], bool(match["percent"]),
+            notes=notes, several_runs=several, context=rest,
         )
         for metric, match in paired
         if metric is None or metric in sensible or METRICS[metric].of_classes == METRICS[sensible[0]].of_classes
@@ -634,8 +751,11 @@ def _task_scores(task: str, rest: str, place: Place, prose: bool) -> list[Figure
 
 def _values_alone(cell: str, task: str, metrics: str, place: Place, *, percent: bool) -> list[Figure]:
     """The figures of a cell that holds nothing else, whose task and metrics stand in its row and column."""
+    cell = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", cell)
     notes = " ".join(match[1] for match in _NOTES.finditer(cell))
     plain = _NOTES.sub(" ", cell).replace("**", "").strip(" *_`")
+    if re.fullmatch(r"\d{4,}", plain):
+        return []  # a count
     if not re.fullmatch(r"[-−]?\d+(?:\.\d+)?\s*%?(?:\s*[/,]\s*[-−]?\d+(?:\.\d+)?\s*%?)*(?:\s*±.*)?", plain):
         return []
     found = _task_scores(task, f" {metrics} {plain} {f'({notes})' if notes else ''}", place, prose=False)

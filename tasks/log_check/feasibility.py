@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Rounded:
     high: Fraction
 
     @classmethod
+    @lru_cache(maxsize=65536)
     def of(cls, text: str, *, percent: bool = False) -> "Rounded":
         """`82.2` with percent stands for 0.8215 to 0.8225."""
         value = Decimal(text)
@@ -58,11 +60,18 @@ def accuracy_is_possible(accuracy: Rounded, n: int, runs: int = 1) -> bool:
 
 def f1_is_possible(f1: Rounded, positive: int, negative: int) -> bool:
     """Whether any confusion matrix has this F1."""
-    wrong = range(negative, -1, -1)  # F1 rises as false positives fall
-    return any(
-        _holds_one(f1, wrong, lambda fp, tp=tp: _f1(tp, positive - tp + fp))  # type: ignore[misc]
-        for tp in range(positive, -1, -1)  # most figures have their matrix among the first
-    )
+    if f1.low <= 0 <= f1.high:
+        return True  # no true positive
+    low, high = max(f1.low, Fraction(1, 10**9)), f1.high
+    if high <= 0:
+        return False
+    for tp in range(positive, 0, -1):  # most figures have their matrix among the first
+        # 2 TP / (2 TP + E) lies within, solved for E
+        fewest = -(2 * tp * (high.numerator - high.denominator) // high.numerator)
+        most = 2 * tp * (low.denominator - low.numerator) // low.numerator
+        if max(fewest, positive - tp) <= min(most, positive - tp + negative):
+            return True
+    return False
 
 
 def _f1(tp: int, errors: int) -> Fraction:

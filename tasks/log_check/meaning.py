@@ -6,22 +6,37 @@ taken as narrow as the figure allows: what is called noise is noise by any readi
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
-from tasks.log_check.document import FLOOR, SPLITS, Document, Figure, Row, sentences, tasks_in
+from tasks.log_check.document import FLOOR, SPLITS, Document, Figure, Row, metrics_in, sentences, tasks_in
 from tasks.log_check.finding import Finding
 from tasks.scores import METRICS
 
 Z = 1.96  # two-sided 95 %
-_CLAIM = re.compile(r"\b(?:best|better|improve\w*|wins?|beats?|outperform\w*|gains?|new (?:\w+ )?baselines?)\b|>", re.I)
-_CURED = re.compile(
-    r"\bcollapse\W+(?:\w+\W+){0,2}?(?:fixed|solved|resolved|cured|eliminated|gone)\b"
-    r"|\b(?:fixed|solved|resolved|cured|eliminated)\W+(?:\w+\W+){0,3}?collapse\b",
+_CLAIM = re.compile(
+    r"\b(?:best(?! (?:at |on |was |is )?(?:epoch|checkpoint|step|seed))|better|improv\w*"
+    r"|wins?|beats?|outperform\w*|gain(?:s|ed)?|surpass\w*|superior|new (?:\w+ )?baselines?)\b"
+    r"|>\s*(?!MRPC|QQP|MNLI|STS|PAWS|CoLA|SST|QNLI|RTE|WNLI|SICK)[A-Za-z]",
     re.I,
 )
-_NOT = re.compile(r"\b(?:not|never|failed|fails|without|yet|un\w+)\b", re.I)
+_RISE = re.compile(
+    r"(?P<old>(?<![\w.])\d+(?:\.\d+)?)\s*(?P<p1>%?)\s*(?:→|->|to)\s*(?P<new>\d+(?:\.\d+)?)(?![\w]|\.\d)\s*(?P<p2>%?)"
+)
+_MODEST = re.compile(r"\bnoise\b|\bn\.?s\.|\bsignifican|\bwithin\b|\binterval|\bp ?[<=>]|\bpaired\b|\bCI\b", re.I)
+_CURED = re.compile(
+    r"\bcollapse\W+(?:\w+\W+){0,2}?(?:fixed|solved|resolved|cured|eliminated|gone|prevented|avoided|removed|overcome)\b"
+    r"|\b(?:fix|solv|resolv|cur|eliminat|prevent|avoid|overc[ao]m|remov)(?:e[sd]?|s|ed|ing)?\W+(?:\w+\W+){0,3}?collapse\b"
+    r"|\bno longer collaps\w+|\bno (?:more |concept )*collapse\b",
+    re.I,
+)
+_NOT = re.compile(
+    r"\b(?:not|never|failed|fails|without|yet|un\w+|no (?:gain|improvement)s?|cannot|could|would|might|should|may"
+    r"|try|trying|aims?|nothing|neither|hardly)\b|n't\b|\b(?:to|if|whether|did it|no|any)\W*$",
+    re.I,
+)
 _UNIGRAM = re.compile(r"unigram(?: entropy| floor)?\D{0,4}(\d+\.\d+)", re.I)
 UNIGRAM_MARGIN_NATS = 0.2
 
@@ -101,13 +116,22 @@ def _is_made(document: Document, figure: Figure) -> bool:
 
 def noise(document: Document) -> Iterator[Finding]:
     """A difference inside its noise that is called an improvement, or stands in a column of deltas."""
+    for number, line in document.statements.items():
+        yield from _rise(number, line.replace("*", ""), document)
+    widths = {id(one): half_width(one) for one in document.row_scores}
     for row in document.rows:
-        if _CLAIM.search(row.conclusion):
-            yield from _evaluation_claim(row, document) if row.kind == "evaluation" else _best_claim(row, document)
+        if _claims(row.conclusion):
+            yield from (
+                _evaluation_claim(row, document) if row.kind == "evaluation" else _best_claim(row, document, widths)
+            )
+    by_line: dict[int, list[Figure]] = defaultdict(list)
+    for one in document.other_scores:
+        if one.table is not None:
+            by_line[one.place.line].append(one)
     for table in document.others:
         deltas = [title for title in table.header if re.search(r"delta|Δ|diff|gain|improvement", title, re.I)]
         for place in table.rows:
-            figures = [one for one in document.other_scores if one.place.line == place.line + 1 and one.place.column]
+            figures = by_line[place.line + 1]
             if len(figures) != 2 or not deltas or figures[0].likely_metric != figures[1].likely_metric:
                 continue
             if re.search(r"noise|n\.s\.|not significant|\bto\b.*\)", " ".join(place.cells), re.I):
@@ -120,12 +144,46 @@ def noise(document: Document) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
+def _claims(text: str) -> bool:
+    """Whether a text claims an improvement, and neither denies it nor speaks of its noise."""
+    return not _MODEST.search(text) and any(
+        not _is_denied(text, match.start(), match.start()) for match in _CLAIM.finditer(text)
+    )
+
+
+def _is_denied(text: str, start: int, end: int) -> bool:
+    """Whether words of doubt stand right before a place in a text, or between it and an end."""
+    before = text[max(start - 25, 0) : start]
+    return bool(_NOT.search(before) or _NOT.search(text[start:end]))
+
+
+def _rise(number: int, line: str, document: Document) -> Iterator[Finding]:
+    """`MNLI-m improved from 59.1% to 59.4%` in one sentence."""
+    for sentence in sentences(line):
+        named, match = tasks_in(sentence), _RISE.search(sentence)
+        if match is None or len(named) != 1 or not _claims(sentence):
+            continue
+        metric = next(iter(metrics_in(sentence)), None)
+        old, new = (
+            Figure(document.place(number, match[0], plain), named[0], metric, match[one], bool(match["p2"]))
+            for one in ("old", "new")
+        )
+        if _within_noise(old, new):
+            yield Finding.at(
+                new.place, "noise", "warning", 0.7,
+                f"{_difference(old, new)} lies inside the noise of two runs and is called an improvement",
+                _widths(old, new),
+            )  # fmt: skip
+
+
+def plain(text: str) -> str:
+    return text.replace("*", "")
+
+
 def _evaluation_claim(row: Row, document: Document) -> Iterator[Finding]:
     """An evaluation's conclusion claims more than the row of its checkpoint: task by task."""
-    mine = {one.task: one for one in document.row_scores if one.place.line == row.line}
-    theirs = {
-        one.task: one for one in document.row_scores if one.run == row.checkpoint and one.place.line != row.line
-    }  # fmt: skip
+    mine = {one.task: one for one in document.scores_by_line.get(row.line, ())}
+    theirs = {one.task: one for one in document.scores_by_run.get(row.checkpoint, ()) if one.place.line != row.line}
     pairs = [
         (theirs[task], mine[task])
         for task in mine
@@ -140,20 +198,25 @@ def _evaluation_claim(row: Row, document: Document) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _best_claim(row: Row, document: Document) -> Iterator[Finding]:
+def _best_claim(row: Row, document: Document, widths: dict[int, float]) -> Iterator[Finding]:
     """A training row is called best on a task that it names, and others are as good within the noise."""
     named = tasks_in(row.conclusion)
-    for mine in document.row_scores:
-        if mine.place.line != row.line or mine.task not in named:
+    for mine in document.scores_by_line.get(row.line, ()):
+        if mine.task not in named:
             continue
-        others = [
-            one
-            for one in document.row_scores
-            if one.task == mine.task and one.place.line != row.line and one.likely_metric == mine.likely_metric
-        ]
-        near = [one for one in others if _within_noise(one, mine)]
+        near = list(
+            islice(
+                (
+                    one
+                    for one in document.scores_by_task[mine.task, mine.likely_metric]
+                    if abs(one.value - mine.value) < math.hypot(widths[id(one)], widths[id(mine)])
+                    and one.place.line != row.line
+                ),
+                5,
+            )
+        )
         if near:
-            lines = ", ".join(f"line {one.place.line}: {one.shown}" for one in near[:5])
+            lines = ", ".join(f"line {one.place.line}: {one.shown}" for one in near)
             yield Finding.at(
                 row.at("conclusion"), "noise", "warning", 0.7,
                 f"{SPLITS[mine.task][1].title} {mine.shown} is called best; inside the noise of it: {lines}",
@@ -193,6 +256,16 @@ def loss_kinds(document: Document) -> Iterator[Finding]:
                 "the column holds training and evaluation losses, and this one does not say which it is",
                 row.text("task_loss")[:80],
             )  # fmt: skip
+    by_row: dict[int, set[str | None]] = defaultdict(set)
+    for figure in document.row_losses:
+        by_row[figure.place.line].add(figure.metric)
+    trained = [row for row in rows if by_row[row.line] == {"train"}]
+    if any("eval" in kinds for kinds in by_row.values()):
+        for row in trained:
+            yield Finding.at(
+                row.at("task_loss"), "loss-kinds", "warning", 0.8,
+                "a training loss in a column of evaluation losses", row.text("task_loss")[:80],
+            )  # fmt: skip
     kinds = {row.line: _objective(row.text("task_loss")) for row in rows}
     if len(set(kinds.values())) > 1:
         common = Counter(kinds.values()).most_common(1)[0][0]
@@ -223,14 +296,31 @@ def _objective(text: str) -> str:
     return " ".join(kept[:2]).casefold() or "unnamed"
 
 
+_MEANT = re.compile(r"input|cent[er]{2}|retriev", re.I)
+
+
+def _cured(text: str) -> re.Match[str] | None:
+    """Where a text says that collapse is over."""
+    return next((one for one in _CURED.finditer(text) if not _is_denied(text, *one.span())), None)
+
+
 def collapse_claims(document: Document) -> Iterator[Finding]:
     """Collapse is called cured on the strength of a rank that says nothing about the input."""
+    for number, line in document.prose.items():
+        for sentence in sentences(plain(line)):
+            match = _cured(sentence)
+            if match and re.search(r"\brank\b|\d\s*/\s*\d", sentence) and not _MEANT.search(sentence):
+                yield Finding.at(
+                    document.place(number, match[0]), "collapse-claim", "warning", 0.6,
+                    "a rank is as high for constant concepts that carry nothing of the input; it cannot show this",
+                    sentence.strip()[:160],
+                )  # fmt: skip
     for row in document.rows:
-        match = _CURED.search(row.conclusion)
-        if match is None or _NOT.search(row.conclusion[max(match.start() - 25, 0) : match.end()]):
+        match = _cured(row.conclusion)
+        if match is None:
             continue
         rank = row.text("eff_rank").replace("*", "")
-        if re.search(r"input|centred|retriev", rank + row.conclusion, re.I):
+        if _MEANT.search(rank + row.conclusion):
             continue
         yield Finding.at(
             row.at("conclusion"), "collapse-claim", "warning", 0.75,

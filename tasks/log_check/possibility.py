@@ -17,9 +17,10 @@ from tasks.log_check.finding import Finding
 from tasks.scores import METRICS
 
 _QUOTIENT = re.compile(
-    r"(?<![\w.,/−-])(?P<above>\d[\d,]*(?:\.\d+)?)\s*(?:/|of|out of)\s*(?P<below>\d[\d,]*)(?:\s[a-z]+)?\s*[(=,:]\s*"
+    r"(?<![\w.,/−-])(?P<above>\d[\d,]*(?:\.\d+)?)\s*(?:/|of|out of)\s*(?P<below>\d[\d,]*)(?:\s[a-z]+)?\s*"
+    r"(?:[(=\[]|,? i\.e\.,?)\s*"
     r"(?P<about>[=≈~<>]?)\s*(?P<percent>\d+(?:\.\d+)?)\s*%(?!\s*(?:CI\b|conf|interval|percentile|quantile))"
-    r"|(?<![\w.,−-])(?P<about2>[≈~<>]?)\s*(?P<percent2>\d+(?:\.\d+)?)\s*%\s*\(\s*(?P<above2>\d[\d,]*(?:\.\d+)?)"
+    r"|(?<![\w.,−-])(?:(?P<about2>[≈~<>])\s*)?(?P<percent2>\d+(?:\.\d+)?)\s*%\s*\(\s*(?P<above2>\d[\d,]*(?:\.\d+)?)"
     r"\s*(?:/|of|out of)\s*(?P<below2>\d[\d,]*)(?:\s[a-z]+)?\s*\)"
 )
 _SHARE = re.compile(  # 12 / 128 (0.094)
@@ -156,8 +157,9 @@ def wrong_percentages(document: Document) -> Iterator[Finding]:
         text = _plain(line)
         for match in _QUOTIENT.finditer(text):
             one = {name.rstrip("2"): value for name, value in match.groupdict().items() if value is not None}
-            if one["about"] not in ("<", ">"):
-                is_about = one["about"] != "" and one["about"] != "="
+            about = one.get("about")
+            if about not in ("<", ">"):
+                is_about = about in ("≈", "~")
                 place = document.place(number, match[0], text=_plain)
                 yield from _quotient(one["above"], one["below"], one["percent"], is_about, place, match[0])
         for match in _SHARE.finditer(text):
@@ -194,8 +196,8 @@ def mixed_units(document: Document) -> Iterator[Finding]:
     for figure in document.row_scores + [one for one in document.other_scores if one.table is not None]:
         by_metric[figure.task, figure.likely_metric].append(figure)
     for figures in by_metric.values():
-        percent = [figure for figure in figures if figure.percent or abs(float(figure.text)) > 1.5]
-        plain = [figure for figure in figures if figure not in percent and float(figure.text) != 0]
+        percent = [figure for figure in figures if _is_percentage(figure)]
+        plain = [figure for figure in figures if not _is_percentage(figure) and float(figure.text) != 0]
         if not percent or not plain:
             continue
         fewer, more = sorted([percent, plain], key=len)
@@ -214,6 +216,10 @@ def mixed_units(document: Document) -> Iterator[Finding]:
                 row.at("speed_steps_s"), "mixed-units", "note", 0.7,
                 "this speed has a unit and others in its column have none", row.text("speed_steps_s"),
             )  # fmt: skip
+
+
+def _is_percentage(figure: Figure) -> bool:
+    return figure.percent or abs(float(figure.text)) > 1.5
 
 
 def _plain(text: str) -> str:

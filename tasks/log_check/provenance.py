@@ -15,7 +15,7 @@ from tasks.log_check.document import RUN_ID, Document, Row
 from tasks.log_check.finding import Finding
 
 _URL = re.compile(r"\]\(\s*<?(https?://[^)\s>]+)|(?<![(\w])(https?://[^\s|)>]+)")
-_DAY = re.compile(r"(?<!\d)(20\d{2})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)")
+_DAY = re.compile(r"(?<!\d)(20\d{2})[-.]?(0[1-9]|1[0-2])[-.]?(0[1-9]|[12]\d|3[01])(?!\d)")
 _SIZES = re.compile(r"H(?P<H>\d+)(?:L(?P<L>\d+))?(?:C(?P<C>\d+))?(?:D(?P<D>\d+))?", re.I)
 _SIZE = re.compile(r"(?<![A-Za-z])(?P<letter>[HLCD]) ?=? ?(?P<size>\d+)(?![\d.])")
 _SIZE_WORDS = {
@@ -54,8 +54,9 @@ def wrong_links(document: Document) -> Iterator[Finding]:
         for _, url in links:
             targets.setdefault(url.partition("?")[0].rstrip("/"), []).append(row)
     for url, rows in targets.items():
-        named = any(_folded(run) in _folded(url) for run in document.runs)
-        if len({row.checkpoint for row in rows}) > 1 and "/runs/" in url and not named:
+        if "/runs/" not in url or len({row.checkpoint for row in rows}) < 2:
+            continue
+        if not any(fold in _folded(url) for fold in known):
             for row in rows[1:]:
                 yield Finding.at(
                     row.at("wandb"), "wrong-link", "error", 0.85,
@@ -82,12 +83,13 @@ def _link(row: Row, text: str, url: str, known: dict[str, str]) -> Iterator[Find
             yield Finding.at(place, "wrong-link", "warning", 0.9, "the link names a project and no run", url)
         return
     name = page[1] if page else path.rsplit("/", 1)[-1]
+    page_name, title = _folded(name), _folded(text)
     own = {_folded(one) for one in (row.run_id, row.checkpoint) if one}
-    named = [run for fold, run in known.items() if _names(fold, name) and fold not in own]
-    called = [run for fold, run in known.items() if _names(fold, text) and fold not in own]
-    tuning = _TUNING.search(_folded(name))
-    if any(_names(fold, name) for fold in own):
-        if _folded(name) not in own and tuning and row.kind == "training":
+    named = [run for fold, run in known.items() if fold in page_name and fold not in own]
+    called = [run for fold, run in known.items() if fold in title and fold not in own]
+    tuning = _TUNING.search(page_name)
+    if any(fold in page_name for fold in own):
+        if page_name not in own and tuning and row.kind == "training":
             yield Finding.at(
                 place,
                 "wrong-link",
@@ -105,12 +107,11 @@ def _link(row: Row, text: str, url: str, known: dict[str, str]) -> Iterator[Find
             place, "wrong-link", "error" if row.kind == "training" else "warning", 0.85,
             f"the link names another run{', a fine-tuning' if tuning else ''}", name,
         )  # fmt: skip
-    if called and not any(_names(fold, text) for fold in own) and not named:
-        yield Finding.at(place, "wrong-link", "error", 0.9, f"the link is titled as another run, {called[0]}", text)
-
-
-def _names(folded: str, name: str) -> bool:
-    return folded in _folded(name)
+    if named or any(fold in title for fold in own):
+        return
+    if called or (row.kind == "training" and _is_another(row, text)):
+        other = called[0] if called else text
+        yield Finding.at(place, "wrong-link", "error", 0.85, f"the link is titled as another run, {other}", text)
 
 
 def _is_another(row: Row, name: str) -> bool:
@@ -277,15 +278,28 @@ def _git(repository: Path, *arguments: str) -> str:
 
 def missing_provenance(document: Document) -> Iterator[Finding]:
     """A row without link or commit, though rows as old or older have one."""
-    for column, what in (("git_tag", "Git tag"), ("wandb", "link")):
-        rows = [row for row in document.rows if row.kind == "training" and row.at(column).column]
-        first = min((row.started for row in rows if row.started and not is_missing(row.text(column))), default=None)
+    for kind, column, what in (
+        ("training", "git_tag", "Git tag"), ("training", "wandb", "link"), ("evaluation", "wandb", "link"),
+    ):  # fmt: skip
+        rows = [row for row in document.rows if row.kind == kind and row.at(column).column]
+        days = {row.line: _day_of(row) for row in rows}
+        first = min((day for row in rows if (day := days[row.line]) and not _lacks(row, column)), default=None)
         for row in rows:
-            if first and row.started and row.started >= first and is_missing(row.text(column)):
+            day = days[row.line]
+            if first and day and day >= first and _lacks(row, column):
                 yield Finding.at(
                     row.at(column), "missing-provenance", "note", 0.7,
-                    f"no {what}, though runs since {first:%Y-%m-%d} have one", row.text(column) or "(empty)",
+                    f"no {what}, though rows since {first} have one", row.text(column) or "(empty)",
                 )  # fmt: skip
+
+
+def _day_of(row: Row) -> date | None:
+    return row.started.date() if row.started else next(iter(days_in(row.text("date"))[0]), None)
+
+
+def _lacks(row: Row, column: str) -> bool:
+    text = row.text(column)
+    return is_missing(text) or (column == "wandb" and not re.search(r"[/\d]|`", text))
 
 
 def identity_disagrees(document: Document) -> Iterator[Finding]:
@@ -303,10 +317,12 @@ def identity_disagrees(document: Document) -> Iterator[Finding]:
                     f"{row.run_id}; {row.text('architecture')}",
                 )  # fmt: skip
         concepts = re.search(r"\d\s*(?:/|of)\s*(\d+)(?![\d.])", row.text("eff_rank").replace("*", ""))
-        if concepts and match and match["C"] and concepts[1] != match["C"]:
+        mine = {match["C"]} if match and match["C"] else set(_stated_sizes(row.text("architecture")).get("C", ()))
+        if concepts and mine and concepts[1] not in mine:
             yield Finding.at(
                 row.at("eff_rank"), "identity", "error", 0.85,
-                f"a rank of {concepts[1]} concepts, though the run id says C{match['C']}", row.text("eff_rank"),
+                f"a rank of {concepts[1]} concepts, though its run has C{' or '.join(sorted(mine))}",
+                row.text("eff_rank"),
             )  # fmt: skip
     counted = Counter((row.kind, row.run_id) for row in document.rows if row.run_id and RUN_ID.fullmatch(row.run_id))
     seen: set[tuple[str, str]] = set()
@@ -329,6 +345,9 @@ def _stated_sizes(architecture: str) -> dict[str, list[str]]:
     """The sizes that the column names by letter, each with all that it says: `H512 L6 C128 (decoder L2)`."""
     text = architecture.replace("*", "").replace("`", "")
     found: dict[str, list[str]] = {}
+    bare = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if bare:
+        found = {letter: [size] for letter, size in zip("HLC", bare.groups(), strict=True)}
     for match in _SIZE.finditer(text):
         found.setdefault(match["letter"], []).append(match["size"])
     for letter, words in _SIZE_WORDS.items():
