@@ -374,7 +374,7 @@ def test_the_command_in_its_three_forms(two_runs: Home) -> None:
     [
         (["run_a", "run_c"], ["unknown run 'run_c'", "did you mean", "run_b", "LOG.md#RUN_ID"]),
         (["run_a", "../run_b"], ["unknown run '../run_b'"]),
-        (["run_a", "none/record.json"], ["none/record.json: there is no such record"]),
+        (["run_a", "none/record.json"], ["none/record.json: cannot be read"]),
         (["run_a", "none.md#run_b"], ["none.md: there is no such log", "fix"]),
         (["run_a", "log.md#run_b"], ["unknown row 'run_b'", "allowed: old_run"]),
         (["run_a", "broken.json"], ["broken.json: is not a readable record"]),

@@ -298,7 +298,9 @@ def result(home: Path, things: Things, version: int) -> None:
         code = worker.main(str(home / "job" / "job.json"))
     if code != 0:
         told = [json.loads(path.read_text())["message"] for path in (home / "job").glob("error-*.json")]
-        (message,) = told or [line.removeprefix(worker.ERROR_MARK) for line in said]
+        (message,) = told or [
+            line.removeprefix(worker.ERROR_MARK) for line in said if line.startswith(worker.ERROR_MARK)
+        ]
         for path in (home / "job").glob("error-*.json"):
             path.unlink()
         raise StageError(message)

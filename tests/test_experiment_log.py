@@ -501,7 +501,7 @@ def test_sixteen_processes_lose_no_row_and_double_none(log: Path) -> None:
 
 def test_a_record_file_is_added(tmp_path: Path, log: Path) -> None:
     path = tmp_path / "record.json"
-    with pytest.raises(UserError, match="no such record"):
+    with pytest.raises(UserError, match="cannot be read"):
         add_record(path, log)
     path.write_text('{"schema_version": 99, "later": true}', encoding="utf-8")
     with pytest.raises(UserError, match="schema version 99, known are up to 1; fix: update"):
