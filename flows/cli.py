@@ -216,7 +216,7 @@ def reproduce(
         return
     print("\n".join(asked.lines()), file=sys.stderr)
     find_inputs(asked.spec, home, mirror, processes)
-    arguments = {"spec": asked.spec, "processes": processes, "other_than": run_id}
+    arguments = {"spec": asked.spec, "processes": processes, "repeats": run_id}
     state, log_path = _run_flow("experiment", arguments, mirror, log)
     if state.name == PAUSED:
         print(state.message)

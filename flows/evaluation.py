@@ -47,7 +47,7 @@ def evaluation(
     data_root: str | None = None,
     log: str | None = None,
     overrides: list[str] | None = None,
-    other_than: str | None = None,
+    repeats: str | None = None,
 ) -> State:
     """Fine-tune, score and analyse a checkpoint that exists.
 
@@ -60,13 +60,13 @@ def evaluation(
         data_root: a mirror folder, searched before the Hub; default COGITO_DATA_ROOT.
         log: the Master Experiment Log; default COGITO_LOG.
         overrides: `key=value` changes of the spec.
-        other_than: start a new run if the one there is has this id: `cogito reproduce` repeats it.
+        repeats: the run that this one repeats, for `cogito reproduce`; the spec keeps its own run.
     """
     stopping.clear()
     pausing.clear()
     try:
         with time_budget(None), active(cogito_home()):
-            return _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, other_than)
+            return _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, repeats)
     except Paused as error:
         return paused_state(error)
     except UserError as error:
@@ -84,7 +84,7 @@ def _evaluation(
     data_root: str | None,
     log: str | None,
     overrides: list[str] | None,
-    other_than: str | None,
+    repeats: str | None,
 ) -> State:
     home, mirror = cogito_home(), resolve_data_root(data_root)
     found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
@@ -98,7 +98,7 @@ def _evaluation(
         if problem is not None:
             raise StageError(f"data: {problem}")
     prepared = prepare_tasks(spec, sources, tokenizer_folder)
-    return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log), other_than=other_than)
+    return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log), repeats=repeats)
 
 
 def evaluate_in_own_run(
@@ -108,11 +108,11 @@ def evaluate_in_own_run(
     tasks: dict[str, PreparedTask],
     log: Path,
     after: Iterable[Any] = (),
-    other_than: str | None = None,
+    repeats: str | None = None,
 ) -> State:
     """Evaluate under an evaluation run, which has its own folder, record and row."""
     asked = evaluation_identity(spec, evaluation_head(spec, checkpoint), corpus, tasks)
-    run, record = open_evaluation_run(spec, checkpoint, asked, cogito_home(), log, other_than)
+    run, record = open_evaluation_run(spec, checkpoint, asked, cogito_home(), log, repeats)
     record.corpus = corpus
     with noting_a_pause(record, run):
         evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)

@@ -48,7 +48,7 @@ def experiment(
     log: str | None = None,
     processes: int | None = None,
     fresh: bool = False,
-    other_than: str | None = None,
+    repeats: str | None = None,
     max_hours: float | None = None,
 ) -> State:
     """Run, continue or reuse a whole experiment.
@@ -59,7 +59,7 @@ def experiment(
         log: the Master Experiment Log; default COGITO_LOG.
         processes: training processes; default every GPU, or one on a CPU.
         fresh: start a new run even if this spec was run before.
-        other_than: start a new run if the one there is has this id: `cogito reproduce` repeats it.
+        repeats: the run that this one repeats, for `cogito reproduce`; the spec keeps its own run.
         max_hours: save and pause after so many hours; None has no limit.
     """
     stopping.clear()
@@ -67,7 +67,7 @@ def experiment(
     try:
         mirror, log_path = resolve_data_root(data_root), default_log(log)
         with time_budget(max_hours), active(cogito_home()):
-            return _experiment(spec, mirror, log_path, processes, fresh, other_than)
+            return _experiment(spec, mirror, log_path, processes, fresh, repeats)
     except Paused as error:
         return paused_state(error)
     except UserError as error:
@@ -77,7 +77,7 @@ def experiment(
 
 
 def _experiment(
-    spec: ExperimentSpec, data_root: Path | None, log: Path, processes: int | None, fresh: bool, other_than: str | None
+    spec: ExperimentSpec, data_root: Path | None, log: Path, processes: int | None, fresh: bool, repeats: str | None
 ) -> State:
     home = cogito_home()
     inputs = find_inputs(spec, home, data_root)
@@ -90,11 +90,11 @@ def _experiment(
 
     identity = pretraining_identity(spec, inputs.data_identity, inputs.init_from)
     asked = evaluation_identity(spec, spec.head, corpus, tasks)
-    run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh, other_than=other_than)
+    run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh, repeats=repeats)
     note_stage(record, "data", started, corpus, None)
     record.corpus = corpus
     with noting_a_pause(record, run):
-        return _train_and_evaluate(spec, inputs, corpus, tasks, asked, run, record, log, processes, other_than)
+        return _train_and_evaluate(spec, inputs, corpus, tasks, asked, run, record, log, processes, repeats)
 
 
 def _train_and_evaluate(
@@ -107,7 +107,7 @@ def _train_and_evaluate(
     record: RunRecord,
     log: Path,
     processes: int | None,
-    other_than: str | None,
+    repeats: str | None,
 ) -> State:
     home = cogito_home()
     started = time.monotonic()
@@ -130,7 +130,7 @@ def _train_and_evaluate(
     checkpoint = resolve_checkpoint(run.run_id, home)
     if needs_evaluation_run(record, asked):
         finish_run(record, run, log)
-        state = evaluate_in_own_run(spec, checkpoint, corpus, tasks, log, after=[publishing], other_than=other_than)
+        state = evaluate_in_own_run(spec, checkpoint, corpus, tasks, log, after=[publishing], repeats=repeats)
         # A publishing that failed is no success, whatever came of the evaluation.
         return state if problem is None else Failed(message=f"{state.message}; publishing: {problem}")
     record.checkpoint = checkpoint

@@ -43,7 +43,7 @@ def open_training_run(
     log: Path,
     *,
     fresh: bool = False,
-    other_than: str | None = None,
+    repeats: str | None = None,
 ) -> tuple[RunFolder, RunRecord]:
     """The run of a pretraining identity: the one there is, or a new one.
 
@@ -51,26 +51,26 @@ def open_training_run(
         identity: of data, model, objective and training.
         asked: identity of the evaluation.
         fresh: claim a new run even if there is one.
-        other_than: a run that does not count as the one there is, because it is to be repeated.
+        repeats: a run that this one repeats: the repetition has an index of its own.
     """
     return _open(
         "training", spec.run_prefix, spec, identity, asked, home, log, head=spec.head, fresh=fresh,
-        other_than=other_than,
+        repeats=repeats,
     )  # fmt: skip
 
 
 def open_evaluation_run(
-    spec: ExperimentSpec, checkpoint: Checkpoint, asked: str, home: Home, log: Path, other_than: str | None = None
+    spec: ExperimentSpec, checkpoint: Checkpoint, asked: str, home: Home, log: Path, repeats: str | None = None
 ) -> tuple[RunFolder, RunRecord]:
     """The evaluation run of a checkpoint under an evaluation section: the one there is, or a new one.
 
     Args:
-        other_than: a run that does not count as the one there is, because it is to be repeated.
+        repeats: a run that this one repeats: the repetition has an index of its own.
     """
     head = evaluation_head(spec, checkpoint)
     identity = content_hash([checkpoint.name, checkpoint.revision, checkpoint.weights_sha256, asked])
     return _open(
-        "evaluation", head, spec, identity, asked, home, log, head=head, checkpoint=checkpoint, other_than=other_than
+        "evaluation", head, spec, identity, asked, home, log, head=head, checkpoint=checkpoint, repeats=repeats
     )
 
 
@@ -197,14 +197,15 @@ def _open(
     head: str,
     checkpoint: Checkpoint | None = None,
     fresh: bool = False,
-    other_than: str | None = None,
+    repeats: str | None = None,
 ) -> tuple[RunFolder, RunRecord]:
-    index = home.root / "index" / f"{kind}-{identity}.json"
-    with home.lock(f"run-{identity}"):
+    key = content_hash([identity, repeats]) if repeats and _is_kind(repeats, kind, home) else identity
+    index = home.root / "index" / f"{kind}-{key}.json"
+    with home.lock(f"run-{key}"):
         known = index.exists() and home.has_run(read_json(index)["run_id"])
         if index.exists() and not known:
             logger.warning("the run of this spec is gone from %s: starting a new one", home.runs)
-        if known and not fresh and read_json(index)["run_id"] != other_than:
+        if known and not fresh:
             run = home.run(read_json(index)["run_id"])
             record = load_record(run)
             if not needs_evaluation_run(record, asked):
@@ -230,6 +231,11 @@ def _open(
             remove_tree(run.root)  # a run that no index leads to would never be found again
             raise
         return run, record
+
+
+def _is_kind(run_id: str, kind: str, home: Home) -> bool:
+    """Whether a run that is repeated is of this kind; an old one without a record stands for its training."""
+    return (load_record(home.run(run_id)).kind if home.has_run(run_id) else "training") == kind
 
 
 def _spec_is_known(checkpoint: Checkpoint | None) -> bool:
