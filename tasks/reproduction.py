@@ -182,7 +182,8 @@ def _rounds_to(stated: float | None, repeated: float | None) -> bool:
     """Whether a figure is the stated one to the digits that are stated."""
     if stated is None or repeated is None:
         return False
-    digits = len(repr(round(stated, 8)).partition(".")[2])
+    # a float forgets the noughts behind it: rows give shares to three digits at least, ranks to one
+    digits = max(len(repr(round(stated, 8)).partition(".")[2]), 3 if abs(stated) <= 1 else 1)
     return abs(stated - repeated) <= 0.5 * 10**-digits
 
 
