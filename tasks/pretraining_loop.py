@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader, Subset
 
@@ -81,7 +81,9 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     """
     spec = ExperimentSpec.model_validate(job["spec"])
     try:
-        return _train(spec, job, folder)
+        result = _train(spec, job, folder)
+        PartialState().destroy_process_group()  # its threads, alive at exit, can abort a process that is done
+        return result
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
             raise

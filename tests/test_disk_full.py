@@ -200,7 +200,8 @@ def only_process() -> Any:
 def state(home: Path, things: Things, version: int) -> None:
     optimizer = torch.optim.AdamW(things.model.parameters())
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    save_state(home / "checkpoints", "id", version, things.model, optimizer, scheduler, only_process(), keep=2)
+    folder = home / "checkpoints"
+    save_state(folder, "id", version, things.model, optimizer, scheduler, only_process(), keep=2, guard={})
 
 
 def curve(home: Path, things: Things, version: int) -> None:

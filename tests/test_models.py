@@ -388,6 +388,8 @@ for name, row in VARIANTS.items():
         other = flat.clone()
         dist.broadcast(other, src=0)
         assert torch.equal(flat, other) and torch.isfinite(flat).all(), name
+dist.barrier()
+dist.destroy_process_group()  # threads of gloo that live at exit abort the process
 print("done")
 """
 
