@@ -18,7 +18,8 @@ from tasks.pretraining import pretrain
 from tasks.records import CorpusResult
 from tasks.run_folder import claim_run, cogito_home
 from tasks.sources import find_dataset, resolve_data_root
-from tasks.specs import ExperimentSpec, load_spec
+from tasks.spec_file import load_spec
+from tasks.specs import ExperimentSpec
 from tasks.token_blocks import HeldOutBatches, TokenBlocks, epoch_order
 
 MODES = ("concat", "document")

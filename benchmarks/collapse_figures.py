@@ -21,7 +21,7 @@ from tasks.corpus import prepare_corpus
 from tasks.pretraining import pretrain
 from tasks.run_folder import claim_run, cogito_home
 from tasks.sources import find_dataset, resolve_data_root
-from tasks.specs import load_spec
+from tasks.spec_file import load_spec
 from tasks.token_blocks import Batch, TokenBlocks
 
 COLUMNS = {

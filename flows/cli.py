@@ -338,7 +338,7 @@ def report(
 @app.command()
 def check(specs: Annotated[list[Path], typer.Argument(help="Experiment files.")], overrides: Overrides = None) -> None:
     """Check experiment files; all mistakes of all files at once."""
-    from tasks.specs import load_spec
+    from tasks.spec_file import load_spec
 
     problems = []
     for path in specs:
@@ -361,7 +361,7 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     from models.configuration import ConceptConfig
     from tasks.pretraining import model_config
     from tasks.run_folder import content_hash
-    from tasks.specs import load_spec
+    from tasks.spec_file import load_spec
 
     loaded = load_spec(spec, overrides or [])
     resolved = loaded.model_dump(mode="json")

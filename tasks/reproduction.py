@@ -18,7 +18,8 @@ from tasks.experiment_log import is_missing
 from tasks.log_check.document import SPLITS, Document, Row, head_in, scores_in
 from tasks.records import Result, first_mistake, load_record
 from tasks.run_folder import Home
-from tasks.specs import LOSS_NAMES, ExperimentSpec, build_spec, load_spec
+from tasks.spec_file import build_spec, load_spec
+from tasks.specs import LOSS_NAMES, ExperimentSpec
 from tasks.sweeps import miniature
 
 # What a hand-typed row never says, and without which a repetition can only be alike.

@@ -13,7 +13,8 @@ from tasks.environment import describe_environment
 from tasks.errors import UserError
 from tasks.records import Checkpoint, CorpusResult, RunRecord, first_mistake, load_record
 from tasks.run_folder import Home, RunFolder, claim_run, content_hash, read_json, remove_tree, write_json
-from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, check_head
+from tasks.spec_file import build_spec
+from tasks.specs import PYTHON_DOCS, ExperimentSpec, check_head
 from tasks.task_data import PreparedTask
 
 # The head of a plain encoder, and what is known of a checkpoint that does not tell how it was made.

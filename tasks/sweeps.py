@@ -17,7 +17,8 @@ from tasks.errors import UserError
 from tasks.made_tasks import MADE_SIZES
 from tasks.records import RunRecord, load_record
 from tasks.run_folder import Home, content_hash, read_json, write_atomic, write_json
-from tasks.specs import PYTHON_DOCS, ExperimentSpec, build_spec, load_spec
+from tasks.spec_file import build_spec, load_spec
+from tasks.specs import PYTHON_DOCS, ExperimentSpec
 from tasks.yaml_text import parse_yaml
 
 # A miniature is this much narrower in every width, and as deep as the original.

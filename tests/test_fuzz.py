@@ -25,7 +25,8 @@ from tasks.errors import UserError
 from tasks.experiment_log import export_log, find_tables, read_text, show_log, write_row
 from tasks.log_check import check_log
 from tasks.run_folder import Home
-from tasks.specs import ExperimentSpec, load_spec
+from tasks.spec_file import load_spec
+from tasks.specs import ExperimentSpec
 from tests.factories import make_record
 
 # Of the processor, for one input.

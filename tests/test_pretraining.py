@@ -20,7 +20,7 @@ from tasks.corpus import prepare_corpus
 from tasks.pretraining import pretrain
 from tasks.run_folder import cogito_home
 from tasks.sources import find_dataset
-from tasks.specs import load_spec
+from tasks.spec_file import load_spec
 home = cogito_home()
 spec = load_spec(Path(sys.argv[1]), sys.argv[4:])
 corpus = prepare_corpus(spec.data, find_dataset(spec.data.dataset, home, None), home)
@@ -106,7 +106,7 @@ from tasks.corpus import prepare_corpus
 from tasks.pretraining import pretrain, pretraining_identity
 from tasks.run_folder import cogito_home
 from tasks.sources import find_dataset
-from tasks.specs import load_spec
+from tasks.spec_file import load_spec
 home = cogito_home()
 first = str(home.runs / sys.argv[2] / "pretraining" / "model")
 changes = [*sys.argv[3:], f"training.init_from={first}"]

@@ -13,7 +13,7 @@ from tasks.experiment_log import write_row
 from tasks.log_check.document import Document
 from tasks.reproduction import NEVER_STATED, plan_reproduction, verdicts
 from tasks.run_folder import Home, content_hash
-from tasks.specs import load_spec
+from tasks.spec_file import load_spec
 
 USER_LOG = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "master_experiment_log.md"
 needs_user_log = pytest.mark.skipif(not USER_LOG.is_file(), reason="the user's log is not beside this checkout")

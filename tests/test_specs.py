@@ -14,10 +14,9 @@ from models.variants import HEAD_DECODERS, VARIANTS
 from tasks.benchmarks import TASKS
 from tasks.errors import UserError
 from tasks.runs import evaluation_identity
+from tasks.spec_file import build_spec, load_spec
 from tasks.specs import (
     ExperimentSpec,
-    build_spec,
-    load_spec,
     pretraining_part,
 )
 from tasks.task_data import PreparedTask

@@ -13,7 +13,8 @@ from models.configuration import ConceptConfig
 from tasks.errors import UserError
 from tasks.pretraining import model_config
 from tasks.run_folder import Home
-from tasks.specs import ExperimentSpec, load_spec
+from tasks.spec_file import load_spec
+from tasks.specs import ExperimentSpec
 from tasks.sweeps import compare_runs, comparison_table, expand, mean_interval, miniature
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
