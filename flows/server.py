@@ -31,6 +31,7 @@ import psutil
 from filelock import Timeout
 
 from tasks.errors import StageError, UserError, unknown_name
+from tasks.processes import birth, lives
 from tasks.run_folder import Home, read_json, write_json
 
 FIRST_PORT = 4200
@@ -206,9 +207,8 @@ def _recorded_server(home: Home) -> LocalServer | None:
     """The server of `server.json`, if that very process still lives: a pid alone may have been given to another."""
     try:
         record = read_json(_record_file(home))
-        process = psutil.Process(record["pid"])
-        same = abs(process.create_time() - record["created"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-        return LocalServer(process, record["port"]) if same else None
+        same = lives(record["pid"], record["born"])
+        return LocalServer(psutil.Process(record["pid"]), record["port"]) if same else None
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
 
@@ -222,7 +222,7 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
         try:
             server = LocalServer(psutil.Process(process.pid), port)
             # Recorded at once, so that nobody starts a second one should this caller die while it waits.
-            write_json(_record_file(home), {"port": port, "pid": process.pid, "created": server.process.create_time()})
+            write_json(_record_file(home), {"port": port, "pid": process.pid, "born": birth(process.pid)})
         except psutil.NoSuchProcess:
             return None
         except StageError:

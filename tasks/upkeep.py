@@ -24,6 +24,7 @@ from tasks.errors import UserError
 from tasks.experiment_log import check_log_place, default_log
 from tasks.launch import end_process_tree
 from tasks.leases import active_locks, visible_devices
+from tasks.processes import lives
 from tasks.records import RunRecord, load_record
 from tasks.run_folder import PRIVATE, Home, RunFolder, check_manifest, remove_tree
 from tasks.secrets import SECRETS
@@ -255,12 +256,9 @@ def orphan_jobs(home: Home) -> list[psutil.Process]:
 
 def _owner_lives(environment: dict[str, str]) -> bool:
     try:
-        owner = psutil.Process(int(environment["COGITO_OWNER_PID"]))
-        return abs(owner.create_time() - float(environment["COGITO_OWNER_CREATED"])) < 1.0
+        return lives(int(environment["COGITO_OWNER_PID"]), float(environment["COGITO_OWNER_BORN"]))
     except KeyError:
         return True  # started by hand
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _locks(home: Home) -> Iterator[Finding]:

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tasks.errors import StageError, UserError
+from tasks.processes import lives
 from tasks.run_folder import write_json
 from tasks.secrets import redact
 
@@ -70,16 +69,12 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], dict[str, Any] | None]] = {
 def _die_with_parent() -> None:
     """End this process when the command that started it is gone, however it went."""
     owner = int(os.environ["COGITO_OWNER_PID"])
-    created = float(os.environ["COGITO_OWNER_CREATED"])
+    born = float(os.environ["COGITO_OWNER_BORN"])
 
     def watch() -> None:
         waiting = threading.Event()
         while not waiting.wait(PARENT_POLL_SECONDS):
-            try:
-                alive = abs(psutil.Process(owner).create_time() - created) < 1.0
-            except psutil.NoSuchProcess:
-                alive = False
-            if not alive:
+            if not lives(owner, born):
                 os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -21,6 +21,7 @@ import pytest
 from flows import server
 from flows.server import configure_prefect, ensure_server, find_server, stop_server, ui_address
 from tasks.errors import UserError
+from tasks.processes import birth
 from tasks.run_folder import Home, read_json, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +87,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def both_urls(home: Home) -> Iterator[list[str]]:
     """What two simultaneous callers got, in a home whose server.json names a dead process, with port 4200 taken."""
     process = subprocess.Popen([sys.executable, "-c", ""])
-    record = {"port": 4200, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+    record = {"port": 4200, "pid": process.pid, "born": birth(process.pid)}
     process.wait()
     write_json(home.prefect / "server.json", record)
     with kept_environment(), closing(socket.socket()) as taken:
@@ -155,7 +156,7 @@ def test_a_running_server_is_found_at_once(home: Home, api_url: str, environment
 def test_a_recycled_pid_is_not_taken_for_the_server(home: Home, api_url: str) -> None:
     file = home.prefect / "server.json"
     record = read_json(file)
-    write_json(file, {**record, "created": record["created"] - 100})
+    write_json(file, {**record, "born": record["born"] - 100})
     try:
         assert find_server(home) is None
     finally:
@@ -277,22 +278,20 @@ def test_another_server_on_the_port_is_not_taken_for_ours(tmp_path: Path, web_se
     home = Home(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        created = psutil.Process(process.pid).create_time()
-        write_json(
-            home.prefect / "server.json", {"port": web_server.server_port, "pid": process.pid, "created": created}
-        )
+        other = {"port": web_server.server_port, "pid": process.pid, "born": birth(process.pid)}
+        write_json(home.prefect / "server.json", other)
         assert find_server(home) is None
-        write_json(home.prefect / "server.json", {"port": web_server.server_port, "pid": os.getpid(), "created": 0})
+        write_json(home.prefect / "server.json", {"port": web_server.server_port, "pid": os.getpid(), "born": 0})
         assert find_server(home) is None
-        mine = psutil.Process().create_time()
-        write_json(home.prefect / "server.json", {"port": web_server.server_port, "pid": os.getpid(), "created": mine})
+        mine = birth(os.getpid())
+        write_json(home.prefect / "server.json", {"port": web_server.server_port, "pid": os.getpid(), "born": mine})
         assert find_server(home) == f"http://127.0.0.1:{web_server.server_port}/api"
     finally:
         process.kill()
         process.wait()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"port": 1}', '{"pid": "x", "port": 4200, "created": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"port": 1}', '{"pid": "x", "port": 4200, "born": 1}'])
 def test_a_broken_record_is_no_server(tmp_path: Path, content: str, environment: None) -> None:
     home = Home(tmp_path)
     (home.prefect / "server.json").write_text(content)

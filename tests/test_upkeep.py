@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from command import ROOT
 from filelock import FileLock
@@ -20,6 +19,7 @@ from flows.cli import app
 from tasks import upkeep
 from tasks.errors import UserError
 from tasks.leases import active, active_locks
+from tasks.processes import birth
 from tasks.records import load_record
 from tasks.run_folder import Home, file_sha256, write_json, write_manifest
 from tasks.upkeep import examine, find_waste, remove, stated_requirements
@@ -207,7 +207,7 @@ def orphan(home: Home) -> Iterator[subprocess.Popen[bytes]]:
     gone.wait()
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.worker", str(home.root / "job.json")], cwd=home.root, stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": ".", "COGITO_OWNER_PID": str(gone.pid), "COGITO_OWNER_CREATED": "1"},
+        env={**os.environ, "PYTHONPATH": ".", "COGITO_OWNER_PID": str(gone.pid), "COGITO_OWNER_BORN": "1"},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline().strip() == b"up"
@@ -291,8 +291,7 @@ def test_servers(home: Home, monkeypatch: pytest.MonkeyPatch, url: str, secret: 
 def test_a_server_that_hangs_is_found_and_ended(home: Home) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
     try:
-        created = psutil.Process(process.pid).create_time()
-        write_json(home.prefect / "server.json", {"port": 4999, "pid": process.pid, "created": created})
+        write_json(home.prefect / "server.json", {"port": 4999, "pid": process.pid, "born": birth(process.pid)})
         (one,) = upkeep_commands._server(home)
         assert one.status == "problem" and str(process.pid) in one.found
         one.clear()

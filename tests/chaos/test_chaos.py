@@ -21,6 +21,7 @@ import pytest
 from command import ROOT, TINY, cogito, environment
 
 from tasks.experiment_log import show_log
+from tasks.processes import lives
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.prefect]
 
@@ -120,8 +121,7 @@ class Chaos:
     def server(self) -> psutil.Process | None:
         try:
             facts = json.loads((self.home / "prefect" / "server.json").read_text(encoding="utf-8"))
-            process = psutil.Process(facts["pid"])
-            return process if abs(process.create_time() - facts["created"]) < 1 else None
+            return psutil.Process(facts["pid"]) if lives(facts["pid"], facts["born"]) else None
         except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
             return None
 
