@@ -1,7 +1,7 @@
 # What a developer runs; `make` lists nothing more than these.
 PYTHON = .venv/bin/python
 
-.PHONY: setup test quick long lint format types imports
+.PHONY: setup test quick long lint format types imports audit
 
 setup:  ## environment with all that tests need
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -c constraints.txt -e ".[test]"
@@ -26,3 +26,6 @@ types:
 
 imports:
 	.venv/bin/lint-imports
+
+audit:  ## known vulnerabilities of the tested versions; asks an advisory service, so not without a network
+	python3 -m venv .venv/audit && .venv/audit/bin/pip install -q pip-audit && .venv/audit/bin/pip-audit --strict --no-deps -r constraints.txt
