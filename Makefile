@@ -7,7 +7,7 @@ setup:  ## environment with all that tests need
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -c constraints.txt -e ".[test]"
 
 test:  ## everything but the long proofs
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 quick:  ## unit tests only: no server, no subprocess experiments
 	$(PYTHON) -m pytest -m "not prefect and not end_to_end and not chromium and not long"

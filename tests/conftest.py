@@ -31,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seconds", type=float, default=600, help="for how long tests/test_fuzz.py goes on")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with whole experiments first: where two files run at once, none of minutes is left for the end."""
+    slow = {item.path for item in items if item.get_closest_marker("end_to_end")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
