@@ -11,6 +11,7 @@ from tasks.experiment_log import LogRow, LogTable, is_missing
 from tasks.log_check.document import COUNTS, SPLITS, Document, Figure, Place, Row, metrics_in, tasks_in
 from tasks.log_check.feasibility import Rounded
 from tasks.log_check.finding import Finding, Severity
+from tasks.log_check.meaning import floor_of
 
 MINUS = ("-", "−", "–")
 _NUMBER = re.compile(r"(?P<sign>[-−–+]?)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*(?:rel(?:ative|\.)?)?", re.I)
@@ -97,7 +98,7 @@ def _against(figure: Figure, stated: Subjects, file: Path | None) -> Iterator[Fi
 
 def _says_the_same(one: Figure, other: Figure) -> bool:
     """Whether two figures agree to the digits that both give; 89.4 and 0.894 do."""
-    return one.rounded.overlaps(other.rounded)
+    return one.rounded.agrees(other.rounded)
 
 
 def _contradiction(title: str, figure: Figure, other: Figure, certainty: float, file: Path | None) -> Finding:
@@ -118,13 +119,13 @@ def _contradiction(title: str, figure: Figure, other: Figure, certainty: float, 
 
 def _rank_against(rank: Figure, stated: Sequence[Figure], file: Path | None) -> Iterator[Finding]:
     rows = [other for other in stated if other.run == rank.run and rank.run is not None]
-    if rows and not any(other.rounded.overlaps(rank.rounded) for other in rows):
+    if rows and not any(other.rounded.agrees(rank.rounded) for other in rows):
         yield _contradiction(f"rank of {rank.run}", rank, rows[0], 0.8 * rank.certainty, file)
 
 
 def _loss_against(loss: Figure, stated: Sequence[Figure], file: Path | None) -> Iterator[Finding]:
     rows = [other for other in stated if other.run == loss.run and loss.run is not None]
-    same = [other for other in rows if other.rounded.overlaps(loss.rounded)]
+    same = [other for other in rows if other.rounded.agrees(loss.rounded)]
     source = f"line {loss.place.line}{f' of {file.name}' if file else ''}"
     if same and loss.metric == "train" and same[0].metric is None:
         yield Finding.at(
@@ -172,14 +173,14 @@ def _lost(before: str, after: str) -> list[str]:
     if not old:
         words = [re.sub(r"\W+", " ", text.translate(strip)).casefold().strip() for text in (before, after)]
         return [] if words[0] == words[1] else [before]
-    return [text for text in old if not any(Rounded.of(text).overlaps(Rounded.of(one)) for one in new)]
+    return [text for text in old if not any(Rounded.of(text).agrees(Rounded.of(one)) for one in new)]
 
 
 def _disagreeing(row: Row, document: Document, other: Document) -> Iterator[Finding]:
     """Losses whose label changed: a training loss in one version, an evaluation loss in the other."""
     for mine in (figure for figure in document.row_losses if figure.run == row.run_id and row.kind == "training"):
         for theirs in (figure for figure in other.row_losses if figure.run == row.run_id):
-            if mine.rounded.overlaps(theirs.rounded) and mine.metric and theirs.metric and mine.metric != theirs.metric:
+            if mine.rounded.agrees(theirs.rounded) and mine.metric and theirs.metric and mine.metric != theirs.metric:
                 yield Finding.at(
                     mine.place, "versions-differ", "warning", 0.85,
                     f"{mine.text} is called {mine.metric} loss here and {theirs.metric} loss in {other.path.name}",
@@ -360,18 +361,27 @@ def shared_values(document: Document) -> Iterator[Finding]:
                         f"the loss {text} is also that of another model, in line {', '.join(map(str, lines))}",
                         f"{text}; {chance:.2g} such pairs are expected by chance",
                     )  # fmt: skip
-    scores: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    scores: dict[tuple[tuple[str, str], ...], list[Row]] = defaultdict(list)
     for row in document.rows:
-        cell = tuple(figure.text for figure in document.scores_by_line.get(row.line, ()))
-        if len(cell) >= 2 and any(len(text.replace(".", "")) >= 3 and not text.endswith("0") for text in cell):
-            scores[cell].append(row)
+        figures = document.scores_by_line.get(row.line, [])
+        if len(figures) >= 2 and any(map(_tells_apart, figures)):
+            scores[tuple((figure.task, figure.text) for figure in figures)].append(row)
     for cell, rows in scores.items():
         if len({_model(row) for row in rows if row.kind == "training"}) > 1:
             for row in rows[1:]:
                 yield Finding.at(
                     row.at("key_scores"), "shared-value", "warning", 0.6,
-                    f"all its scores are those of line {rows[0].line}, a different model", ", ".join(cell),
+                    f"all its scores are those of line {rows[0].line}, a different model",
+                    ", ".join(text for _, text in cell),
                 )  # fmt: skip
+
+
+def _tells_apart(figure: Figure) -> bool:
+    """Whether two models hardly share this score: it has digits enough and is not that of a trivial answer."""
+    if len(figure.text.replace(".", "")) < 3 or figure.text.endswith("0"):
+        return False
+    floors = [floor_of(figure, metric) for metric in figure.readings]
+    return not any(floor is not None and abs(figure.value - floor) < 0.001 for floor in floors)
 
 
 LOSS_SPREAD_NATS = 2.0  # within which the losses of a log lie, more or less

@@ -14,9 +14,10 @@ from pathlib import Path
 from tasks.benchmarks import TASKS, Split, Task
 from tasks.experiment_log import BOM, KEY_COLUMNS, LINE, LogRow, LogTable, all_tables, machine_name, read_text
 from tasks.log_check.feasibility import Rounded
+from tasks.log_rows import is_generated
 from tasks.scores import METRICS
 
-RUN_ID = re.compile(r"[A-Za-z][\w.-]*?_(?P<day>20\d{6})_(?P<time>\d{6})(?!\d)")
+RUN_ID = re.compile(r"[A-Za-z](?:[\w.-]|(?<=\d),(?=\d))*?_(?P<day>20\d{6})_(?P<time>\d{6})(?!\d)")
 # what foreign logs call the columns
 OTHER_NAMES = {
     "key_scores": ("glue_scores", "scores", "results", "key_results"),
@@ -62,7 +63,7 @@ _HEADS = {
     "weighted_decoder": r"weighted[\W_]?decoder", "weighted_pooling": r"weighted[\W_](?:concept[\W_])?pooling",
     "sentence_pair": r"sentence[\W_]pair",
 }  # fmt: skip
-_DELTA = re.compile(r"\b(?:delta|diff\w*|gap|gain|change|improvement|vs)\b|[Δ±]", re.I)
+_DELTA = re.compile(r"\b(?:delta|diff(?!usion)\w*|gap|gain|change|improvement|vs)\b|[Δ±]", re.I)
 _BOTH_MNLI = re.compile(
     r"MNLI(?:[-_ ]?\(?(?:m|matched)\s*/\s*(?:MNLI[-_ ]?)?(?:mm|mismatched)\)?)?(?P<between>[\s:=*]*(?:acc\w*)?[\s:=*]*)"
     r"(?P<m>\d+(?:\.\d+)?)\s*%?\s*/\s*(?P<mm>\d+(?:\.\d+)?)(?P<percent>\s*%?)",
@@ -105,6 +106,8 @@ _NOT_OF_RUN = re.compile(
     r"|plan\w*|published|literature|another|other)\b",
     re.I,
 )
+# a sentence with these gives a run's figures without its training, beside the real ones
+_OTHER_START = re.compile(r"\brandom(?:ly)?[- ](?:start|init\w*|weights)|\bzero[- ]shot\b|\buntrained\b", re.I)
 # a sentence with these may state the figure of another run or of another moment
 COMPARES = re.compile(
     r"\b(?:from|than|over|vs|versus|against|compared|before|baseline|up|down|last|previous\w*|first|best|epochs?|ep\d*|steps?|until"
@@ -297,6 +300,11 @@ class Row:
     def conclusion(self) -> str:
         return self.text("conclusion")
 
+    @cached_property
+    def is_generated(self) -> bool:
+        """Whether its conclusion is the machine's, whose figures are means over seeds of a measurement of its own."""
+        return is_generated(self.conclusion.replace("|", r"\|"))  # as the file has it, and its checksum
+
 
 @dataclass(frozen=True)
 class Document:
@@ -366,6 +374,11 @@ class Document:
     def _table_of(self) -> dict[int, tuple[LogTable, LogRow]]:
         return {row.line: (table, row) for table in self.tables for row in table.rows}
 
+    def pieces(self, number: int) -> tuple[str, ...]:
+        """What of a line belongs together: the cells of a row, else the line."""
+        row = self._table_of.get(number)
+        return row[1].cells if row else (self.lines[number],)
+
     @cached_property
     def _row_of(self) -> dict[int, Row]:
         return {row.place.line: row for row in self.rows}
@@ -408,6 +421,7 @@ class Document:
             for sentence in sentences(row.conclusion):
                 run, certainty = self._run_of_sentence(row, sentence)
                 for figure in scores_in(sentence, row.at("conclusion"), prose=True):
+                    figure = _of_machine(figure) if row.is_generated else figure
                     figures.append(_with(figure, run=run, certainty=certainty, context=sentence))
         for number, line in self.prose.items():
             run, certainty = self._run_at(number, line)
@@ -447,7 +461,7 @@ class Document:
         named = self._named(sentence)
         if named:
             return (next(iter(named)), 0.9) if len(named) == 1 else (None, 0.0)
-        if _NOT_OF_RUN.search(sentence):
+        if _NOT_OF_RUN.search(sentence) or _OTHER_START.search(sentence):
             return None, 0.0
         return row.checkpoint, 0.5 if COMPARES.search(sentence) else 0.9
 
@@ -490,7 +504,7 @@ class Document:
 
     def _elsewhere_stated(self, pattern: re.Pattern[str], task: str, title: re.Pattern[str]) -> Iterator[Figure]:
         for row in self.rows:
-            for sentence in sentences(row.conclusion.replace("*", "")):
+            for sentence in sentences("" if row.is_generated else row.conclusion.replace("*", "")):
                 run, certainty = self._run_of_sentence(row, sentence)
                 for match in pattern.finditer(sentence):
                     yield _stated(match, task, row.at("conclusion"), run, certainty)
@@ -635,6 +649,12 @@ def _with(
         figure, run=run, head=head or figure.head, certainty=certainty, several_runs=several or figure.several_runs,
         context=f"{figure.context} {context or ''}",
     )  # fmt: skip
+
+
+def _of_machine(figure: Figure) -> Figure:
+    """A figure of a generated conclusion: the mean of the task's primary metric, a percentage without its sign."""
+    metric = SPLITS[figure.task][0].primary_metric
+    return replace(figure, metric=metric, percent=METRICS[metric].is_percent, several_runs=True)
 
 
 def sentences(text: str) -> list[str]:
