@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
 from tasks.experiment_log import LogRow, LogTable, is_missing
-from tasks.log_check.document import COUNTS, SPLITS, Document, Figure, Place, Row, metrics_in, tasks_in
+from tasks.log_check.document import COUNTS, SPLITS, Document, Figure, Place, Row, metrics_in, sentences, tasks_in
 from tasks.log_check.feasibility import Rounded
 from tasks.log_check.finding import Finding, Severity
 from tasks.log_check.meaning import floor_of
@@ -139,7 +139,7 @@ def _loss_against(loss: Figure, stated: Sequence[Figure], file: Path | None) -> 
 
 
 def versions_differ(document: Document, other: Document) -> Iterator[Finding]:
-    """A figure of a row is another one in the other version of the log, or the row is missing there or here."""
+    """A figure of a row, another table or a sentence is another one in the other version, or a row is missing here."""
     theirs = {(row.kind, row.run_id, row.checkpoint): row for row in other.rows}
     for row in document.rows:
         old = theirs.pop((row.kind, row.run_id, row.checkpoint), None)
@@ -164,6 +164,90 @@ def versions_differ(document: Document, other: Document) -> Iterator[Finding]:
                 1, old.run_id, None, "versions-differ", "warning", 0.7,
                 f"{other.path.name} line {old.line} has a row that is missing here", old.run_id,
             )  # fmt: skip
+    yield from _tables_differ(document, other)
+    yield from _sentences_differ(document, other)
+
+
+def _tables_differ(document: Document, other: Document) -> Iterator[Finding]:
+    """Tables beside the two, such as that of baselines: their cells by row and column, and their rows."""
+    unpaired = list(other.others)
+    for table in document.others:
+        theirs = max(unpaired, key=lambda one: _likeness(table, one), default=None)
+        if theirs is None or _likeness(table, theirs) == (0, 0):
+            continue
+        unpaired.remove(theirs)
+        rows = _labelled(table)
+        for label, old in _labelled(theirs).items():
+            row = rows.get(label)
+            if row is None:
+                yield Finding.at(
+                    Place(table.line + 1), "versions-differ", "warning", 0.6,
+                    f"{other.path.name} line {old.line + 1} has a row of this table that is missing here", old.cells[0],
+                )  # fmt: skip
+                continue
+            for place, title in enumerate(table.header):
+                if title not in theirs.header or place >= len(row.cells):
+                    continue
+                mine, before = row.cells[place], _at(old, theirs.header.index(title))
+                lost = [] if is_missing(before) or _OPEN.search(before) or mine == before else _lost(before, mine)
+                if lost:
+                    yield Finding.at(
+                        Place(row.line + 1, None, title), "versions-differ", "warning", 0.75,
+                        f"{other.path.name} line {old.line + 1} says {', '.join(lost)}", f"{mine}; {before}",
+                    )  # fmt: skip
+
+
+def _labelled(table: LogTable) -> dict[tuple[str, int], LogRow]:
+    """The rows of a table by their first cell, and by how often that came before."""
+    counted: Counter[str] = Counter()
+    found = {}
+    for row in table.rows:
+        name = _at(row, 0).translate(_MARKS).strip().casefold()
+        found[name, counted[name]] = row
+        counted[name] += 1
+    return found
+
+
+def _likeness(one: LogTable, other: LogTable) -> tuple[int, int]:
+    """How many columns and rows two tables share by name; (0, 0) where they cannot be versions of one."""
+    columns = len(set(one.header) & set(other.header))
+    rows = len(_labelled(one).keys() & _labelled(other).keys())
+    return (columns, rows) if one.header[:1] == other.header[:1] and columns > 1 and rows else (0, 0)
+
+
+_MARKS = str.maketrans("", "", "*`_")
+
+
+def _sentences_differ(document: Document, other: Document) -> Iterator[Finding]:
+    """The same words with other figures, in prose and in the conclusions that people wrote."""
+    theirs = _by_words(other)
+    for words, mine in _by_words(document).items():
+        olds = [(place, figures) for place, figures in theirs.get(words, []) if figures not in [f for _, f in mine]]
+        news = [(place, figures) for place, figures in mine if figures not in [f for _, f in theirs.get(words, [])]]
+        for (place, now), (before_place, before) in zip(news, olds, strict=False):
+            if not all(Rounded.of(a).agrees(Rounded.of(b)) for a, b in zip(now, before, strict=True)):
+                yield Finding.at(
+                    place, "versions-differ", "warning", 0.7,
+                    f"{other.path.name} line {before_place.line} says {', '.join(before)} in the same words",
+                    f"{', '.join(now)}; {', '.join(before)}",
+                )  # fmt: skip
+
+
+Stated = tuple[Place, tuple[str, ...]]
+
+
+def _by_words(document: Document) -> dict[tuple[str | None, str], list[Stated]]:
+    """Places and figures of the sentences that have any, by their run, if they conclude a row, and their words."""
+    found: dict[tuple[str | None, str], list[Stated]] = defaultdict(list)
+    lines = [(None, Place(number + 1), line) for number, line in document.prose.items()]
+    rows = [(row.run_id, row.at("conclusion"), row.conclusion) for row in document.rows if not row.is_generated]
+    for run, place, text in [*lines, *rows]:
+        for sentence in sentences(re.sub(r"^\s*\d+[.)]\s", "", text)):  # the number of a list
+            plain = sentence.translate(_MARKS)
+            figures = tuple(_FIGURE.findall(plain))
+            if figures:
+                found[run, " ".join(_FIGURE.sub("#", plain).split())].append((place, figures))
+    return found
 
 
 def _lost(before: str, after: str) -> list[str]:
@@ -281,7 +365,7 @@ def _numbers(cell: str) -> list[re.Match[str]]:
     plain = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", cell.replace("*", "")).strip(" `_↔")
     plain = re.sub(r"(?<=\d)\s*(?:±|\+/-|\+-)\s*\d[\d.]*\s*%?", "", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain))
     plain = re.sub(r"^[▲↑]\s*\+?", "+", re.sub(r"^[▼↓]\s*[-−–]?", "-", plain)).removeprefix("±")
-    plain = re.sub(r"[\s-]*(?:pp|%-?points?|points?|pts?\.?|p\.p\.)$", "%", plain)
+    plain = re.sub(r"[\s-]*(?:pp|%-?points?|points?|pts?\.?|p\.p\.)$", "", plain)  # never a relative change
     parts = [_NUMBER.fullmatch(part.strip()) for part in re.split(r"\s*/\s*", re.sub(r"%+", "%", plain))]
     return [part for part in parts if part is not None] if None not in parts else []
 
