@@ -31,7 +31,7 @@ from tasks.benchmarks import TASKS
 from tasks.errors import UserError
 from tasks.experiment_log import write_row
 from tasks.log_check import RULES, Finding, check_log
-from tasks.log_check.document import SPLITS, Place, scores_in
+from tasks.log_check.document import SPLITS, Document, Place, scores_in
 from tasks.log_check.feasibility import (
     Rounded,
     accuracy_and_f1_are_possible,
@@ -52,9 +52,9 @@ TRAINING = """# Log
 
 ## Training Runs
 
-| Date | Run ID / Model Type | Architecture | Task Loss | Eff. Rank | Key GLUE Scores | Speed (Steps/s) | WandB Link \
-| Git Tag | Conclusion / Takeaway |
-|---|---|---|---|---|---|---|---|---|---|
+| Date | Run ID / Model Type | Architecture | Epochs | Task Loss | Eff. Rank | Key GLUE Scores | Speed (Steps/s) \
+| WandB Link | Git Tag | Conclusion / Takeaway |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 EVALUATION = """
 ## Evaluation Experiments
@@ -73,6 +73,7 @@ def training_row(run: str = RUN, **cells: str) -> str:
         "date": f"{digits[:4]}-{digits[4:6]}-{digits[6:]}",
         "run": f"`{run}`",
         "architecture": f"{sizes[:4]} {sizes[4:6]} {sizes[6:]}",
+        "epochs": "20",
         "loss": "MLM 2.537",
         "rank": "64 / 128 (50%)",
         "scores": "**QQP F1:** 72.5% <br> **MNLI-m:** 59.1%",
@@ -196,7 +197,8 @@ CORRECT_CELLS = {
         "**MRPC (acc/F1):** 79.9/86.1", "**MNLI (m/mm):** 59.1/60.9", "MNLI: 59.1 / 60.9 %", "MRPC 86.4 ± 0.5%",
         "**RTE:** 61.6 ± 1.2 (3 seeds)", "**RTE:** 61.5% (mean over seeds)", "**RTE:** 61.5 % (first 200 examples)",
         "**RTE:** 61.5% (n=200)", "**RTE (test):** 61.55%", "**RTE:** 61.55 (GLUE test server)",
-        "**STS-B (P/S):** 0.894 / 0.891", "CoLA MCC: 41.2", "CoLA 52.1", "**CoLA:** 41.2%", "SST-2: 0.8876",
+        "**STS-B (P/S):** 0.894 / 0.891", "CoLA MCC: 41.2", "CoLA 52.1", "**CoLA:** 41.2%", "CoLA 65.2%",
+        "SST-2: 0.8876",
         "MRPC macro-F1: 74.3%, MRPC acc: 79.2%", "**QQP:** 71.2% → 72.5%", "**QQP:** 72.5% (+1.2 pp)",
         "**MRPC F1/Acc:** 86.1/79.9 [84.0, 88.0]", "QQP F1: 72.5% (95% CI (72.0, 73.0), n 40,430)",
         "**MRPC:** 86,4 %", "**MRPC:** 86.4% @ ep 3", "MRPC=86.4% / QQP=72.5%", r"MRPC 86.4% \| QQP 72.5%",
@@ -225,7 +227,8 @@ CORRECT_CELLS = {
 
 @pytest.mark.parametrize(("column", "cell"), [(name, cell) for name, cells in CORRECT_CELLS.items() for cell in cells])
 def test_a_correct_cell_is_not_blamed_however_it_is_written(tmp_path: Path, column: str, cell: str) -> None:
-    text = TRAINING.replace("| Speed", "| Epochs | Speed") + training_row(**{"epochs": "20", column: cell})
+    text = TRAINING + training_row(**{column: cell})
+    assert len(Document(tmp_path, text).rows) == 1
     assert serious(found(tmp_path, text)) == []
     assert serious(found(tmp_path, "\ufeff" + text.replace("\n", "\r\n"))) == []
 
@@ -270,6 +273,7 @@ CORRECT_PARTS = [
 @pytest.mark.parametrize("part", DELTAS + CORRECT_PARTS)
 def test_a_correct_part_of_a_document_is_not_blamed(tmp_path: Path, part: str) -> None:
     text = TRAINING + training_row() + training_row(OTHER) + "\n" + part
+    assert len(Document(tmp_path, text).others) == part.count("\n|---")
     assert [one for one in serious(found(tmp_path, text)) if one.line > 8] == []
 
 
@@ -596,7 +600,10 @@ PLANTED_CELLS = {
         f"[W](https://wandb.ai/lab/c/runs/{RUN}-mrpc-ft)", f"[W](https://wandb.ai/lab/c/runs/finetune_{RUN})",
     ],
     ("conclusion", "contradiction"): ["QQP F1 of 74.5% is good.", "Rank 5/128: collapse.", "Its MLM loss is 2.640."],
-    ("conclusion", "wrong-delta"): ["QQP rose from 61.4% to 72.5% (+12.1 points).", "QQP 61.4% → 72.5% (+12.1%)."],
+    ("conclusion", "wrong-delta"): [
+        "QQP rose from 61.4% to 72.5% (+12.1 points).", "QQP 61.4% → 72.5% (+12.1%).",
+        "It went from 10.0 to 10.0 (-0.4 points).",
+    ],
     ("conclusion", "noise"): ["MNLI-m improved from 58.8% to 59.1%.", "MNLI-m 58.8% → 59.1%: better than before."],
     ("conclusion", "collapse-claim"): [
         "No collapse: rank 64/128.", "Concept collapse prevented.", "No longer collapsed.", "Eliminates collapse.",
@@ -639,6 +646,35 @@ def test_a_fault_outside_the_two_tables_is_found_at_its_place(
 ) -> None:
     findings = found(tmp_path, TRAINING + training_row() + training_row(OTHER) + "\n" + part)
     assert (line, row, column) in [(one.line, one.row, one.column) for one in of(findings, rule)]
+
+
+def test_other_starts_than_the_checkpoint_are_no_other_statement_of_its_scores(tmp_path: Path) -> None:
+    scores = [
+        make_score("stsb", 0.627, 0.0, n=1500),
+        make_score("stsb", 0.412, 0.0, n=1500, start="zero_shot"),
+        make_score("wnli", 0.174, 0.563, metric="accuracy", n=71, start="random", seed_values={1: 0.169, 2: 0.179}),
+        make_score("sst2", 0.011, 0.509, metric="accuracy", n=872, start="random", seed_values={1: 0.01, 2: 0.012}),
+    ]
+    cells = render_row(make_record(run_id=RUN, scores=scores))
+    row = training_row(scores=cells["Key GLUE Scores"], conclusion=cells["Conclusion / Takeaway"])
+    assert serious(found(tmp_path, TRAINING + row)) == []
+    for start in ("", "Zero-shot: ", "From random weights: ", "Randomly initialised: "):
+        row = training_row(scores="**STS-B:** 0.627", conclusion=f"{start}STS-B 0.412.")
+        rules = {one.rule for one in serious(found(tmp_path, TRAINING + row))}
+        assert rules == (set() if start else {"contradiction"})
+
+
+def test_an_interval_is_no_rise_that_another_cell_praises(tmp_path: Path) -> None:
+    row = training_row(scores="**MNLI-m:** 59.1% (58.8 to 59.4, n 9,815)", conclusion="Better than the L2 run.")
+    assert serious(found(tmp_path, TRAINING + row)) == []
+
+
+def test_models_may_share_the_scores_of_a_trivial_answer(tmp_path: Path) -> None:
+    trivial, good = ("81.2%", "55.8%"), ("83.2%", "55.8%")
+    for figures, rules in ((trivial, []), (good, ["shared-value"])):
+        scores = "**MRPC:** {} (**at floor**) <br> **PAWS:** {} (**at floor**)".format(*figures)
+        rows = training_row(scores=scores) + training_row(OTHER, scores=scores)
+        assert [one.rule for one in serious(found(tmp_path, TRAINING + rows))] == rules
 
 
 def test_training_and_evaluation_losses_in_one_column(tmp_path: Path) -> None:

@@ -97,9 +97,11 @@ def at_floor(document: Document) -> Iterator[Finding]:
             continue
         if any(figure.task in (tasks_in(one) or [figure.task]) for one in said.get(figure.place.line, ())):
             continue  # its conclusion says so
-        low = figure.value - half_width(figure)
-        if low > floor or (figure.is_ambiguous and figure.value > (floor_of(figure, figure.readings[1]) or 1)):
+        width = half_width(figure)
+        if figure.value - width > floor:
             continue
+        if figure.is_ambiguous and figure.value < floor - width:
+            continue  # no accuracy, which would be far worse than trivial, but a correlation times 100
         name = METRICS[figure.likely_metric].floor_name
         shown = f"{100 * floor:.1f}%" if METRICS[figure.likely_metric].is_percent else f"{floor:.3f}"
         split = SPLITS[figure.task][1]
