@@ -8,8 +8,9 @@ from itertools import combinations
 from pathlib import Path
 
 from tasks.experiment_log import LogRow, LogTable, is_missing
-from tasks.log_check.document import COUNTS, SPLITS, Document, Figure, Place, Row, metrics_in, sentences, tasks_in
+from tasks.log_check.document import COUNTS, Document, Row
 from tasks.log_check.feasibility import Rounded
+from tasks.log_check.figures import SPLITS, Figure, Place, metrics_in, sentences, tasks_in
 from tasks.log_check.finding import Finding, Severity
 from tasks.log_check.meaning import floor_of
 

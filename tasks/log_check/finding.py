@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tasks.log_check.document import Place
+from tasks.log_check.figures import Place
 
 Severity = Literal["error", "warning", "note"]
 Rule = Literal[

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from tasks.log_check.document import FLOOR, SPLITS, Document, Figure, Row, metrics_in, sentences, tasks_in
+from tasks.log_check.document import Document, Row
+from tasks.log_check.figures import FLOOR, SPLITS, Figure, metrics_in, sentences, tasks_in
 from tasks.log_check.finding import Finding
 from tasks.scores import METRICS
 
