@@ -1,10 +1,12 @@
 """`cogito log check`: what it finds in the user's log, what it must not find, and every planted kind of fault."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -12,15 +14,24 @@ from typing import Any
 
 import pytest
 from command import ROOT
-from factories import make_analysis, make_checkpoint, make_environment, make_pretraining, make_record, make_score
+from factories import (
+    make_analysis,
+    make_checkpoint,
+    make_corpus,
+    make_environment,
+    make_pretraining,
+    make_record,
+    make_score,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from models.variants import HEAD_DECODERS, VARIANTS
 from tasks.benchmarks import TASKS
 from tasks.errors import UserError
 from tasks.experiment_log import write_row
 from tasks.log_check import RULES, Finding, check_log
-from tasks.log_check.document import SPLITS, Place, scores_in
+from tasks.log_check.document import SPLITS, Document, Place, scores_in
 from tasks.log_check.feasibility import (
     Rounded,
     accuracy_and_f1_are_possible,
@@ -29,8 +40,10 @@ from tasks.log_check.feasibility import (
     f1_is_possible,
     quotient_is_possible,
 )
-from tasks.records import RunRecord, Score
+from tasks.log_rows import render_row
+from tasks.records import AnalysisResult, CellResult, Divergence, PretrainingResult, RunRecord, Score, StageRecord
 from tasks.scores import METRICS
+from tasks.specs import LOSS_NAMES, ExperimentSpec, fitting_heads
 
 USER_LOG = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "master_experiment_log.md"
 needs_user_log = pytest.mark.skipif(not USER_LOG.is_file(), reason="the user's log is not beside this checkout")
@@ -39,9 +52,9 @@ TRAINING = """# Log
 
 ## Training Runs
 
-| Date | Run ID / Model Type | Architecture | Task Loss | Eff. Rank | Key GLUE Scores | Speed (Steps/s) | WandB Link \
-| Git Tag | Conclusion / Takeaway |
-|---|---|---|---|---|---|---|---|---|---|
+| Date | Run ID / Model Type | Architecture | Epochs | Task Loss | Eff. Rank | Key GLUE Scores | Speed (Steps/s) \
+| WandB Link | Git Tag | Conclusion / Takeaway |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 EVALUATION = """
 ## Evaluation Experiments
@@ -60,6 +73,7 @@ def training_row(run: str = RUN, **cells: str) -> str:
         "date": f"{digits[:4]}-{digits[4:6]}-{digits[6:]}",
         "run": f"`{run}`",
         "architecture": f"{sizes[:4]} {sizes[4:6]} {sizes[6:]}",
+        "epochs": "20",
         "loss": "MLM 2.537",
         "rank": "64 / 128 (50%)",
         "scores": "**QQP F1:** 72.5% <br> **MNLI-m:** 59.1%",
@@ -183,7 +197,8 @@ CORRECT_CELLS = {
         "**MRPC (acc/F1):** 79.9/86.1", "**MNLI (m/mm):** 59.1/60.9", "MNLI: 59.1 / 60.9 %", "MRPC 86.4 ± 0.5%",
         "**RTE:** 61.6 ± 1.2 (3 seeds)", "**RTE:** 61.5% (mean over seeds)", "**RTE:** 61.5 % (first 200 examples)",
         "**RTE:** 61.5% (n=200)", "**RTE (test):** 61.55%", "**RTE:** 61.55 (GLUE test server)",
-        "**STS-B (P/S):** 0.894 / 0.891", "CoLA MCC: 41.2", "CoLA 52.1", "**CoLA:** 41.2%", "SST-2: 0.8876",
+        "**STS-B (P/S):** 0.894 / 0.891", "CoLA MCC: 41.2", "CoLA 52.1", "**CoLA:** 41.2%", "CoLA 65.2%",
+        "SST-2: 0.8876",
         "MRPC macro-F1: 74.3%, MRPC acc: 79.2%", "**QQP:** 71.2% → 72.5%", "**QQP:** 72.5% (+1.2 pp)",
         "**MRPC F1/Acc:** 86.1/79.9 [84.0, 88.0]", "QQP F1: 72.5% (95% CI (72.0, 73.0), n 40,430)",
         "**MRPC:** 86,4 %", "**MRPC:** 86.4% @ ep 3", "MRPC=86.4% / QQP=72.5%", r"MRPC 86.4% \| QQP 72.5%",
@@ -212,7 +227,8 @@ CORRECT_CELLS = {
 
 @pytest.mark.parametrize(("column", "cell"), [(name, cell) for name, cells in CORRECT_CELLS.items() for cell in cells])
 def test_a_correct_cell_is_not_blamed_however_it_is_written(tmp_path: Path, column: str, cell: str) -> None:
-    text = TRAINING.replace("| Speed", "| Epochs | Speed") + training_row(**{"epochs": "20", column: cell})
+    text = TRAINING + training_row(**{column: cell})
+    assert len(Document(tmp_path, text).rows) == 1
     assert serious(found(tmp_path, text)) == []
     assert serious(found(tmp_path, "\ufeff" + text.replace("\n", "\r\n"))) == []
 
@@ -257,14 +273,36 @@ CORRECT_PARTS = [
 @pytest.mark.parametrize("part", DELTAS + CORRECT_PARTS)
 def test_a_correct_part_of_a_document_is_not_blamed(tmp_path: Path, part: str) -> None:
     text = TRAINING + training_row() + training_row(OTHER) + "\n" + part
+    assert len(Document(tmp_path, text).others) == part.count("\n|---")
     assert [one for one in serious(found(tmp_path, text)) if one.line > 8] == []
 
 
+FIGURES_OF_COLLAPSE = ("centred_effective_rank", "same_slot_similarity", "same_slot_similarity_centred")
+NAMES = ["testbench", "odra|2", "Łódź-gpu №1", "`bench`", "<node> & co", "gpu_7*", "GPU 2/4"]
+DATASETS = ["JeanKaddour/minipile", "local/мой|корпус", "data/`odd` name", "a/b_c*d", "wiki-2-v1", "data/2024_01/"]
+MESSAGES = [
+    "", "CUDA out of memory. Tried to allocate 2.00 GiB (GPU 0; 14.5 of 15.9 GiB in use)", "exit code -9 | killed",
+    "no space left on device: [Errno 28]; fix: make room, then run it again", "<Error> 'x' → 0.009\nmore 140 / 128",
+    "pretraining failed", "mrpc: seed 42 gave up after 3 of 3 tries; the loss is nan", "ä" * 300,
+]  # fmt: skip
+REASONS = [
+    "the loss is nan", "the gradient norm is inf", "the held-out loss is inf",
+    "the gradient norm 947 is 136 times its running median 6.97",
+    "the held-out loss rose to 5.0312 from its best, 0.0090 at step 500",
+]  # fmt: skip
+WARNINGS = [
+    "collapse: step 500: centred effective rank fell to 2.11 from 31.50",
+    "collapse: step 1500: effective rank per sample mean fell to 1.03 from 12.90",
+    "too good to be true: step 500: held-out loss 0.0131 against a unigram entropy of 7.25: does the model see the "
+    "answers, or the training text hold the held-out one?",
+]  # fmt: skip
+
+
 @st.composite
-def score_of(draw: st.DrawFn, label: str) -> Score:
-    """A score with consistent fields, from confusion matrices or a correlation, over one to three seeds."""
+def score_of(draw: st.DrawFn, label: str, metric: str | None = None, start: str = "checkpoint") -> Score:
+    """A score with consistent fields, from confusion matrices or a correlation, over up to three seeds."""
     task, split = SPLITS[label]
-    metric = draw(st.sampled_from(task.metrics))
+    primary, metric = metric in (None, task.metrics[0]), metric or task.metrics[0]
     counts = split.class_counts
     if draw(st.booleans()):  # a subset of the split, as a mirror holds it
         counts = tuple(max(count // 3, 1) for count in counts)
@@ -280,52 +318,158 @@ def score_of(draw: st.DrawFn, label: str) -> Score:
     value = sum(values) / len(values)
     width = draw(st.floats(0.001, 0.05))
     floors = {"accuracy": max(counts) / n, "f1": 2 * counts[-1] / (2 * counts[-1] + counts[0])}
+    fields: dict[str, Any] = {
+        "metric": metric, "primary": primary, "start": start, "n": n, "seed_values": dict(enumerate(values)),
+        "interval": (value - width, value + width), "unreliable": draw(st.booleans()),
+        "start_from": draw(st.sampled_from([None, "mnli"])), "failed_seeds": draw(st.sampled_from([[], [7], [7, 8]])),
+        "overlap_baseline": draw(st.none() | st.floats(0, 1)),
+    }  # fmt: skip
+    fate = draw(st.sampled_from(["scored"] * 6 + ["failed", "undefined"]))
+    if fate == "failed":
+        value_, fields = None, fields | {"seed_values": {}, "interval": None, "failed_seeds": [7]}
+    else:
+        value_ = value if fate == "scored" else math.nan
+        fields |= {} if fate == "scored" else {"interval": None}
     floor = floors.get(metric, 0.0)
-    return make_score(
-        label, value, floor, metric=metric, n=n, seed_values=dict(enumerate(values)),
-        interval=(value - width, value + width), above_floor=value - width > floor,
-        unreliable=draw(st.booleans()), start_from=draw(st.sampled_from([None, "mnli"])),
-        failed_seeds=draw(st.sampled_from([[], [7]])),
+    above = fields["interval"] is not None and value - width > floor
+    return make_score(label, value_, floor, **fields | {"above_floor": above})
+
+
+@st.composite
+def scores_of_run(draw: st.DrawFn) -> list[Score]:
+    """The scores of a run by task, metric and start: fine-tuned, from random weights, without any training."""
+    scores = []
+    for label in draw(st.lists(st.sampled_from(sorted(SPLITS)), unique=True, max_size=6)):
+        starts = ["checkpoint", *draw(st.sampled_from([[], [], ["random"], ["zero_shot"], ["random", "zero_shot"]]))]
+        for start in starts:
+            for metric in SPLITS[label][0].metrics:
+                scores.append(draw(score_of(label, metric, start)))
+    return scores
+
+
+@st.composite
+def pretraining_of(draw: st.DrawFn, loss: float, status: str) -> PretrainingResult:
+    diverged = None
+    if status == "diverged":
+        diverged = Divergence(
+            reason=draw(st.sampled_from(REASONS)), step=draw(st.integers(1, 10**6)), kept_step=500,
+            loss=draw(st.sampled_from([math.nan, math.inf, 5.03125])), learning_rate=2e-4,
+            gradient_norm=draw(st.sampled_from([math.nan, math.inf, 947.0])),
+        )  # fmt: skip
+        loss = draw(st.sampled_from([loss, math.nan, math.inf]))
+    return make_pretraining(
+        eval_loss=loss, train_loss=draw(st.just(loss + 0.0123) | st.just(math.nan)), diverged=diverged,
+        steps_per_second=draw(st.floats(0.0001, 500)), epochs=draw(st.floats(0, 100)),
+        wandb_url=draw(st.sampled_from([None, "https://wandb.ai/lab/my (odd) project/runs/PAGE"])),
+        warnings=draw(st.lists(st.sampled_from(WARNINGS), unique=True, max_size=2)),
     )  # fmt: skip
 
 
 @st.composite
-def consistent_record(draw: st.DrawFn) -> RunRecord:
+def analysis_of(draw: st.DrawFn, concepts: int) -> AnalysisResult | None:
+    """What a run's analysis holds: nothing, the old ranks, or all figures of collapse."""
+    figures = {
+        "nuclear_rank_of_mean": draw(st.floats(1, concepts)),
+        "effective_rank_per_sample_mean": draw(st.floats(1, concepts)),
+    }
+    if draw(st.booleans()):
+        figures |= {
+            "input_variance_share": draw(st.floats(0, 1)), "retrieval_top_1": draw(st.floats(0, 1)),
+            **{name: draw(st.floats(0, 1)) for name in FIGURES_OF_COLLAPSE},
+        }  # fmt: skip
+    return draw(st.sampled_from([None, *[make_analysis(num_concepts=concepts, figures=figures)] * 3]))
+
+
+@st.composite
+def consistent_record(draw: st.DrawFn, kind: str | None = None, known: tuple[RunRecord, ...] = ()) -> RunRecord:
+    """A record whose parts agree: of a training, or of an evaluation of an earlier one or of an unknown checkpoint."""
+    kind = kind or draw(st.sampled_from(["training", "evaluation"]))
+    status = draw(st.sampled_from(["complete"] * 4 + ["running", "failed", "paused", "diverged"]))
     moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=draw(st.integers(0, 10**7)))
-    layers, concepts = draw(st.integers(1, 12)), draw(st.sampled_from([16, 32, 128]))
-    variant = draw(st.sampled_from(["perceiver_mlm", "weighted_mlm", "tsdae", "diffusion"]))
-    labels = draw(st.lists(st.sampled_from(sorted(SPLITS)), unique=True, max_size=6))
-    spec = make_record().spec
-    spec["model"] |= {"variant": variant, "hidden_size": 512, "num_layers": layers, "num_concepts": concepts}
-    kind = draw(st.sampled_from(["training", "evaluation"]))
-    name = f"{variant}_H512L{layers}C{concepts}"
-    run_id = f"{name}_{moment:%Y%m%d_%H%M%S}"
-    loss = draw(st.floats(0.5, 10))
-    changes: dict[str, Any] = {
-        "kind": kind, "run_id": run_id, "created": moment, "spec": spec,
-        "scores": [draw(score_of(one)) for one in labels],
-        "pretraining": make_pretraining(
-            eval_loss=loss, train_loss=draw(st.floats(0.5, 10)), steps_per_second=draw(st.floats(0.01, 50)),
-            wandb_url=draw(st.sampled_from([None, "https://wandb.ai/lab/concepts/runs/ab12cd34"])),
+    variant = draw(st.sampled_from(sorted(VARIANTS)))
+    losses = draw(st.dictionaries(st.sampled_from(LOSS_NAMES), st.sampled_from([0.1, 1.0, 0.02, 1e-5]), max_size=2))
+    asked = {
+        "name": "test",
+        "data": {"dataset": draw(st.sampled_from(DATASETS)), "max_documents": draw(st.none() | st.integers(1, 10**7))},
+        "model": {
+            "variant": variant, "hidden_size": draw(st.sampled_from([64, 512])), "num_attention_heads": 8,
+            "num_layers": draw(st.integers(1, 12)), "num_concepts": draw(st.sampled_from([16, 32, 128])),
+            "use_bixt": draw(st.booleans()),
+            "num_decoder_layers": draw(st.integers(1, 3)) if VARIANTS[variant].has_decoder_layers else None,
+        },
+        "objective": {
+            "concept_losses": losses,
+            "loss_weighting": draw(st.sampled_from(["fixed", "learnable", "kendall_gal"])) if losses else "fixed",
+        },
+        "evaluation": {
+            "tasks": draw(st.lists(st.sampled_from(sorted(TASKS)), unique=True, min_size=1)),
+            "select_on": draw(st.sampled_from(["held_out", "held_out", "dev"])),
+        },
+    }  # fmt: skip
+    spec = ExperimentSpec.model_validate(asked)
+    analysis, checkpoint = draw(analysis_of(spec.model.num_concepts)), None
+    head = draw(st.sampled_from([name for name in HEAD_DECODERS if name in fitting_heads(variant)]))
+    run_id = f"{spec.run_prefix if kind == 'training' else head}_{moment:%Y%m%d_%H%M%S}"
+    if kind == "evaluation":
+        older = [one for one in known if one.kind == "training" and one.created < moment]
+        source = draw(st.sampled_from([None, *older]))
+        name = source.run_id if source else draw(st.sampled_from(["perceiver_mlm_H512L6C128_20251231_235959", "lab/x"]))
+        origin = draw(st.sampled_from(["run", "local", "hub"]))
+        checkpoint = make_checkpoint(name=name, origin=origin, revision="0123456789abcdef" if origin == "hub" else None)
+    stages = {"pretraining": StageRecord(status="complete")} if kind == "training" else {}
+    if status == "failed":
+        stages |= {
+            name: StageRecord(status=draw(st.sampled_from(["failed", "skipped"])), message=message)
+            for name, message in draw(
+                st.dictionaries(
+                    st.sampled_from(["corpus", "pretraining", "publishing", "scores", "analysis"]),
+                    st.sampled_from(MESSAGES), min_size=1, max_size=2,
+                )
+            ).items()
+        }  # fmt: skip
+    pretraining = draw(pretraining_of(draw(st.integers(9, 99_999)) / 10_000, status))
+    has_result = kind == "training" and stages["pretraining"].status == "complete" and status != "running"
+    failed = draw(st.lists(st.sampled_from(sorted(TASKS)), unique=True, max_size=2))
+    tag = draw(st.sampled_from([None, None, "v1", f"runs/{moment:%Y%m%d}", f"arch/x-{moment:%Y-%m-%d}", "odd`tag|2"]))
+    fields: dict[str, Any] = {
+        "kind": kind, "run_id": run_id, "created": moment, "spec": spec.model_dump(mode="json"), "status": status,
+        "head": head, "stages": stages, "checkpoint": checkpoint, "scores": draw(scores_of_run()),
+        "pretraining": pretraining if has_result else None, "analysis": analysis,
+        "cells": [CellResult(task=one, seed=7, start="checkpoint", status="failed", error="x") for one in failed],
+        "corpus": draw(st.sampled_from([None, make_corpus(unigram_entropy_nats=draw(st.floats(1, 9)))])),
+        "environment": make_environment(
+            machine=draw(st.sampled_from(NAMES)), git_tag=tag, git_dirty=draw(st.booleans()),
+            git_commit=draw(st.sampled_from([None, "54ee870c0ffee0123456789abcdef0123456789a"])),
         ),
-        "analysis": make_analysis(
-            num_concepts=concepts,
-            figures={
-                "nuclear_rank_of_mean": draw(st.floats(1, concepts)),
-                "effective_rank_per_sample_mean": draw(st.floats(1, concepts)),
-            },
-        ),
-        "environment": make_environment(git_tag=draw(st.sampled_from([None, "v1", f"runs/{moment:%Y%m%d}"]))),
         "made_data": draw(st.booleans()),
     }  # fmt: skip
-    if kind == "evaluation":
-        changes["checkpoint"] = make_checkpoint(name=f"{name}_20251231_235959")
-        changes["pretraining"] = None
-    return make_record(**changes)
+    return make_record(**fields)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(consistent_record(), min_size=1, max_size=5, unique_by=lambda record: record.run_id))
+def shown_scores(record: RunRecord) -> str:
+    return render_row(record)["Key GLUE Scores" if record.kind == "training" else "Key Scores"].partition("*made")[0]
+
+
+@st.composite
+def consistent_records(draw: st.DrawFn, kinds: Sequence[str | None] = (None,) * 4) -> list[RunRecord]:
+    """Records whose run ids, W&B pages, losses and scores differ, as those of different runs do."""
+    records: list[RunRecord] = []
+    for kind in kinds[: draw(st.integers(1, len(kinds)))]:
+        record = draw(consistent_record(kind, tuple(records)))
+        if done := record.pretraining:
+            page = f"{len(records)}a{draw(st.integers(0, 16**6)):06x}"
+            url = done.wandb_url.replace("PAGE", page) if done.wandb_url else None
+            record = record.model_copy(update={"pretraining": done.model_copy(update={"wandb_url": url})})
+        losses = {f"{one.pretraining.eval_loss:.3f}" for one in records if one.pretraining}
+        assume(record.run_id not in {one.run_id for one in records})
+        assume(not record.primary_scores() or shown_scores(record) not in map(shown_scores, records))
+        assume(not record.pretraining or f"{record.pretraining.eval_loss:.3f}" not in losses - {"nan", "inf"})
+        records.append(record)
+    return records
+
+
+@settings(max_examples=50)
+@given(consistent_records())
 def test_a_document_rendered_from_consistent_records_is_not_blamed(
     tmp_path_factory: pytest.TempPathFactory, records: list[RunRecord]
 ) -> None:
@@ -333,11 +477,6 @@ def test_a_document_rendered_from_consistent_records_is_not_blamed(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COGITO_HOME", str(folder / "home"))
         for record in records:
-            if record.pretraining and record.pretraining.wandb_url:
-                url = f"https://wandb.ai/lab/concepts/runs/{abs(hash(record.run_id)):x}"
-                record = record.model_copy(
-                    update={"pretraining": record.pretraining.model_copy(update={"wandb_url": url})}
-                )
             write_row(folder / "log.md", record)
     assert serious(check_log(folder / "log.md")) == []
 
@@ -461,7 +600,10 @@ PLANTED_CELLS = {
         f"[W](https://wandb.ai/lab/c/runs/{RUN}-mrpc-ft)", f"[W](https://wandb.ai/lab/c/runs/finetune_{RUN})",
     ],
     ("conclusion", "contradiction"): ["QQP F1 of 74.5% is good.", "Rank 5/128: collapse.", "Its MLM loss is 2.640."],
-    ("conclusion", "wrong-delta"): ["QQP rose from 61.4% to 72.5% (+12.1 points).", "QQP 61.4% → 72.5% (+12.1%)."],
+    ("conclusion", "wrong-delta"): [
+        "QQP rose from 61.4% to 72.5% (+12.1 points).", "QQP 61.4% → 72.5% (+12.1%).",
+        "It went from 10.0 to 10.0 (-0.4 points).",
+    ],
     ("conclusion", "noise"): ["MNLI-m improved from 58.8% to 59.1%.", "MNLI-m 58.8% → 59.1%: better than before."],
     ("conclusion", "collapse-claim"): [
         "No collapse: rank 64/128.", "Concept collapse prevented.", "No longer collapsed.", "Eliminates collapse.",
@@ -504,6 +646,35 @@ def test_a_fault_outside_the_two_tables_is_found_at_its_place(
 ) -> None:
     findings = found(tmp_path, TRAINING + training_row() + training_row(OTHER) + "\n" + part)
     assert (line, row, column) in [(one.line, one.row, one.column) for one in of(findings, rule)]
+
+
+def test_other_starts_than_the_checkpoint_are_no_other_statement_of_its_scores(tmp_path: Path) -> None:
+    scores = [
+        make_score("stsb", 0.627, 0.0, n=1500),
+        make_score("stsb", 0.412, 0.0, n=1500, start="zero_shot"),
+        make_score("wnli", 0.174, 0.563, metric="accuracy", n=71, start="random", seed_values={1: 0.169, 2: 0.179}),
+        make_score("sst2", 0.011, 0.509, metric="accuracy", n=872, start="random", seed_values={1: 0.01, 2: 0.012}),
+    ]
+    cells = render_row(make_record(run_id=RUN, scores=scores))
+    row = training_row(scores=cells["Key GLUE Scores"], conclusion=cells["Conclusion / Takeaway"])
+    assert serious(found(tmp_path, TRAINING + row)) == []
+    for start in ("", "Zero-shot: ", "From random weights: ", "Randomly initialised: "):
+        row = training_row(scores="**STS-B:** 0.627", conclusion=f"{start}STS-B 0.412.")
+        rules = {one.rule for one in serious(found(tmp_path, TRAINING + row))}
+        assert rules == (set() if start else {"contradiction"})
+
+
+def test_an_interval_is_no_rise_that_another_cell_praises(tmp_path: Path) -> None:
+    row = training_row(scores="**MNLI-m:** 59.1% (58.8 to 59.4, n 9,815)", conclusion="Better than the L2 run.")
+    assert serious(found(tmp_path, TRAINING + row)) == []
+
+
+def test_models_may_share_the_scores_of_a_trivial_answer(tmp_path: Path) -> None:
+    trivial, good = ("81.2%", "55.8%"), ("83.2%", "55.8%")
+    for figures, rules in ((trivial, []), (good, ["shared-value"])):
+        scores = "**MRPC:** {} (**at floor**) <br> **PAWS:** {} (**at floor**)".format(*figures)
+        rows = training_row(scores=scores) + training_row(OTHER, scores=scores)
+        assert [one.rule for one in serious(found(tmp_path, TRAINING + rows))] == rules
 
 
 def test_training_and_evaluation_losses_in_one_column(tmp_path: Path) -> None:
@@ -695,8 +866,65 @@ def test_another_version_of_the_log(tmp_path: Path) -> None:
     assert found(tmp_path, old, against=tmp_path / "old.md") == found(tmp_path, old)
 
 
-def git(folder: Path, *arguments: str, day: str) -> None:
-    stamp = f"{day}T12:00:00+01:00"
+BASELINES = (
+    "\n**Updated baselines:**\n\n| Task | CLS-Query (old) | ViaDecoder (new) | Delta |\n|---|---|---|---|\n"
+    "| QQP F1 | 72.5% | **75.0%** | +2.5% |\n| MNLI-m Acc | 59.1% | TBD | — |\n"
+    "\n1. Gradient norm peaked at 6.81 in epoch 12, see `x_20260221.md`.\n2. LR was 2e-4 on 2026-02-21.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "place"),
+    [
+        ("| 72.5% | **75.0%**", "| 72.5% | **75.1%**", (14, None, "ViaDecoder (new)")),
+        ("| 72.5% | **75.0%**", "| 73.5% | **75.0%**", (14, None, "CLS-Query (old)")),
+        ("+2.5%", "+2.6%", (14, None, "Delta")),
+        ("| MNLI-m Acc | 59.1% | TBD | — |\n", "", (12, None, None)),
+        ("peaked at 6.81", "peaked at 68.1", (17, None, None)),
+        ("in epoch 12", "in epoch 11", (17, None, None)),
+        ("Fine. |\n| 2026-01", "Trained for 40 epochs. |\n| 2026-01", None),
+        # what is no other figure
+        ("**75.0%**", "75.0%", None),
+        ("**75.0%**", "75%", None),
+        ("TBD", "59.75%", None),
+        ("CLS-Query (old)", "CLS (old)", None),
+        ("1. Gradient", "- Gradient", None),
+        ("2. LR was", "1. The LR still was", None),
+        ("peaked at 6.81 in epoch 12", "peaked late, at epoch 3, at 7.25", None),
+        ("**Updated baselines:**", "**Baselines of February:**", None),
+    ],
+)
+def test_tables_and_sentences_of_another_version(
+    tmp_path: Path, before: str, now: str, place: tuple[int, str | None, str | None] | None
+) -> None:
+    old = TRAINING + training_row() + training_row(OTHER) + BASELINES
+    assert before in old
+    (tmp_path / "old.md").write_text(old, encoding="utf-8")
+    findings = of(found(tmp_path, old.replace(before, now), against=tmp_path / "old.md"), "versions-differ")
+    assert [(one.line, one.row, one.column) for one in findings] == ([place] if place else [])
+
+
+def test_a_conclusion_of_another_version(tmp_path: Path) -> None:
+    old = TRAINING + training_row(conclusion="**Best** after epoch 10: 6.81 nats.") + training_row(OTHER)
+    (tmp_path / "old.md").write_text(old, encoding="utf-8")
+    (one,) = found(tmp_path, old.replace("6.81", "6.18"), against=tmp_path / "old.md")
+    assert (one.rule, one.line, one.row, one.column) == ("versions-differ", 7, RUN, "Conclusion / Takeaway")
+
+
+@needs_user_log
+def test_versions_of_the_users_log_differ_where_they_do(tmp_path: Path) -> None:
+    text = USER_LOG.read_text(encoding="utf-8")
+    for before, now, line in [
+        ("59.34%", "61.4%", 34), ("0.23.", "0.32.", 18), ("deletion (60%)", "deletion (50%)", 78),
+        ("MLM 2.640", "MLM 2.641", 13),
+    ]:  # fmt: skip
+        assert text.count(before) == 1
+        findings = of(found(tmp_path, text.replace(before, now), against=USER_LOG), "versions-differ")
+        assert [one.line for one in findings] == [line]
+
+
+def git(folder: Path, *arguments: str, day: str = "", stamp: str = "") -> None:
+    stamp = stamp or f"{day}T12:00:00+01:00"
     identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
     subprocess.run(
         ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True,
@@ -724,6 +952,58 @@ def test_tags_and_commits_of_a_repository(tmp_path: Path) -> None:
     assert judged("nowhere") == [("young-tag", "warning")]
     with pytest.raises(UserError, match="--git"):
         found(tmp_path, TRAINING + training_row(), repository=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("stamp", "severities"),
+    [
+        ("2026-02-08T13:10:00-08:00", []),  # 6 minutes before the run, in UTC
+        ("2026-02-09T10:10:00+13:00", []),  # the same moment, on another day
+        ("2026-02-08T21:10:00-08:00", []),  # 6 minutes before the run, if its machine stood there
+        ("2026-02-07T23:30:00-08:00", []),  # another day in UTC, and before the run by both
+        ("2026-02-08T23:30:00-08:00", ["warning"]),
+        ("2026-02-09T00:10:00+01:00", ["warning"]),
+        ("2026-02-09T23:30:00-08:00", ["error"]),
+    ],
+)
+def test_a_commit_is_judged_by_its_zone(tmp_path: Path, stamp: str, severities: list[str]) -> None:
+    repository = tmp_path / "code"
+    repository.mkdir()
+    git(repository, "init", "-q", "-b", "main", stamp=stamp)
+    git(repository, "commit", "-q", "--allow-empty", "-m", "one", stamp=stamp)
+    git(repository, "tag", "light", stamp=stamp)
+    git(repository, "tag", "-a", "heavy", "-m", "heavy", stamp=stamp)
+    for tag in ("light", "heavy"):
+        findings = found(tmp_path, TRAINING + training_row(tag=f"`{tag}`"), repository=repository)
+        assert [(one.rule, one.severity) for one in findings] == [("young-tag", severity) for severity in severities]
+
+
+def test_branches_and_light_tags_of_a_repository_and_of_its_clone(tmp_path: Path) -> None:
+    repository = tmp_path / "code"
+    repository.mkdir()
+    git(repository, "init", "-q", "-b", "main", day="2026-02-01")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "one", day="2026-02-01")
+    git(repository, "branch", "arch/still", day="2026-02-01")
+    git(repository, "tag", "set-later", day="2026-03-01")  # a light tag does not tell when it was set
+    git(repository, "checkout", "-q", "-b", "arch/moved", day="2026-02-20")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "two", day="2026-02-20")
+    git(repository, "tag", "both", "main", day="2026-02-01")
+    git(repository, "branch", "both", day="2026-02-20")  # Git takes the tag
+    git(tmp_path, "clone", "-q", "code", "clone", day="2026-03-01")
+    for folder in (repository, tmp_path / "clone"):
+        for tag, severities in [
+            ("arch/still", []), ("main", []), ("set-later", []), ("both", []), ("arch/moved", ["note"]),
+            ("arch/none", ["warning"]), ("--output=x", ["warning"]), ("*", ["warning"]),
+        ]:  # fmt: skip
+            findings = found(tmp_path, TRAINING + training_row(tag=f"`{tag}`"), repository=folder)
+            assert [(one.rule, one.severity) for one in findings] == [("young-tag", one) for one in severities], tag
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_day_in_a_tags_name_may_be_that_of_another_zone(tmp_path: Path) -> None:
+    for day, severities in [("20260208", []), ("20260209", ["warning"]), ("20260210", ["error"])]:
+        findings = found(tmp_path, TRAINING + training_row(tag=f"`arch/x-{day}`"))
+        assert [(one.rule, one.severity) for one in findings] == [("young-tag", severity) for severity in severities]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

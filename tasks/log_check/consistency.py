@@ -2,15 +2,17 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
 from tasks.experiment_log import LogRow, LogTable, is_missing
-from tasks.log_check.document import COUNTS, SPLITS, Document, Figure, Place, Row, metrics_in, tasks_in
+from tasks.log_check.document import COUNTS, Document, Row
 from tasks.log_check.feasibility import Rounded
+from tasks.log_check.figures import SPLITS, Figure, Place, metrics_in, sentences, tasks_in
 from tasks.log_check.finding import Finding, Severity
+from tasks.log_check.meaning import floor_of
 
 MINUS = ("-", "−", "–")
 _NUMBER = re.compile(r"(?P<sign>[-−–+]?)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*(?:rel(?:ative|\.)?)?", re.I)
@@ -97,7 +99,7 @@ def _against(figure: Figure, stated: Subjects, file: Path | None) -> Iterator[Fi
 
 def _says_the_same(one: Figure, other: Figure) -> bool:
     """Whether two figures agree to the digits that both give; 89.4 and 0.894 do."""
-    return one.rounded.overlaps(other.rounded)
+    return one.rounded.agrees(other.rounded)
 
 
 def _contradiction(title: str, figure: Figure, other: Figure, certainty: float, file: Path | None) -> Finding:
@@ -118,13 +120,13 @@ def _contradiction(title: str, figure: Figure, other: Figure, certainty: float, 
 
 def _rank_against(rank: Figure, stated: Sequence[Figure], file: Path | None) -> Iterator[Finding]:
     rows = [other for other in stated if other.run == rank.run and rank.run is not None]
-    if rows and not any(other.rounded.overlaps(rank.rounded) for other in rows):
+    if rows and not any(other.rounded.agrees(rank.rounded) for other in rows):
         yield _contradiction(f"rank of {rank.run}", rank, rows[0], 0.8 * rank.certainty, file)
 
 
 def _loss_against(loss: Figure, stated: Sequence[Figure], file: Path | None) -> Iterator[Finding]:
     rows = [other for other in stated if other.run == loss.run and loss.run is not None]
-    same = [other for other in rows if other.rounded.overlaps(loss.rounded)]
+    same = [other for other in rows if other.rounded.agrees(loss.rounded)]
     source = f"line {loss.place.line}{f' of {file.name}' if file else ''}"
     if same and loss.metric == "train" and same[0].metric is None:
         yield Finding.at(
@@ -138,7 +140,7 @@ def _loss_against(loss: Figure, stated: Sequence[Figure], file: Path | None) -> 
 
 
 def versions_differ(document: Document, other: Document) -> Iterator[Finding]:
-    """A figure of a row is another one in the other version of the log, or the row is missing there or here."""
+    """A figure of a row, another table or a sentence is another one in the other version, or a row is missing here."""
     theirs = {(row.kind, row.run_id, row.checkpoint): row for row in other.rows}
     for row in document.rows:
         old = theirs.pop((row.kind, row.run_id, row.checkpoint), None)
@@ -163,6 +165,90 @@ def versions_differ(document: Document, other: Document) -> Iterator[Finding]:
                 1, old.run_id, None, "versions-differ", "warning", 0.7,
                 f"{other.path.name} line {old.line} has a row that is missing here", old.run_id,
             )  # fmt: skip
+    yield from _tables_differ(document, other)
+    yield from _sentences_differ(document, other)
+
+
+def _tables_differ(document: Document, other: Document) -> Iterator[Finding]:
+    """Tables beside the two, such as that of baselines: their cells by row and column, and their rows."""
+    unpaired = list(other.others)
+    for table in document.others:
+        theirs = max(unpaired, key=lambda one: _likeness(table, one), default=None)
+        if theirs is None or _likeness(table, theirs) == (0, 0):
+            continue
+        unpaired.remove(theirs)
+        rows = _labelled(table)
+        for label, old in _labelled(theirs).items():
+            row = rows.get(label)
+            if row is None:
+                yield Finding.at(
+                    Place(table.line + 1), "versions-differ", "warning", 0.6,
+                    f"{other.path.name} line {old.line + 1} has a row of this table that is missing here", old.cells[0],
+                )  # fmt: skip
+                continue
+            for place, title in enumerate(table.header):
+                if title not in theirs.header or place >= len(row.cells):
+                    continue
+                mine, before = row.cells[place], _at(old, theirs.header.index(title))
+                lost = [] if is_missing(before) or _OPEN.search(before) or mine == before else _lost(before, mine)
+                if lost:
+                    yield Finding.at(
+                        Place(row.line + 1, None, title), "versions-differ", "warning", 0.75,
+                        f"{other.path.name} line {old.line + 1} says {', '.join(lost)}", f"{mine}; {before}",
+                    )  # fmt: skip
+
+
+def _labelled(table: LogTable) -> dict[tuple[str, int], LogRow]:
+    """The rows of a table by their first cell, and by how often that came before."""
+    counted: Counter[str] = Counter()
+    found = {}
+    for row in table.rows:
+        name = _at(row, 0).translate(_MARKS).strip().casefold()
+        found[name, counted[name]] = row
+        counted[name] += 1
+    return found
+
+
+def _likeness(one: LogTable, other: LogTable) -> tuple[int, int]:
+    """How many columns and rows two tables share by name; (0, 0) where they cannot be versions of one."""
+    columns = len(set(one.header) & set(other.header))
+    rows = len(_labelled(one).keys() & _labelled(other).keys())
+    return (columns, rows) if one.header[:1] == other.header[:1] and columns > 1 and rows else (0, 0)
+
+
+_MARKS = str.maketrans("", "", "*`_")
+
+
+def _sentences_differ(document: Document, other: Document) -> Iterator[Finding]:
+    """The same words with other figures, in prose and in the conclusions that people wrote."""
+    theirs = _by_words(other)
+    for words, mine in _by_words(document).items():
+        olds = [(place, figures) for place, figures in theirs.get(words, []) if figures not in [f for _, f in mine]]
+        news = [(place, figures) for place, figures in mine if figures not in [f for _, f in theirs.get(words, [])]]
+        for (place, now), (before_place, before) in zip(news, olds, strict=False):
+            if not all(Rounded.of(a).agrees(Rounded.of(b)) for a, b in zip(now, before, strict=True)):
+                yield Finding.at(
+                    place, "versions-differ", "warning", 0.7,
+                    f"{other.path.name} line {before_place.line} says {', '.join(before)} in the same words",
+                    f"{', '.join(now)}; {', '.join(before)}",
+                )  # fmt: skip
+
+
+Stated = tuple[Place, tuple[str, ...]]
+
+
+def _by_words(document: Document) -> dict[tuple[str | None, str], list[Stated]]:
+    """Places and figures of the sentences that have any, by their run, if they conclude a row, and their words."""
+    found: dict[tuple[str | None, str], list[Stated]] = defaultdict(list)
+    lines = [(None, Place(number + 1), line) for number, line in document.prose.items()]
+    rows = [(row.run_id, row.at("conclusion"), row.conclusion) for row in document.rows if not row.is_generated]
+    for run, place, text in [*lines, *rows]:
+        for sentence in sentences(re.sub(r"^\s*\d+[.)]\s", "", text)):  # the number of a list
+            plain = sentence.translate(_MARKS)
+            figures = tuple(_FIGURE.findall(plain))
+            if figures:
+                found[run, " ".join(_FIGURE.sub("#", plain).split())].append((place, figures))
+    return found
 
 
 def _lost(before: str, after: str) -> list[str]:
@@ -172,14 +258,14 @@ def _lost(before: str, after: str) -> list[str]:
     if not old:
         words = [re.sub(r"\W+", " ", text.translate(strip)).casefold().strip() for text in (before, after)]
         return [] if words[0] == words[1] else [before]
-    return [text for text in old if not any(Rounded.of(text).overlaps(Rounded.of(one)) for one in new)]
+    return [text for text in old if not any(Rounded.of(text).agrees(Rounded.of(one)) for one in new)]
 
 
 def _disagreeing(row: Row, document: Document, other: Document) -> Iterator[Finding]:
     """Losses whose label changed: a training loss in one version, an evaluation loss in the other."""
     for mine in (figure for figure in document.row_losses if figure.run == row.run_id and row.kind == "training"):
         for theirs in (figure for figure in other.row_losses if figure.run == row.run_id):
-            if mine.rounded.overlaps(theirs.rounded) and mine.metric and theirs.metric and mine.metric != theirs.metric:
+            if mine.rounded.agrees(theirs.rounded) and mine.metric and theirs.metric and mine.metric != theirs.metric:
                 yield Finding.at(
                     mine.place, "versions-differ", "warning", 0.85,
                     f"{mine.text} is called {mine.metric} loss here and {theirs.metric} loss in {other.path.name}",
@@ -280,7 +366,7 @@ def _numbers(cell: str) -> list[re.Match[str]]:
     plain = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", cell.replace("*", "")).strip(" `_↔")
     plain = re.sub(r"(?<=\d)\s*(?:±|\+/-|\+-)\s*\d[\d.]*\s*%?", "", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain))
     plain = re.sub(r"^[▲↑]\s*\+?", "+", re.sub(r"^[▼↓]\s*[-−–]?", "-", plain)).removeprefix("±")
-    plain = re.sub(r"[\s-]*(?:pp|%-?points?|points?|pts?\.?|p\.p\.)$", "%", plain)
+    plain = re.sub(r"[\s-]*(?:pp|%-?points?|points?|pts?\.?|p\.p\.)$", "", plain)  # never a relative change
     parts = [_NUMBER.fullmatch(part.strip()) for part in re.split(r"\s*/\s*", re.sub(r"%+", "%", plain))]
     return [part for part in parts if part is not None] if None not in parts else []
 
@@ -360,18 +446,27 @@ def shared_values(document: Document) -> Iterator[Finding]:
                         f"the loss {text} is also that of another model, in line {', '.join(map(str, lines))}",
                         f"{text}; {chance:.2g} such pairs are expected by chance",
                     )  # fmt: skip
-    scores: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    scores: dict[tuple[tuple[str, str], ...], list[Row]] = defaultdict(list)
     for row in document.rows:
-        cell = tuple(figure.text for figure in document.scores_by_line.get(row.line, ()))
-        if len(cell) >= 2 and any(len(text.replace(".", "")) >= 3 and not text.endswith("0") for text in cell):
-            scores[cell].append(row)
+        figures = document.scores_by_line.get(row.line, [])
+        if len(figures) >= 2 and any(map(_tells_apart, figures)):
+            scores[tuple((figure.task, figure.text) for figure in figures)].append(row)
     for cell, rows in scores.items():
         if len({_model(row) for row in rows if row.kind == "training"}) > 1:
             for row in rows[1:]:
                 yield Finding.at(
                     row.at("key_scores"), "shared-value", "warning", 0.6,
-                    f"all its scores are those of line {rows[0].line}, a different model", ", ".join(cell),
+                    f"all its scores are those of line {rows[0].line}, a different model",
+                    ", ".join(text for _, text in cell),
                 )  # fmt: skip
+
+
+def _tells_apart(figure: Figure) -> bool:
+    """Whether two models hardly share this score: it has digits enough and is not that of a trivial answer."""
+    if len(figure.text.replace(".", "")) < 3 or figure.text.endswith("0"):
+        return False
+    floors = [floor_of(figure, metric) for metric in figure.readings]
+    return not any(floor is not None and abs(figure.value - floor) < 0.001 for floor in floors)
 
 
 LOSS_SPREAD_NATS = 2.0  # within which the losses of a log lie, more or less

@@ -1,6 +1,6 @@
 """What a Markdown file states: its tables, its rows, and every figure with its place, its run and its task.
 
-Reads any log or report, also hand-typed ones. What cannot be understood is left out rather than guessed.
+Reads any log or report, also hand-typed ones. `figures.py` reads what a text says by itself; here are the places.
 """
 
 import re
@@ -8,15 +8,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, cached_property
-from itertools import zip_longest
 from pathlib import Path
 
-from tasks.benchmarks import TASKS, Split, Task
 from tasks.experiment_log import BOM, KEY_COLUMNS, LINE, LogRow, LogTable, all_tables, machine_name, read_text
-from tasks.log_check.feasibility import Rounded
+from tasks.log_check.figures import (
+    MANY_RUNS,
+    SPLITS,
+    Figure,
+    Place,
+    head_in,
+    loss_kind,
+    losses_in,
+    metrics_in,
+    scores_in,
+    sentences,
+    tasks_in,
+    values_alone,
+)
+from tasks.log_rows import is_generated
 from tasks.scores import METRICS
 
-RUN_ID = re.compile(r"[A-Za-z][\w.-]*?_(?P<day>20\d{6})_(?P<time>\d{6})(?!\d)")
+RUN_ID = re.compile(r"[A-Za-z](?:[\w.-]|(?<=\d),(?=\d))*?_(?P<day>20\d{6})_(?P<time>\d{6})(?!\d)")
 # what foreign logs call the columns
 OTHER_NAMES = {
     "key_scores": ("glue_scores", "scores", "results", "key_results"),
@@ -27,52 +39,7 @@ OTHER_NAMES = {
     "speed_steps_s": ("speed", "steps_s"),
     "conclusion": ("takeaway", "notes", "conclusions"),
 }
-SPLITS: dict[str, tuple[Task, Split]] = {
-    split.label: (task, split) for task in TASKS.values() for split in task.eval_splits
-}
-METRIC_NAMES = {
-    "f1": "f1", "accuracy": "accuracy", "acc": "accuracy", "pearson": "pearson", "p": "pearson", "r": "pearson",
-    "spearman": "spearman", "s": "spearman", "rho": "spearman", "matthews": "matthews", "mcc": "matthews",
-}  # fmt: skip
-_ALIASES = {re.sub(r"[\W_]", "", label): label for label in SPLITS} | {
-    "mnlimatched": "mnli-m", "mnlimismatched": "mnli-mm", "sst": "sst2",
-}  # fmt: skip
-_TASK = re.compile(
-    r"(?<![A-Za-z0-9])(?:MNLI(?:[-_ ]?\(?(?:mismatched|matched|mm|m)\b\)?)|MRPC|QQP|STS-?B|PAWS|CoLA|SST-?2|QNLI"
-    r"|RTE|WNLI|SICK[-_ ]?[RE])(?![A-Za-z0-9])",
-    re.I,
-)
-_COUNTED = r"pairs?|examples?|samples?|sentences?|rows|classes|epochs?|seeds?|steps?|runs?|tokens?|points?"
-_METRIC = r"F1|accuracy|acc|Pearson|Spearman|Matthews|MCC|P|S|r|rho"
-_TOKEN = re.compile(
-    rf"(?<![A-Za-z0-9])(?P<average>(?:macro|micro|weighted|averaged?)[-_ ])?(?P<metric>{_METRIC})(?![A-Za-z0-9])"
-    r"|(?<![\w.–])(?P<sign>[-−+±Δ]?)(?P<value>\d+(?:\.\d+)?)(?![\w]|\.\d)\s*(?P<percent>%?)"
-    rf"(?!\s*(?:{_COUNTED})\b)",
-    re.I,
-)
-_LONE = re.compile(
-    rf"(?:(?P<before>{_METRIC})[\s:=]+)?(?P<sign>[-−]?)(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)"
-    rf"(?(before)|\s*(?P<after>{_METRIC}))",
-    re.I,
-)
-_NOTES = re.compile(r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
-_JOINED = re.compile(r"[\s:=*~≈/,|]*(?:score|of|at|is|was|reaches|reached)?[\s:=*/,]*", re.I)
-_HEADS = {
-    "via_decoder": r"via[\W_]?decoder|perceiver_decoder", "cls_query": r"cls[\W_]?query",
-    "weighted_decoder": r"weighted[\W_]?decoder", "weighted_pooling": r"weighted[\W_](?:concept[\W_])?pooling",
-    "sentence_pair": r"sentence[\W_]pair",
-}  # fmt: skip
-_DELTA = re.compile(r"\b(?:delta|diff\w*|gap|gain|change|improvement|vs)\b|[Δ±]", re.I)
-_BOTH_MNLI = re.compile(
-    r"MNLI(?:[-_ ]?\(?(?:m|matched)\s*/\s*(?:MNLI[-_ ]?)?(?:mm|mismatched)\)?)?(?P<between>[\s:=*]*(?:acc\w*)?[\s:=*]*)"
-    r"(?P<m>\d+(?:\.\d+)?)\s*%?\s*/\s*(?P<mm>\d+(?:\.\d+)?)(?P<percent>\s*%?)",
-    re.I,
-)
-_ASIDE = re.compile(  # what stands beside a score and is none
-    r"\[[^\[\]]*\](?!\()|\bn\s*[=:]\s*[\d,]+|@?\s*\b(?:ep(?:och)?s?|seed|lr|steps?|best)\b[\s:=]*\d[\w.-]*", re.I
-)
-_BEFORE_ARROW = re.compile(r"[-−+]?\d+(?:\.\d+)?\s*%?[\s*]*(?:→|->|=>)")
-_DECIMAL_COMMA = re.compile(r"(?<![\d.,])(\d{1,2}),(\d{1,2})(?![\d.,])")
+_DELTA = re.compile(r"\b(?:delta|diff(?!usion)\w*|gap|gain|change|improvement|vs)\b|[Δ±]", re.I)
 COUNTS = re.compile(
     r"\W*(?:n|num\w*|no\.?|#.*|seeds?|runs?|epochs?|steps?|examples?|pairs|samples?|size|batch.*|lr|learning rate|max.*"
     r"|time|hours?|speed.*|.*\brank|params?|parameters|layers?|lines?|dates?|sd|std.*|p|p-value|.*interval"
@@ -84,18 +51,6 @@ _SETTING = re.compile(
     r"|warm-?up|dropout|decay|positives?|negatives?|examples|pairs)\b",
     re.I,
 )
-FLOOR = re.compile(
-    r"\bfloors?\b|\bmajority\b|\btrivial|\bchance\b|\balways\b|\ball[- ](?:positive|paraphrase|yes|one)|\bconstant\b"
-    r"|\bdummy\b|\brandom (?:guess|baseline|answer)|\bbaselines?\W{0,3}\d|\bat (?:the |its )?baseline",
-    re.I,
-)
-# figures of another split than the published one that is scored here
-_ELSEWHERE = re.compile(
-    r"\b(?:leaderboard|test[- ](?:set|server|split|scores?)|published|literature|reported (?:in|by)|papers?|et al|arxiv"
-    r"|subset|subsample\w*|cross-validat\w+|held-out part|on train|training set)\b",
-    re.I,
-)
-_TEST = re.compile(r"\btest\b", re.I)
 _MEANS = re.compile(
     r"\b(?:means?|averages?|averaged)\s+(?:over|of|across)\s+(?:\w+\s+)?(?:\w+\s+)?(?:seeds|runs)\b", re.I
 )
@@ -105,6 +60,8 @@ _NOT_OF_RUN = re.compile(
     r"|plan\w*|published|literature|another|other)\b",
     re.I,
 )
+# a sentence with these gives a run's figures without its training, beside the real ones
+_OTHER_START = re.compile(r"\brandom(?:ly)?[- ](?:start|init\w*|weights)|\bzero[- ]shot\b|\buntrained\b", re.I)
 # a sentence with these may state the figure of another run or of another moment
 COMPARES = re.compile(
     r"\b(?:from|than|over|vs|versus|against|compared|before|baseline|up|down|last|previous\w*|first|best|epochs?|ep\d*|steps?|until"
@@ -112,7 +69,6 @@ COMPARES = re.compile(
     r"|→|->|>|<|≈|~",
     re.I,
 )
-_MANY_RUNS = re.compile(r"\b(?:seeds?|mean|average|averaged|avg|median|best of)\b|±", re.I)
 _LOSS = re.compile(
     r"(?<![A-Za-z])(?:(?P<kind>train(?:ing)?|eval(?:uation)?|held-out|validation|valid|test|dev)[ _-]"
     r"(?:(?:MLM|CE|cross-entropy)[ _-])?|(?:MLM|CE|cross-entropy|TSDAE|diffusion|task)[ _-](?:CE )?"
@@ -121,117 +77,11 @@ _LOSS = re.compile(
     r"[\s*]*(?P<value>\d+\.\d+)(?![\w→%]|\.\d)",
     re.I,
 )
-
-
 _RANK_STATED = re.compile(
     r"(?<![\w@])(?:eff(?:ective|\.)?[ -])?rank[\s:=]*(?:(?:of|is|at)\s)?"
     r"(?P<value>\d+(?:\.\d+)?)(?![\w%]|\.\d|\s*(?:%|→|->|to\b))",
     re.I,
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where something stands: line from 1, the run id of its row, the header of its column."""
-
-    line: int
-    row: str | None = None
-    column: str | None = None
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One stated score or loss.
-
-    Attributes:
-        task: label of the scored split; for a loss `loss`, for a rank `rank`.
-        metric: key of METRICS, None where it is not said; for a loss `train`, `eval` or None.
-        text, percent: the number as it was written, and whether as a percentage.
-        run, head: what it is of, as far as the document tells; `certainty` of the run, 0 to 1.
-        notes: what stands in brackets behind it.
-        context: the words around it: of its cell up to the next task, of its column, its row, its caption.
-        table: line of the header of its table where that is none of the two.
-    """
-
-    place: Place
-    task: str
-    metric: str | None
-    text: str
-    percent: bool
-    run: str | None = None
-    head: str | None = None
-    certainty: float = 1.0
-    notes: str = ""
-    several_runs: bool = False
-    context: str = ""
-    table: int | None = None
-
-    @cached_property
-    def rounded(self) -> Rounded:
-        """As a fraction of 1, a loss as it is. Correlations written as 89.4 are understood."""
-        is_score = self.task in SPLITS
-        return Rounded.of(self.text, percent=self.percent or (is_score and abs(float(self.text)) > 1.5))
-
-    @cached_property
-    def value(self) -> float:
-        return float(self.rounded.low + self.rounded.high) / 2
-
-    @cached_property
-    def readings(self) -> tuple[str, ...]:
-        """The metrics it can be: the one that is said, else those of its task that are written with its unit."""
-        if self.metric:
-            return (self.metric,)
-        metrics = SPLITS[self.task][0].metrics
-        percent = self.percent or abs(float(self.text)) > 1.5
-        named = tuple(name for name in metrics if METRICS[name].is_percent == percent) or metrics
-        if percent and not METRICS[metrics[0]].is_percent:  # Matthews' correlation is often given as 52.1
-            named = tuple(dict.fromkeys((*named, *metrics) if self.percent else (*metrics, *named)))
-        return named
-
-    @property
-    def likely_metric(self) -> str:
-        return self.readings[0]
-
-    @property
-    def is_ambiguous(self) -> bool:
-        """Whether it can be a percentage or a correlation times 100."""
-        return self.metric is None and len({METRICS[name].is_percent for name in self.readings}) > 1
-
-    @cached_property
-    def examples(self) -> int | None:
-        """Stated number of examples."""
-        match = re.search(r"\bn\s*[=:]?\s*(\d[\d,]*)(?![\d.]*k)", self.notes, re.I) or re.search(
-            r"(?<![\d.,])(\d[\d,]*) (?:\w+ )?(?:examples|samples|pairs|sentences)\b", self.notes, re.I
-        )
-        return int(match[1].replace(",", "")) if match else None
-
-    @cached_property
-    def elsewhere(self) -> bool:
-        """Whether the words around it say that it is of another split than the published one scored here."""
-        around = f"{self.notes} {self.context}"
-        is_test = SPLITS[self.task][1].name == "test"
-        if self.examples is None and re.search(r"\bn\s*[≈~<>]|\b\d+k (?:examples|samples|pairs)", around, re.I):
-            return True
-        return bool(_ELSEWHERE.search(around)) or (not is_test and bool(_TEST.search(around)))
-
-    @cached_property
-    def evaluations(self) -> int | None:
-        """Of how many evaluations it is the mean: 1 unless the text says otherwise, None if it does not say."""
-        failed = re.search(r"(\d+) of (\d+) seeds failed", self.notes)
-        if failed:
-            return int(failed[2]) - int(failed[1])
-        match = re.search(r"(\d+) (?:\w+ )?(?:seeds|runs)\b", self.notes)
-        if match:
-            return int(match[1])
-        return None if self.several_runs else 1
-
-    @cached_property
-    def says_floor(self) -> bool:
-        return bool(FLOOR.search(f"{self.notes} {self.context}"))
-
-    @property
-    def shown(self) -> str:
-        return f"{self.text}{'%' if self.percent else ''}"
 
 
 @cache
@@ -296,6 +146,11 @@ class Row:
     @property
     def conclusion(self) -> str:
         return self.text("conclusion")
+
+    @cached_property
+    def is_generated(self) -> bool:
+        """Whether its conclusion is the machine's, whose figures are means over seeds of a measurement of its own."""
+        return is_generated(self.conclusion.replace("|", r"\|"))  # as the file has it, and its checksum
 
 
 @dataclass(frozen=True)
@@ -366,6 +221,11 @@ class Document:
     def _table_of(self) -> dict[int, tuple[LogTable, LogRow]]:
         return {row.line: (table, row) for table in self.tables for row in table.rows}
 
+    def pieces(self, number: int) -> tuple[str, ...]:
+        """What of a line belongs together: the cells of a row, else the line."""
+        row = self._table_of.get(number)
+        return row[1].cells if row else (self.lines[number],)
+
     @cached_property
     def _row_of(self) -> dict[int, Row]:
         return {row.place.line: row for row in self.rows}
@@ -393,7 +253,7 @@ class Document:
                 if row.kind == "evaluation"
                 else place.column
             )
-            several = self.has_means or bool(_MANY_RUNS.search(words or ""))
+            several = self.has_means or bool(MANY_RUNS.search(words or ""))
             for figure in scores_in(row.text("key_scores"), place):
                 figures.append(
                     _with(figure, run=row.checkpoint, head=head or figure.head, several=several, context=words)
@@ -408,6 +268,7 @@ class Document:
             for sentence in sentences(row.conclusion):
                 run, certainty = self._run_of_sentence(row, sentence)
                 for figure in scores_in(sentence, row.at("conclusion"), prose=True):
+                    figure = _of_machine(figure) if row.is_generated else figure
                     figures.append(_with(figure, run=run, certainty=certainty, context=sentence))
         for number, line in self.prose.items():
             run, certainty = self._run_at(number, line)
@@ -447,7 +308,7 @@ class Document:
         named = self._named(sentence)
         if named:
             return (next(iter(named)), 0.9) if len(named) == 1 else (None, 0.0)
-        if _NOT_OF_RUN.search(sentence):
+        if _NOT_OF_RUN.search(sentence) or _OTHER_START.search(sentence):
             return None, 0.0
         return row.checkpoint, 0.5 if COMPARES.search(sentence) else 0.9
 
@@ -462,7 +323,7 @@ class Document:
         for row in self.rows:
             if row.kind == "training":
                 place = row.at("task_loss")
-                kind = _loss_kind(next(iter(re.findall(r"train|eval", (place.column or "").casefold())), None))
+                kind = loss_kind(next(iter(re.findall(r"train|eval", (place.column or "").casefold())), None))
                 found = losses_in(row.text("task_loss"), place, row.run_id)
                 figures += [replace(one, metric=one.metric or kind) for one in found]
         return figures
@@ -490,7 +351,7 @@ class Document:
 
     def _elsewhere_stated(self, pattern: re.Pattern[str], task: str, title: re.Pattern[str]) -> Iterator[Figure]:
         for row in self.rows:
-            for sentence in sentences(row.conclusion.replace("*", "")):
+            for sentence in sentences("" if row.is_generated else row.conclusion.replace("*", "")):
                 run, certainty = self._run_of_sentence(row, sentence)
                 for match in pattern.finditer(sentence):
                     yield _stated(match, task, row.at("conclusion"), run, certainty)
@@ -533,7 +394,7 @@ class Document:
                     run, certainty = run_of_row, certainty_of_row
                 place = Place(row.line + 1, run, title)
                 words = f"{title} {label} {caption} {heading}"
-                several = bool(_MANY_RUNS.search(words))
+                several = bool(MANY_RUNS.search(words))
                 found = scores_in(cell, place)
                 if not found:
                     of_title, of_row = tasks_in(title), tasks_in(label)
@@ -546,7 +407,7 @@ class Document:
                     if re.search(r"MNLI.*\bm\s*/\s*(?:MNLI-?)?mm\b", title if of_title else label, re.I):
                         found = scores_in(f"MNLI: {cell}", place)
                     else:
-                        found = _values_alone(cell, named[0], metrics, place, percent="%" in title)
+                        found = values_alone(cell, named[0], metrics, place, percent="%" in title)
                 for figure in found:
                     head = head_in(title) or head_in(label) or head_in(caption)
                     figure = replace(figure, table=table.line)
@@ -637,128 +498,12 @@ def _with(
     )  # fmt: skip
 
 
-def sentences(text: str) -> list[str]:
-    return re.split(r"(?<=[.!?])\s+(?=[\W_]*[A-Z])|<br\s*/?>", text)
+def _of_machine(figure: Figure) -> Figure:
+    """A figure of a generated conclusion: the mean of the task's primary metric, a percentage without its sign."""
+    metric = SPLITS[figure.task][0].primary_metric
+    return replace(figure, metric=metric, percent=METRICS[metric].is_percent, several_runs=True)
 
 
 def _stated(match: re.Match[str], task: str, place: Place, run: str | None, certainty: float) -> Figure:
-    kind = _loss_kind(match["kind"]) if task == "loss" else None
+    kind = loss_kind(match["kind"]) if task == "loss" else None
     return Figure(place, task, kind, match["value"], False, run, certainty=certainty)
-
-
-def tasks_in(text: str) -> list[str]:
-    """Labels of the splits that a text names, each once."""
-    return list(dict.fromkeys(_label(match[0]) for match in _TASK.finditer(text)))
-
-
-def metrics_in(text: str) -> list[str]:
-    matches = re.finditer(rf"(?<![A-Za-z0-9])(?:{_METRIC})(?![A-Za-z0-9])", text, re.I)
-    return [METRIC_NAMES[match[0].casefold()] for match in matches]
-
-
-def head_in(text: str) -> str | None:
-    """The one classification head that a text names."""
-    found = [head for head, pattern in _HEADS.items() if re.search(pattern, text, re.I)]
-    return found[0] if len(found) == 1 else None
-
-
-def scores_in(text: str, place: Place, *, prose: bool = False) -> list[Figure]:
-    """The scores of a text: `**MRPC:** 82.2% <br> **STS-B P:** 0.627 (note)`.
-
-    With `prose` only figures that directly follow their task or metric count.
-    """
-    figures: list[Figure] = []
-    text = _BOTH_MNLI.sub(r"MNLI-m\g<between>\g<m>\g<percent>; MNLI-mm\g<between>\g<mm>\g<percent>", text)
-    for part in re.split(r"<br\s*/?>|;|\n", text):
-        starts = [*_TASK.finditer(part)]
-        for match, following in zip_longest(starts, starts[1:]):
-            rest = part[match.end() : following.start() if following else len(part)]
-            figures += _task_scores(_label(match[0]), rest, place, prose)
-    return figures
-
-
-def losses_in(text: str, place: Place, run: str | None) -> list[Figure]:
-    """`MLM 4.089`, `train **2.894** / eval **1.433**`, `MLM eval **4.010** (unigram 7.25) <br> train 3.900`."""
-    plain = re.sub(r"(\d+\.\d+) \(((?:train|eval)\w*)(?: loss)?\)", r"\2 \1", text.replace("*", ""))
-    plain = _NOTES.sub(" ", plain)
-    pattern = (
-        r"(?:(?P<kind>train(?:ing)?|eval(?:uation)?|held-out|validation|test)\b[\s:=]*)?(?<![\w.])(?P<value>\d+\.\d+)"
-    )
-    return [
-        Figure(place, "loss", _loss_kind(match["kind"]), match["value"], False, run)
-        for match in re.finditer(pattern, plain, re.I)
-    ]
-
-
-def _loss_kind(word: str | None) -> str | None:
-    return None if word is None else "train" if word.casefold().startswith("train") else "eval"
-
-
-def _label(text: str) -> str:
-    return _ALIASES[re.sub(r"[\W_]", "", text.casefold())]
-
-
-def _task_scores(task: str, rest: str, place: Place, prose: bool) -> list[Figure]:
-    plain = re.sub(rf"\(\s*(({_METRIC})(\s*/\s*({_METRIC}))*)\s*\)", r" \1 ", rest.replace("**", ""), flags=re.I)
-    bracketed = plain
-    notes = " ".join(match[1] for match in _NOTES.finditer(plain))
-    plain = _NOTES.sub(" ", plain)
-    sensible = SPLITS[task][0].metrics
-    notes += "".join(f" {match[0]}" for match in _ASIDE.finditer(plain))
-    plain = _BEFORE_ARROW.sub(" ", _DECIMAL_COMMA.sub(r"\1.\2", _ASIDE.sub(" ", plain)))
-    metrics: list[str | None] = []
-    values: list[re.Match[str]] = []
-    end = 0
-    for match in _TOKEN.finditer(plain):
-        if prose and not _JOINED.fullmatch(plain, end, match.start()):
-            break
-        end = match.end()
-        if match["metric"]:
-            metrics.append(None if match["average"] else METRIC_NAMES[match["metric"].casefold()])
-        elif match["sign"] not in ("+", "±", "Δ"):
-            values.append(match)
-    if not values:
-        return []
-    several = bool(_MANY_RUNS.search(notes + plain))
-    paired: list[tuple[str | None, re.Match[str]]]
-    if len(metrics) == len(values):
-        paired = list(zip(metrics, values, strict=True))
-    elif len(metrics) <= 1:
-        paired = [(metrics[0] if metrics else None, values[0])]
-    else:
-        return []
-    if metrics:  # an average over classes is none of the metrics known here
-        paired = [(metric, match) for metric, match in paired if metric is not None]
-    if not metrics and len(values) == 2 and all(not METRICS[one].is_percent for one in sensible):
-        between = plain[values[0].end() : values[1].start()]
-        if between.strip() == "/":  # `STS-B: 89.4/89.1`
-            paired = list(zip(sensible, values, strict=True))
-    if prose:  # `CoLA 2019`, `MRPC 408`
-        paired = [(metric, m) for metric, m in paired if metric or m["percent"] or "." in m["value"]]
-    for note in _NOTES.finditer(bracketed):  # `F1 84.2% (acc 78.4%)`
-        inside = _LONE.fullmatch(note[1].strip())
-        if inside and metrics and len(paired) == 1:
-            paired.append((METRIC_NAMES[(inside["before"] or inside["after"]).casefold()], inside))
-    return [
-        Figure(
-            place, task, metric, (match["sign"] or "").replace("−", "-") + match["value"], bool(match["percent"]),
-            notes=notes, several_runs=several, context=rest,
-        )
-        for metric, match in paired
-        if metric is None or metric in sensible or METRICS[metric].of_classes == METRICS[sensible[0]].of_classes
-    ]  # fmt: skip
-
-
-def _values_alone(cell: str, task: str, metrics: str, place: Place, *, percent: bool) -> list[Figure]:
-    """The figures of a cell that holds nothing else, whose task and metrics stand in its row and column."""
-    cell = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", cell)
-    notes = " ".join(match[1] for match in _NOTES.finditer(cell))
-    plain = _NOTES.sub(" ", cell).replace("**", "").strip(" *_`")
-    if re.fullmatch(r"\d{4,}", plain):
-        return []  # a count
-    if not re.fullmatch(r"[-−]?\d+(?:\.\d+)?\s*%?(?:\s*[/,]\s*[-−]?\d+(?:\.\d+)?\s*%?)*(?:\s*±.*)?", plain):
-        return []
-    found = _task_scores(task, f" {metrics} {plain} {f'({notes})' if notes else ''}", place, prose=False)
-    if percent:
-        found = [replace(figure, percent=True) for figure in found]
-    return found

@@ -38,6 +38,10 @@ class Rounded:
     def overlaps(self, other: "Rounded") -> bool:
         return self.low <= other.high and other.low <= self.high
 
+    def agrees(self, other: "Rounded") -> bool:
+        """Whether both are one figure, given to more or fewer digits: 2.64 is 2.641, and 2.640 is not."""
+        return self.low < other.high and other.low < self.high
+
     def __sub__(self, other: "Rounded") -> "Rounded":
         return Rounded(self.low - other.high, self.high - other.low)
 

@@ -2,11 +2,17 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from tasks.log_check.document import Place
+from tasks.log_check.figures import Place
 
 Severity = Literal["error", "warning", "note"]
+Rule = Literal[
+    "at-floor", "collapse-claim", "contradiction", "dates-disagree", "identity", "impossible-pair", "impossible-score",
+    "loss-kinds", "missing-provenance", "mixed-units", "noise", "open-entry", "out-of-range", "shared-value",
+    "versions-differ", "wrong-delta", "wrong-link", "wrong-percentage", "young-tag",
+]  # fmt: skip
+RULE_NAMES: tuple[str, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class Finding:
     Attributes:
         line: from 1, in `file`, or in the log where that is None.
         row, column: run id of the row and header of the column, None outside the tables.
-        rule: its name in RULES.
+        rule: its name in `docs/log.md`; one function can find several.
         confidence: 0 to 1, how sure it is that something is wrong.
         evidence: the text and the figures that it rests on.
     """
@@ -24,7 +30,7 @@ class Finding:
     line: int
     row: str | None
     column: str | None
-    rule: str
+    rule: Rule
     severity: Severity
     confidence: float
     message: str
@@ -33,7 +39,7 @@ class Finding:
 
     @classmethod
     def at(
-        cls, place: Place, rule: str, severity: Severity, confidence: float, message: str, evidence: str,
+        cls, place: Place, rule: Rule, severity: Severity, confidence: float, message: str, evidence: str,
         file: Path | None = None,
     ) -> "Finding":  # fmt: skip
         return cls(

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from tasks.log_check.document import FLOOR, SPLITS, Document, Figure, Row, metrics_in, sentences, tasks_in
+from tasks.log_check.document import Document, Row
+from tasks.log_check.figures import FLOOR, SPLITS, Figure, metrics_in, sentences, tasks_in
 from tasks.log_check.finding import Finding
 from tasks.scores import METRICS
 
@@ -82,8 +83,14 @@ def _f1_deviation(f1: float, positive: int, n: int) -> float:
 
 def at_floor(document: Document) -> Iterator[Finding]:
     """A score that a trivial answer reaches too, without saying so."""
-    said = {row.line: [one for one in sentences(row.conclusion) if FLOOR.search(one)] for row in document.rows}
-    for figure in document.row_scores + [one for one in document.other_scores if one.place.column]:
+    said = {
+        row.line: [one for one in sentences(row.conclusion) if FLOOR.search(one)]
+        for row in document.rows
+        if not row.is_generated  # which marks the scores themselves
+    }
+    counted = {row.line for row in document.rows if row.is_generated}  # how many scores lie above their floors
+    others = [one for one in document.other_scores if one.place.column and one.place.line not in counted]
+    for figure in document.row_scores + others:
         floor = floor_of(figure)
         if floor is None or figure.says_floor or (figure.examples or 0) not in (0, SPLITS[figure.task][1].examples):
             continue
@@ -91,9 +98,11 @@ def at_floor(document: Document) -> Iterator[Finding]:
             continue
         if any(figure.task in (tasks_in(one) or [figure.task]) for one in said.get(figure.place.line, ())):
             continue  # its conclusion says so
-        low = figure.value - half_width(figure)
-        if low > floor or (figure.is_ambiguous and figure.value > (floor_of(figure, figure.readings[1]) or 1)):
+        width = half_width(figure)
+        if figure.value - width > floor:
             continue
+        if figure.is_ambiguous and figure.value < floor - width:
+            continue  # no accuracy, which would be far worse than trivial, but a correlation times 100
         name = METRICS[figure.likely_metric].floor_name
         shown = f"{100 * floor:.1f}%" if METRICS[figure.likely_metric].is_percent else f"{floor:.3f}"
         split = SPLITS[figure.task][1]
@@ -116,8 +125,9 @@ def _is_made(document: Document, figure: Figure) -> bool:
 
 def noise(document: Document) -> Iterator[Finding]:
     """A difference inside its noise that is called an improvement, or stands in a column of deltas."""
-    for number, line in document.statements.items():
-        yield from _rise(number, line.replace("*", ""), document)
+    for number in document.statements:
+        for piece in document.pieces(number):
+            yield from _rise(number, piece.replace("*", ""), document)
     widths = {id(one): half_width(one) for one in document.row_scores}
     for row in document.rows:
         if _claims(row.conclusion):
@@ -129,7 +139,7 @@ def noise(document: Document) -> Iterator[Finding]:
         if one.table is not None:
             by_line[one.place.line].append(one)
     for table in document.others:
-        deltas = [title for title in table.header if re.search(r"delta|Δ|diff|gain|improvement", title, re.I)]
+        deltas = [title for title in table.header if re.search(r"delta|Δ|diff(?!usion)|gain|improvement", title, re.I)]
         for place in table.rows:
             figures = by_line[place.line + 1]
             if len(figures) != 2 or not deltas or figures[0].likely_metric != figures[1].likely_metric:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
-from tasks.log_check.document import SPLITS, Document, Figure, Place
+from tasks.log_check.document import Document
 from tasks.log_check.feasibility import (
     accuracy_and_f1_are_possible,
     accuracy_and_matthews_are_possible,
@@ -13,6 +13,7 @@ from tasks.log_check.feasibility import (
     f1_is_possible,
     quotient_is_possible,
 )
+from tasks.log_check.figures import SPLITS, Figure, Place
 from tasks.log_check.finding import Finding
 from tasks.scores import METRICS
 

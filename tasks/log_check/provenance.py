@@ -5,7 +5,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -37,6 +37,8 @@ _WORDS = re.compile(
     r"(?<!\d)(?P<d>\d{1,2})(?:st|nd|rd|th)?\.? (?P<m>[A-Za-z]{3,9})\.?,? (?P<y>20\d{2})"
     r"|(?P<m2>[A-Za-z]{3,9})\.? (?P<d2>\d{1,2})(?:st|nd|rd|th)?,? (?P<y2>20\d{2})"
 )
+MOST_AHEAD = timedelta(hours=14)  # of a clock before UTC
+_ZONES = "; a difference of time zones can explain it"
 SIZE_NAMES = {"H": "hidden size", "L": "layers", "C": "concepts", "D": "decoder layers"}
 
 
@@ -199,9 +201,11 @@ def young_tags(document: Document, repository: Path | None = None) -> Iterator[F
             with suppress(ValueError):  # 31 February
                 day = date(int(match[1]), int(match[2]), int(match[3]))
             if day is not None and day > started.date():
+                is_sure = day > (started + MOST_AHEAD).date()
                 yield Finding.at(
-                    place, "young-tag", "error", 0.9, f"the tag is of {day}, the run of {started:%Y-%m-%d}", name
-                )
+                    place, "young-tag", "error" if is_sure else "warning", 0.9 if is_sure else 0.5,
+                    f"the tag is of {day}, the run of {started:%Y-%m-%d}" + ("" if is_sure else _ZONES), name,
+                )  # fmt: skip
         if repository is not None:
             yield from _in_repository(row, name, started, repository)
 
@@ -217,11 +221,8 @@ def tag_in(cell: str) -> str:
 
 def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> Iterator[Finding]:
     place = row.at("git_tag")
-    try:
-        # A cell such as `--output=FILE` is a name, and never an option.
-        words = ("log", "-1", "--format=%cI", "--end-of-options", f"{name}^{{commit}}", "--")
-        committed = datetime.fromisoformat(_git(repository, *words))
-    except (UserError, ValueError):
+    committed = _committed(repository, name)
+    if committed is None:
         yield Finding.at(
             place, "young-tag", "warning", 0.8, f"{name} is neither a tag nor a commit of {repository}", name
         )
@@ -232,8 +233,7 @@ def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> 
         )
     except (UserError, ValueError):
         tagged = None
-    # the run id tells the time of its machine; that of the committer stands for its zone
-    late = committed.replace(tzinfo=None) - started
+    late = _earliest(committed) - started
     if late > timedelta(0) and tagged is None and _is_branch(repository, name):
         yield Finding.at(
             place, "young-tag", "note", 0.4, f"{name} is a branch and has moved on since the run; a commit would not",
@@ -242,16 +242,39 @@ def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> 
     elif late > timedelta(0):
         hours = late.total_seconds() / 3600
         yield Finding.at(
-            place, "young-tag", "error" if hours > 14 else "warning", 0.95 if hours > 14 else 0.6,
-            f"the commit is {hours:.1f} hours younger than the run"
-            + ("" if hours > 14 else "; a difference of time zones can explain it"),
+            place, "young-tag", "error" if late > MOST_AHEAD else "warning", 0.95 if late > MOST_AHEAD else 0.6,
+            f"the commit is {hours:.1f} hours younger than the run" + ("" if late > MOST_AHEAD else _ZONES),
             f"{name}: {committed.isoformat()} against {started.isoformat()}",
         )  # fmt: skip
-    elif tagged is not None and tagged.replace(tzinfo=None) - started > timedelta(hours=14):
+    elif tagged is not None and _earliest(tagged) - started > MOST_AHEAD:
         yield Finding.at(
             place, "young-tag", "warning", 0.7, "the tag was set after the run, on a commit that is older",
             f"{name}: {tagged.isoformat()} against {started.isoformat()}",
         )  # fmt: skip
+
+
+def _committed(repository: Path, name: str) -> datetime | None:
+    """When the commit of a tag, a commit or a branch was made, with its zone; None where there is no such name."""
+    for one in (name, *_remote_branches(repository, name)):
+        try:
+            # A cell such as `--output=FILE` is a name, and never an option.
+            words = ("log", "-1", "--format=%cI", "--end-of-options", f"{one}^{{commit}}", "--")
+            return datetime.fromisoformat(_git(repository, *words))
+        except (UserError, ValueError):
+            continue
+    return None
+
+
+def _remote_branches(repository: Path, name: str) -> list[str]:
+    """The branches of that name which a clone knows of its origin alone."""
+    with suppress(UserError):
+        return _git(repository, "for-each-ref", "--format=%(refname)", f"refs/remotes/*/{name}").split()
+    return []
+
+
+def _earliest(moment: datetime) -> datetime:
+    """A Git moment as a run id could tell it: ours are in UTC, others in the zone of their machine."""
+    return min(moment.replace(tzinfo=None), moment.astimezone(UTC).replace(tzinfo=None))
 
 
 def _is_branch(repository: Path, name: str) -> bool:
