@@ -7,7 +7,7 @@ from typing import Any
 
 from models.variants import VARIANTS
 from tasks.errors import UserError
-from tasks.launch import OnProgress, claimed_job, run_job
+from tasks.launch import OnProgress, claimed_job, finished_result, run_job
 from tasks.leases import lease_for_training, visible_devices
 from tasks.records import Checkpoint, CorpusResult, PretrainingResult
 from tasks.run_folder import Home, RunFolder, content_hash, is_complete
@@ -127,6 +127,34 @@ def count_processes(spec: ExperimentSpec, asked: int | None) -> int:
     return count
 
 
+def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, identity: str | None = None) -> None:
+    """Refuse to go on with an unfinished training in another number of processes than it was begun with.
+
+    The order of the data would be the same, but each process has dropout and a mean of the concept losses of its own.
+
+    Args:
+        asked: number of processes; None takes what this machine has.
+        identity: of the training that goes on; None where its corpus is not prepared yet: that of the last state.
+
+    Raises:
+        UserError: it was begun with another number.
+    """
+    from tasks.training_state import newest_marker
+
+    saved = newest_marker(run.pretraining / "checkpoints", identity)
+    count = count_processes(spec, asked)
+    if saved is None or saved["processes"] == count:
+        return
+    if identity is None and finished_result(run.pretraining, saved["identity"]) is not None:
+        return
+    step, known = saved["step"], saved["processes"]
+    got = f"--processes {count}" if asked else f"processes: got {count}, what this machine has,"
+    raise UserError(
+        f"{got} for {run.run_id}, which {known} trained up to step {step}: another number trains other weights; "
+        f"allowed: {known}; fix: --processes {known}, or `cogito run --fresh` for a new run"
+    )
+
+
 def _train(
     spec: ExperimentSpec,
     corpus: CorpusResult,
@@ -138,6 +166,7 @@ def _train(
     on_progress: OnProgress | None,
 ) -> PretrainingResult:
     count = count_processes(spec, processes)
+    check_processes(spec, run, processes, identity)
     for warning in spec.warnings:
         log.warning("%s", warning)
     steps = training_steps(spec, corpus.train_blocks)

@@ -115,6 +115,23 @@ def _problem(state: Path, identity: str) -> str | None:
     return None
 
 
+def newest_marker(folder: Path, identity: str | None = None) -> dict[str, Any] | None:
+    """What the newest state says of itself, unread: identity, step, processes; None without one.
+
+    Args:
+        identity: of the training; None takes whatever is there.
+    """
+    for state in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            facts = read_json(state / "complete.json")
+            known = {"identity": str(facts["identity"]), **{name: int(facts[name]) for name in ("step", "processes")}}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if identity in (None, known["identity"]):
+            return known
+    return None
+
+
 def _flush(path: Path) -> None:
     with path.open("r+b") as file:
         os.fsync(file.fileno())
