@@ -2,7 +2,6 @@
 
 import logging
 import math
-from pathlib import Path
 from typing import Any
 
 from models.variants import VARIANTS
@@ -82,9 +81,11 @@ def pretrain(
         _compare_tokenizers(init_from, corpus)
     identity = pretraining_identity(spec, corpus.corpus_id, init_from)
     with claimed_job(run.pretraining, identity, home) as done:
-        # A model that is no longer whole is written again from the last training state.
-        if done is not None and is_complete(Path(done["model"])):
-            return PretrainingResult.model_validate({**done, "reused": True})
+        if done is not None:
+            found = PretrainingResult.of_job(done, run.pretraining, reused=True)
+            if is_complete(found.model):
+                return found
+            # A model that is no longer whole is written again from the last training state.
         return _train(spec, corpus, run, home, identity, init_from, processes, on_progress)
 
 
@@ -191,7 +192,7 @@ def _train(
             "tracking_folder": run.root / "wandb",
         }
         result = run_job(run.pretraining, job, leased, launcher=True, on_progress=_warning_too(on_progress))
-    return PretrainingResult.model_validate(result)
+    return PretrainingResult.of_job(result, run.pretraining)
 
 
 def _warning_too(on_progress: OnProgress | None) -> OnProgress:

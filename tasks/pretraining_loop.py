@@ -244,12 +244,12 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
     url = tracking.finish()
     speeds = _speeds(folder, seconds, finished - first_step, trained_tokens)
     return {
-        "model": folder / "model",
+        "model": "model",
         "steps": finished,
         "epochs": finished * training.global_batch_size / len(blocks),
         "train_loss": _last_train_loss(folder),
         "eval_loss": eval_loss,
-        "curve": folder / "curve.jsonl",
+        "curve": "curve.jsonl",
         **speeds,
         "processes": accelerator.num_processes,
         "device": torch.cuda.get_device_name() if not use_cpu else "CPU",
