@@ -69,7 +69,7 @@ def run(
 
     (loaded,) = expand([spec], overrides or [], [], small=miniature)
     mirror = resolve_data_root(data_root)
-    find_inputs(loaded, cogito_home(), mirror, processes)
+    find_inputs(loaded, cogito_home(), mirror, processes, fresh=fresh)
     arguments = {"spec": loaded, "processes": processes, "fresh": fresh, "max_hours": max_hours}
     state, log_path = _run_flow("experiment", arguments, mirror, log)
     _report_outcome(state, log_path, as_json)
@@ -215,7 +215,7 @@ def reproduce(
             print("\n".join(f"# {line}" for line in asked.lines()))
         return
     print("\n".join(asked.lines()), file=sys.stderr)
-    find_inputs(asked.spec, home, mirror, processes)
+    find_inputs(asked.spec, home, mirror, processes, repeats=run_id)
     arguments = {"spec": asked.spec, "processes": processes, "repeats": run_id}
     state, log_path = _run_flow("experiment", arguments, mirror, log)
     if state.name == PAUSED:

@@ -80,7 +80,7 @@ def _experiment(
     spec: ExperimentSpec, data_root: Path | None, log: Path, processes: int | None, fresh: bool, repeats: str | None
 ) -> State:
     home = cogito_home()
-    inputs = find_inputs(spec, home, data_root)
+    inputs = find_inputs(spec, home, data_root, processes, fresh=fresh, repeats=repeats)
     started = time.monotonic()
     data = stages.prepare_data.submit(spec.data, inputs.corpus, data_root)
     corpus, problem = settle(data)

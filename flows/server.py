@@ -180,13 +180,14 @@ def stop_server(home: Home) -> bool:
     """End the home's server with all its processes; False when none was running."""
     with home.lock("server"):
         server = _recorded_server(home)
+        moved = _end_moved_server(home)
         if server:
             _end_server(server)
             if os.environ.get("PREFECT_API_URL") == server.api_url:
                 del os.environ["PREFECT_API_URL"]
                 _refresh_settings()
         _record_file(home).unlink(missing_ok=True)
-    return server is not None
+    return server is not None or moved
 
 
 def ui_address(api_url: str) -> str:
@@ -204,25 +205,53 @@ def _record_file(home: Home) -> Path:
 
 
 def _recorded_server(home: Home) -> LocalServer | None:
-    """The server of `server.json`, if that very process still lives: a pid alone may have been given to another."""
+    """The server of `server.json`, if that very process still lives: a pid alone may have been given to another.
+
+    A server whose home was moved or copied goes on writing to the place where it was started: it is none of this home.
+    """
+    server, place = _living_server(home)
+    return server if place in (None, str(home.root)) else None
+
+
+def _living_server(home: Home) -> tuple[LocalServer | None, str | None]:
+    """The process that `server.json` names, if it lives, and the home that it was started for, if that is known."""
     try:
         record = read_json(_record_file(home))
         same = lives(record["pid"], record["born"])
-        return LocalServer(psutil.Process(record["pid"]), record["port"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        return None
+        server = LocalServer(psutil.Process(record["pid"]), record["port"]) if same else None
+        return server, record.get("home")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, psutil.Error):
+        return None, None
+
+
+def _end_moved_server(home: Home) -> bool:
+    """End the server that this home had before it was moved here; the one of a home that was copied is left alone."""
+    server, place = _living_server(home)
+    if server is None or place in (None, str(home.root)):
+        return False
+    try:
+        if read_json(Path(str(place)) / "prefect" / "server.json")["pid"] == server.process.pid:
+            return False
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    _end_server(server)
+    return True
 
 
 def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) -> LocalServer | None:
     """Start a server and wait until it is healthy; an unhealthy one is ended first. Called under the home's lock."""
     if unhealthy:
         _end_server(unhealthy)
+    _end_moved_server(home)
     for port in _free_ports(home):
         process = _spawn(home, port)
         try:
             server = LocalServer(psutil.Process(process.pid), port)
             # Recorded at once, so that nobody starts a second one should this caller die while it waits.
-            write_json(_record_file(home), {"port": port, "pid": process.pid, "born": birth(process.pid)})
+            write_json(
+                _record_file(home),
+                {"port": port, "pid": process.pid, "born": birth(process.pid), "home": str(home.root)},
+            )
         except psutil.NoSuchProcess:
             return None
         except StageError:

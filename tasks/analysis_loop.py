@@ -58,7 +58,7 @@ def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "figures": figures,
         "samples": geometry.samples,
         "num_concepts": geometry.num_concepts,
-        "plots": plots,
+        "plots": {name: path.name for name, path in plots.items()},
         "seconds": time.monotonic() - started,
     }
 

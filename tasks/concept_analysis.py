@@ -28,7 +28,7 @@ def analyse_concepts(
     )
     with claimed_job(run.analysis, identity, home) as done:
         if done is not None:
-            return AnalysisResult.model_validate({**done, "reused": True})
+            return AnalysisResult.of_job(done, run.analysis, reused=True)
         with lease_devices(home) as devices:
             job = {
                 "kind": "analysis",
@@ -40,4 +40,4 @@ def analyse_concepts(
                 "batch_size": spec.batch_size,
                 "device": devices[0].kind,
             }
-            return AnalysisResult.model_validate(run_job(run.analysis, job, devices, on_progress=on_progress))
+            return AnalysisResult.of_job(run_job(run.analysis, job, devices, on_progress=on_progress), run.analysis)

@@ -61,8 +61,10 @@ def finetune(
     identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, head, seed, start])
     folder = run.cell(data.task, seed, start)
     with claimed_job(folder, identity, home) as done:
-        if done is not None and (done["model"] is None or is_complete(Path(done["model"]))):
-            return CellResult.model_validate({**done, "reused": True})
+        if done is not None:
+            found = CellResult.of_job(done, folder, reused=True)
+            if found.model is None or is_complete(found.model):
+                return found
         with lease_devices(home) as devices:
             job = {
                 "kind": "finetuning",
@@ -78,7 +80,7 @@ def finetune(
                 "protocol": protocol.model_dump(mode="json"),
                 "device": devices[0].kind,
             }
-            result = CellResult.model_validate(run_job(folder, job, devices, on_progress=on_progress))
+            result = CellResult.of_job(run_job(folder, job, devices, on_progress=on_progress), folder)
             _report_weights(result)
             return result
 

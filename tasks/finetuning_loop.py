@@ -102,8 +102,8 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     for split in task.eval_splits:
         examples = load_examples(data, f"eval-{split.label}")
         outputs = _predict(model, examples, special_ids(data)["pad_token_id"], device, answer)
-        paths[split.label] = folder / f"predictions-{split.label}.parquet"
-        _write_predictions(paths[split.label], examples["labels"], outputs, task.is_regression)
+        paths[split.label] = f"predictions-{split.label}.parquet"
+        _write_predictions(folder / paths[split.label], examples["labels"], outputs, task.is_regression)
     kept = folder / "model" if protocol.keep_model and job["start"] == "checkpoint" else None
     if kept is not None:
         with building(kept) as part:
@@ -119,7 +119,7 @@ def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "start_from": job["start_from"],
         "status": "complete",
         "predictions": paths,
-        "model": kept,
+        "model": kept and kept.name,
         "loaded_weights": len(report.loaded),
         "new_weights": ["all"] if job["start"] == "random" else report.new,
         "dropped_weights": report.dropped,

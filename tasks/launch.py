@@ -6,6 +6,8 @@ JSON in (`job.json`), JSON out (`result.json`); what else the job prints goes to
 import json
 import logging
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +29,10 @@ from tasks.worker import ERROR_MARK, PROGRESS_MARK, WARNING_MARK
 log = logging.getLogger("cogito.launch")
 
 LAST_LINES = 12
+# How the launchers say that a process was ended by a signal; SIGTERM is how they end the others.
+_KILLED_BY = re.compile(r"Signal \d+ \((SIG(?!TERM)\w+)\) received by PID|died with <Signals\.(SIG(?!TERM)\w+):")
+# What a process says whose neighbour is gone.
+_LOST_NEIGHBOUR = re.compile(r"gloo|NCCL|Connection (closed|reset)|TCPStore|ProcessGroup|barrier", re.IGNORECASE)
 # Settings of glibc's allocator by which freed memory stays with a process.
 KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 # Kinds of jobs that save where they are when they are told to pause.
@@ -124,6 +130,7 @@ def run_job(
     command = [sys.executable, *(_accelerate_arguments(devices) if launcher else [])]
     command += ["-m", "tasks.worker", str(folder / "job.json")]
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
+    signals: list[str] = []
     with _job_log(folder / "log.txt") as keep:
         process = subprocess.Popen(
             command,
@@ -140,6 +147,8 @@ def run_job(
         try:
             assert process.stdout is not None
             for line in process.stdout:
+                if killed := _KILLED_BY.search(line):
+                    signals.append(killed[1] or killed[2])
                 if line.startswith(WARNING_MARK):
                     log.warning("%s", line.removeprefix(WARNING_MARK).strip())
                 if not (line.startswith(PROGRESS_MARK) and _heard(line, on_progress)):
@@ -156,7 +165,9 @@ def run_job(
     if result is None and pausing.is_set():
         raise Paused("before it was done")
     if process.returncode != 0 or result is None:
-        raise StageError(_failure_message(folder, process.returncode, last_lines))
+        if process.returncode < 0 and process.returncode != -signal.SIGTERM:  # which ended it just now, if it hung
+            signals.append(signal.Signals(-process.returncode).name)
+        raise StageError(_failure_message(folder, process.returncode, last_lines, signals))
     return result
 
 
@@ -249,9 +260,16 @@ def _environment(devices: list[Device], folder: Path) -> dict[str, str]:
     return environment
 
 
-def _failure_message(folder: Path, exit_code: int, last_lines: deque[str]) -> str:
-    for path in sorted(folder.glob("error-*.json")):
-        return str(read_json(path)["message"])
+def _failure_message(folder: Path, exit_code: int, last_lines: deque[str], signals: list[str]) -> str:
+    errors = [str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))]
+    own = [error for error in errors if not (signals and _LOST_NEIGHBOUR.search(error))]
+    if own:
+        return own[0]
+    if signals:
+        return (
+            f"a process of the job was killed ({signals[0]}), by somebody or for want of memory; "
+            "fix: run the same command again: it goes on from what is saved"
+        )
     for line in last_lines:
         if line.startswith(ERROR_MARK):  # of a job that had no room for its error file
             return line.removeprefix(ERROR_MARK).strip()

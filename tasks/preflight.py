@@ -7,10 +7,11 @@ from tasks.benchmarks import TASKS
 from tasks.checkpoint_source import resolve_checkpoint
 from tasks.corpus import data_identity, load_tokenizer
 from tasks.errors import UserError
-from tasks.pretraining import count_processes
+from tasks.pretraining import check_processes, count_processes, pretraining_identity
 from tasks.publishing import choose_store
 from tasks.records import Checkpoint
 from tasks.run_folder import Home, read_json
+from tasks.runs import training_run
 from tasks.sources import Source, find_dataset, find_tokenizer
 from tasks.specs import EvaluationSpec, ExperimentSpec
 from tasks.task_data import find_task_source
@@ -34,11 +35,22 @@ class Inputs:
     init_from: Checkpoint | None = None
 
 
-def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None, processes: int | None = None) -> Inputs:
+def find_inputs(
+    spec: ExperimentSpec,
+    home: Home,
+    data_root: Path | None,
+    processes: int | None = None,
+    *,
+    fresh: bool = False,
+    repeats: str | None = None,
+) -> Inputs:
     """Find everything an experiment reads.
 
+    Args:
+        processes, fresh, repeats: as `flows.experiment.experiment` takes them.
+
     Raises:
-        UserError: with one line per thing that is missing.
+        UserError: with one line per thing that is missing or cannot be.
     """
     problems: list[str] = []
     corpus: Source | None = None
@@ -70,6 +82,10 @@ def find_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None, proces
             _check_weights(start)
         except UserError as error:
             problems.append(f"training.init_from: {error}")
+    if not (problems or fresh):
+        run = training_run(pretraining_identity(spec, identity, start), home, repeats)
+        if run is not None:
+            check_processes(spec, run, processes)
     if problems:
         raise UserError("\n".join(problems))
     assert corpus is not None

@@ -2,12 +2,11 @@
 
 import logging
 import math
-from pathlib import Path
 from typing import Any
 
 from models.variants import VARIANTS
 from tasks.errors import UserError
-from tasks.launch import OnProgress, claimed_job, run_job
+from tasks.launch import OnProgress, claimed_job, finished_result, run_job
 from tasks.leases import lease_for_training, visible_devices
 from tasks.records import Checkpoint, CorpusResult, PretrainingResult
 from tasks.run_folder import Home, RunFolder, content_hash, is_complete
@@ -82,9 +81,11 @@ def pretrain(
         _compare_tokenizers(init_from, corpus)
     identity = pretraining_identity(spec, corpus.corpus_id, init_from)
     with claimed_job(run.pretraining, identity, home) as done:
-        # A model that is no longer whole is written again from the last training state.
-        if done is not None and is_complete(Path(done["model"])):
-            return PretrainingResult.model_validate({**done, "reused": True})
+        if done is not None:
+            found = PretrainingResult.of_job(done, run.pretraining, reused=True)
+            if is_complete(found.model):
+                return found
+            # A model that is no longer whole is written again from the last training state.
         return _train(spec, corpus, run, home, identity, init_from, processes, on_progress)
 
 
@@ -127,6 +128,34 @@ def count_processes(spec: ExperimentSpec, asked: int | None) -> int:
     return count
 
 
+def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, identity: str | None = None) -> None:
+    """Refuse to go on with an unfinished training in another number of processes than it was begun with.
+
+    The order of the data would be the same, but each process has dropout and a mean of the concept losses of its own.
+
+    Args:
+        asked: number of processes; None takes what this machine has.
+        identity: of the training that goes on; None where its corpus is not prepared yet: that of the last state.
+
+    Raises:
+        UserError: it was begun with another number.
+    """
+    from tasks.training_state import newest_marker
+
+    saved = newest_marker(run.pretraining / "checkpoints", identity)
+    count = count_processes(spec, asked)
+    if saved is None or saved["processes"] == count:
+        return
+    if identity is None and finished_result(run.pretraining, saved["identity"]) is not None:
+        return
+    step, known = saved["step"], saved["processes"]
+    got = f"--processes {count}" if asked else f"processes: got {count}, what this machine has,"
+    raise UserError(
+        f"{got} for {run.run_id}, which {known} trained up to step {step}: another number trains other weights; "
+        f"allowed: {known}; fix: --processes {known}, or `cogito run --fresh` for a new run"
+    )
+
+
 def _train(
     spec: ExperimentSpec,
     corpus: CorpusResult,
@@ -138,6 +167,7 @@ def _train(
     on_progress: OnProgress | None,
 ) -> PretrainingResult:
     count = count_processes(spec, processes)
+    check_processes(spec, run, processes, identity)
     for warning in spec.warnings:
         log.warning("%s", warning)
     steps = training_steps(spec, corpus.train_blocks)
@@ -162,7 +192,7 @@ def _train(
             "tracking_folder": run.root / "wandb",
         }
         result = run_job(run.pretraining, job, leased, launcher=True, on_progress=_warning_too(on_progress))
-    return PretrainingResult.model_validate(result)
+    return PretrainingResult.of_job(result, run.pretraining)
 
 
 def _warning_too(on_progress: OnProgress | None) -> OnProgress:

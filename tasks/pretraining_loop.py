@@ -7,6 +7,7 @@ Legend: B samples of a micro-batch, N tokens.
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from tasks.specs import ExperimentSpec
 from tasks.token_blocks import Batch, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.tracking import start_tracking
 from tasks.training_state import last_complete_state, load_best, load_state, save_best, save_state
-from tasks.worker import TERMINATED, report_progress
+from tasks.worker import TERMINATED, report_progress, report_warning
 
 # Progress lines and the training curve are written about this often.
 REPORT_SECONDS = 1.0
@@ -135,13 +136,16 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
     # Dropout differs between ranks; the initial weights do not.
     torch.manual_seed(training.seed * 1000 + accelerator.process_index)
 
-    state = last_complete_state(folder / "checkpoints", job["identity"])
+    warn = report_warning if accelerator.is_main_process else lambda text: None
+    state = last_complete_state(folder / "checkpoints", job["identity"], warn)
     guard = TrainingGuard(job["unigram_entropy"])
     done = load_state(state, module, optimizer, scheduler, accelerator, guard) if state else 0
     curve = _Curve(folder / "curve.jsonl", done) if accelerator.is_main_process else None
     tracking = start_tracking(job, done) if accelerator.is_main_process else None
 
     def save(step: int, keep: int) -> None:
+        if curve is not None:
+            os.fsync(curve.file.fileno())  # a state after step N stands beside N points, even after a loss of power
         save_state(
             folder / "checkpoints", job["identity"], step, module, optimizer, scheduler, accelerator, keep,
             guard.state_dict(),
@@ -240,12 +244,12 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
     url = tracking.finish()
     speeds = _speeds(folder, seconds, finished - first_step, trained_tokens)
     return {
-        "model": folder / "model",
+        "model": "model",
         "steps": finished,
         "epochs": finished * training.global_batch_size / len(blocks),
         "train_loss": _last_train_loss(folder),
         "eval_loss": eval_loss,
-        "curve": folder / "curve.jsonl",
+        "curve": "curve.jsonl",
         **speeds,
         "processes": accelerator.num_processes,
         "device": torch.cuda.get_device_name() if not use_cpu else "CPU",

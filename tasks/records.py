@@ -8,9 +8,20 @@ import math
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 
 from tasks.errors import UserError, unknown_name
 from tasks.run_folder import Home, RunFolder, is_safe_name, read_json, write_json
@@ -21,6 +32,19 @@ SCHEMA_VERSION = 1
 Start = Literal["checkpoint", "random", "zero_shot"]
 
 
+def _anchored(path: Path, info: ValidationInfo) -> Path:
+    return info.context["base"] / path if info.context else path
+
+
+def _relative(path: Path, info: SerializationInfo) -> str:
+    base = (info.context or {}).get("base")
+    return path.relative_to(base).as_posix() if base and path.is_relative_to(base) else str(path)
+
+
+# A path that is stored relative to the folder `base` of the context, and read back under it: a home can be moved.
+StoredPath = Annotated[Path, AfterValidator(_anchored), PlainSerializer(_relative, when_used="json")]
+
+
 class Result(BaseModel):
     """Base of all results: immutable, unknown fields refused."""
 
@@ -28,13 +52,18 @@ class Result(BaseModel):
 
     reused: bool = Field(False, exclude=True, description="found finished rather than made now; never stored")
 
+    @classmethod
+    def of_job(cls, stored: dict[str, Any], folder: Path, *, reused: bool = False) -> Self:
+        """The result that a job stored in its folder, wherever that lies now."""
+        return cls.model_validate({**stored, "reused": reused}, context={"base": folder})
+
 
 class CorpusResult(Result):
     """A prepared corpus: token blocks and their tokenizer."""
 
     corpus_id: str
-    folder: Path
-    tokenizer: Path
+    folder: StoredPath
+    tokenizer: StoredPath
     tokenizer_name: str
     dataset: str
     source_fingerprint: str
@@ -67,12 +96,12 @@ class Divergence(Result):
 class PretrainingResult(Result):
     """A finished pretraining. Losses are in nats per labelled token."""
 
-    model: Path
+    model: StoredPath
     steps: int
     epochs: float
     train_loss: float
     eval_loss: float
-    curve: Path
+    curve: StoredPath
     steps_per_second: float
     tokens_per_second: float
     processes: int
@@ -96,12 +125,21 @@ class PublishResult(Result):
     url: str | None
     weights_sha256: str
 
+    @field_validator("location")
+    @classmethod
+    def _location_here(cls, location: str, info: ValidationInfo) -> str:
+        return str(_anchored(Path(location), info)) if info.data.get("store") == "local" else location
+
+    @field_serializer("location", when_used="json")
+    def _location_to_store(self, location: str, info: SerializationInfo) -> str:
+        return _relative(Path(location), info) if self.store == "local" else location
+
 
 class Checkpoint(Result):
     """A checkpoint on this machine's disk, and where it came from."""
 
     name: str = Field(description="run id, Hub id or folder name, as the log shows it")
-    folder: Path
+    folder: StoredPath
     origin: Literal["run", "local", "hub"]
     revision: str | None = Field(None, description="resolved Hub commit")
     weights_sha256: str
@@ -118,7 +156,7 @@ class CellResult(Result):
     start: Start
     status: Literal["complete", "failed"]
     error: str | None = None
-    predictions: dict[str, Path] = Field(default_factory=dict, description="score label -> Parquet file")
+    predictions: dict[str, StoredPath] = Field(default_factory=dict, description="score label -> Parquet file")
     history: list[dict[str, float]] = Field(default_factory=list, description="per epoch: loss, selection metric")
     best_epoch: float | None = None
     train_examples: int = 0
@@ -126,7 +164,7 @@ class CellResult(Result):
     new_weights: list[str] = Field(default_factory=list, description="names of newly initialised weights")
     dropped_weights: list[str] = Field(default_factory=list, description="names of the checkpoint's that have no use")
     start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
-    model: Path | None = Field(None, description="the fine-tuned model, where another task starts from it")
+    model: StoredPath | None = Field(None, description="the fine-tuned model, where another task starts from it")
     seconds: float = 0.0
 
 
@@ -159,7 +197,7 @@ class AnalysisResult(Result):
     figures: dict[str, float]
     samples: int
     num_concepts: int
-    plots: dict[str, Path]
+    plots: dict[str, StoredPath]
     seconds: float
 
 
@@ -219,7 +257,7 @@ class RunRecord(BaseModel):
         return run_id
 
     def save(self, folder: RunFolder) -> None:
-        write_json(folder.record, redact_all(self.model_dump(mode="json")))
+        write_json(folder.record, redact_all(self.model_dump(mode="json", context={"base": _home_of(folder.record)})))
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -230,6 +268,11 @@ class RunRecord(BaseModel):
 
     def primary_scores(self, start: str = "checkpoint") -> list[Score]:
         return [score for score in self.scores if score.primary and score.start == start]
+
+
+def _home_of(record: Path) -> Path:
+    """The home that a record lies in, as `runs/RUN_ID/record.json`; of one that was copied elsewhere some folder."""
+    return record.absolute().parent.parent.parent
 
 
 def load_record(folder: RunFolder) -> RunRecord:
@@ -254,7 +297,7 @@ def read_record(path: Path) -> RunRecord:
             raise UserError(
                 f"{path}: has schema version {version}, known are up to {SCHEMA_VERSION}; fix: update Cogito"
             )
-        return RunRecord.model_validate(raw)
+        return RunRecord.model_validate(raw, context={"base": _home_of(path)})
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fix: name a run's record.json") from None
     except ValueError as error:

@@ -186,6 +186,26 @@ def uses_made_data(spec: ExperimentSpec) -> bool:
     return spec.data.dataset == PYTHON_DOCS or spec.evaluation.data == "made"
 
 
+def training_run(identity: str, home: Home, repeats: str | None = None) -> RunFolder | None:
+    """The run that a pretraining identity would go on with, if there is one.
+
+    Args:
+        repeats: the run that is repeated, as for `open_training_run`.
+    """
+    index = _index("training", identity, repeats, home)
+    try:
+        run_id = read_json(index)["run_id"]
+    except FileNotFoundError:
+        return None
+    return home.run(run_id) if home.has_run(run_id) else None
+
+
+def _index(kind: Literal["training", "evaluation"], identity: str, repeats: str | None, home: Home) -> Path:
+    """What leads from an identity to its run; a repetition has one of its own."""
+    key = content_hash([identity, repeats]) if repeats and _is_kind(repeats, kind, home) else identity
+    return home.root / "index" / f"{kind}-{key}.json"
+
+
 def _open(
     kind: Literal["training", "evaluation"],
     prefix: str,
@@ -200,9 +220,8 @@ def _open(
     fresh: bool = False,
     repeats: str | None = None,
 ) -> tuple[RunFolder, RunRecord]:
-    key = content_hash([identity, repeats]) if repeats and _is_kind(repeats, kind, home) else identity
-    index = home.root / "index" / f"{kind}-{key}.json"
-    with home.lock(f"run-{key}"):
+    index = _index(kind, identity, repeats, home)
+    with home.lock(f"run-{index.stem.partition('-')[2]}"):
         known = index.exists() and home.has_run(read_json(index)["run_id"])
         if index.exists() and not known:
             logger.warning("the run of this spec is gone from %s: starting a new one", home.runs)

@@ -1,10 +1,12 @@
 """Training states on disk: written whole by all ranks, marked complete last, old ones removed.
 
 `step-00000500/` holds `module.pt`, `optimizer.pt`, `scheduler.pt` and one `random-RANK.pt` per process;
-`complete.json` lists the files with their sizes. A folder without a true marker is skipped with a warning.
+`complete.json` lists the files with sizes and hashes. A folder that differs from its marker is skipped with a warning.
 """
 
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from tasks.errors import StageError
 from tasks.run_folder import (
     building,
+    file_sha256,
     is_complete,
     read_json,
     remove_tree,
@@ -22,6 +25,8 @@ from tasks.run_folder import (
 )
 
 log = logging.getLogger("cogito.training_state")
+
+PARTS = ("module", "optimizer", "scheduler")
 
 
 def save_state(
@@ -42,8 +47,11 @@ def save_state(
         remove_tree(part)  # on a full disk it would stand in the way of everything else
         raise
     if accelerator.is_main_process:
-        for old in sorted(folder.glob("step-*"))[:-keep]:
-            remove_tree(old)
+        # A newer one was skipped, since it is broken or of another training; counted, it would push out whole ones.
+        kept = sorted(state for state in folder.glob("step-*") if state.name <= target.name)[-keep:]
+        for old in [*folder.glob("step-*"), *folder.glob(".*.part")]:
+            if old not in kept:
+                remove_tree(old)
     accelerator.wait_for_everyone()
 
 
@@ -66,7 +74,10 @@ def _save(
         torch.save(scheduler.state_dict(), part / "scheduler.pt")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        files = {path.name: path.stat().st_size for path in sorted(part.glob("*.pt"))}
+        files = {}
+        for path in sorted(part.glob("*.pt")):
+            _flush(path)  # before the marker, so that it is true even after a loss of power
+            files[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
         facts = {"identity": identity, "step": step, "processes": accelerator.num_processes, "guard": guard}
         facts["files"] = files
         write_json(part / "complete.json", facts)
@@ -74,20 +85,56 @@ def _save(
         part.replace(target)
 
 
-def last_complete_state(folder: Path, identity: str) -> Path | None:
-    """The newest state of this training whose marker is true, else None."""
+def last_complete_state(folder: Path, identity: str, warn: Callable[[str], None] = log.warning) -> Path | None:
+    """The newest state of this training whose marker is true, else None; `warn` hears of those that are skipped."""
+    for state in sorted(folder.glob("step-*"), reverse=True):
+        problem = _problem(state, identity)
+        if problem is None:
+            return state
+        warn(f"training state {state} is skipped: {problem}")
+    return None
+
+
+def _problem(state: Path, identity: str) -> str | None:
+    """Why training cannot go on from a state, or None."""
+    try:
+        facts = read_json(state / "complete.json")
+        if facts["identity"] != identity:
+            return "it is of another training"
+        needed = {f"{part}.pt" for part in PARTS} | {f"random-{rank}.pt" for rank in range(facts["processes"])}
+        if missing := sorted(needed - facts["files"].keys()):
+            return f"its marker does not list {', '.join(missing)}"
+        for name, known in facts["files"].items():
+            size, sha256 = (known["size"], known["sha256"]) if isinstance(known, dict) else (known, None)
+            if (state / name).stat().st_size != size:
+                return f"{name} has {(state / name).stat().st_size} bytes instead of {size}"
+            if sha256 is not None and file_sha256(state / name) != sha256:  # states of earlier versions have none
+                return f"the SHA-256 of {name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"it is incomplete or unreadable ({type(error).__name__}: {error})"
+    return None
+
+
+def newest_marker(folder: Path, identity: str | None = None) -> dict[str, Any] | None:
+    """What the newest state says of itself, unread: identity, step, processes; None without one.
+
+    Args:
+        identity: of the training; None takes whatever is there.
+    """
     for state in sorted(folder.glob("step-*"), reverse=True):
         try:
             facts = read_json(state / "complete.json")
-            files = facts["files"]
-            if facts["identity"] == identity and all(
-                (state / name).stat().st_size == size for name, size in files.items()
-            ):
-                return state
-        except (OSError, ValueError, KeyError):
-            pass
-        log.warning("training state %s is incomplete or of another training, and skipped", state)
+            known = {"identity": str(facts["identity"]), **{name: int(facts[name]) for name in ("step", "processes")}}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if identity in (None, known["identity"]):
+            return known
     return None
+
+
+def _flush(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def load_state(
