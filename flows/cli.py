@@ -541,9 +541,12 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # Typer's, of a wrong word on the command line
             _fail_usage(error)
+        from flows.server import lost_server
         from tasks.hub import gave_up, is_transient
         from tasks.run_folder import disk_full
 
+        if message := lost_server(error):
+            _fail(StageError(message), 1)
         if disk_full(error):
             _fail(StageError(f"no space left on device: {error}; fix: make room, then run it again"), 1)
         if not is_transient(error):

@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.states import Failed, State
+from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.fan_out import (
+    carry_out,
     evaluate_checkpoint,
     finish_run,
     noting_a_pause,
-    paused_state,
     prepare_tasks,
     settle,
-    time_budget,
     workers,
 )
 from tasks import stages
-from tasks.errors import Paused, StageError, UserError
+from tasks.errors import StageError
 from tasks.experiment_log import default_log
-from tasks.leases import active, pausing, stopping
 from tasks.preflight import find_evaluation_inputs, find_task_sources
 from tasks.records import Checkpoint, CorpusResult
 from tasks.run_folder import cogito_home
@@ -62,17 +60,7 @@ def evaluation(
         overrides: `key=value` changes of the spec.
         repeats: the run that this one repeats, for `cogito reproduce`; the spec keeps its own run.
     """
-    stopping.clear()
-    pausing.clear()
-    try:
-        with time_budget(None), active(cogito_home()):
-            return _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, repeats)
-    except Paused as error:
-        return paused_state(error)
-    except UserError as error:
-        return Failed(message=str(error), name=stages.BAD_INPUT)
-    except StageError as error:
-        return Failed(message=str(error))
+    return carry_out(lambda: _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, repeats))
 
 
 def _evaluation(

@@ -13,21 +13,19 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.evaluation import evaluate_in_own_run
 from flows.fan_out import (
+    carry_out,
     evaluate_checkpoint,
     finish_run,
     note_stage,
     noting_a_pause,
-    paused_state,
     prepare_tasks,
     settle,
-    time_budget,
     workers,
 )
 from tasks import stages
 from tasks.checkpoint_source import resolve_checkpoint
-from tasks.errors import Paused, StageError, UserError
+from tasks.errors import StageError
 from tasks.experiment_log import default_log
-from tasks.leases import active, pausing, stopping
 from tasks.preflight import Inputs, find_inputs
 from tasks.pretraining import pretraining_identity
 from tasks.records import CorpusResult, RunRecord, StageRecord
@@ -62,18 +60,9 @@ def experiment(
         repeats: the run that this one repeats, for `cogito reproduce`; the spec keeps its own run.
         max_hours: save and pause after so many hours; None has no limit.
     """
-    stopping.clear()
-    pausing.clear()
-    try:
-        mirror, log_path = resolve_data_root(data_root), default_log(log)
-        with time_budget(max_hours), active(cogito_home()):
-            return _experiment(spec, mirror, log_path, processes, fresh, repeats)
-    except Paused as error:
-        return paused_state(error)
-    except UserError as error:
-        return Failed(message=str(error), name=stages.BAD_INPUT)
-    except StageError as error:
-        return Failed(message=str(error))
+    return carry_out(
+        lambda: _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh, repeats), max_hours
+    )
 
 
 def _experiment(

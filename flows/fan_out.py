@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,9 @@ from prefect.states import Completed, Failed, State
 from tasks import stages
 from tasks.errors import Paused, StageError, UserError
 from tasks.launch import pause_all_jobs, pause_on_sigterm, stop_all_jobs
-from tasks.leases import visible_devices
+from tasks.leases import active, pausing, stopping, visible_devices
 from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
-from tasks.run_folder import RunFolder
+from tasks.run_folder import RunFolder, cogito_home
 from tasks.sources import Source
 from tasks.specs import ExperimentSpec
 from tasks.task_data import PreparedTask
@@ -220,9 +220,23 @@ def time_budget(max_hours: float | None) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def paused_state(error: Paused) -> State:
-    """How a flow ends that was told to pause: nothing failed, and the same command goes on."""
-    return Completed(message=str(error), name=stages.PAUSED)
+def carry_out(work: Callable[[], State], max_hours: float | None = None) -> State:
+    """Do the work of a flow in this home; the state in which the flow ends, also when the work cannot be done.
+
+    Args:
+        max_hours: save and pause after so many hours; None has no limit.
+    """
+    stopping.clear()
+    pausing.clear()
+    try:
+        with time_budget(max_hours), active(cogito_home()):
+            return work()
+    except Paused as error:  # nothing failed, and the same command goes on
+        return Completed(message=str(error), name=stages.PAUSED)
+    except UserError as error:
+        return Failed(message=str(error), name=stages.BAD_INPUT)
+    except StageError as error:
+        return Failed(message=str(error))
 
 
 def finish_run(record: RunRecord, run: RunFolder, log_path: Path) -> State:

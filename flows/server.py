@@ -33,6 +33,7 @@ from filelock import Timeout
 from tasks.errors import StageError, UserError, unknown_name
 from tasks.processes import birth, lives
 from tasks.run_folder import Home, read_json, write_json
+from tasks.secrets import environment_without_secrets, redact
 
 FIRST_PORT = 4200
 PORTS = 100
@@ -190,6 +191,28 @@ def stop_server(home: Home) -> bool:
     return server is not None or moved
 
 
+def lost_server(error: BaseException) -> str | None:
+    """The message of an error by which Prefect's client says that its server is away; None of any other error."""
+    if isinstance(error, RuntimeError) and "ephemeral Prefect API server" in str(error):
+        return f"the temporary Prefect server is not ready: {error}; fix: run the same command again"
+    seen: BaseException | None = error
+    while seen is not None:
+        try:
+            request = seen.request  # type: ignore[attr-defined]
+            if "x-prefect-api-version" in request.headers:
+                shown = _without_account(str(request.url.copy_with(path="/")))
+                reason = redact(" ".join(str(seen).split()) or type(seen).__name__)
+                return (
+                    f"the Prefect server at {shown} no longer answers as it should: {reason}; "
+                    "what is done is saved; fix: run the same command again, which does nothing twice and "
+                    "starts a server of our own anew (one that PREFECT_API_URL names is yours to start)"
+                )
+        except (AttributeError, RuntimeError):  # of another library, or of no request
+            pass
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
 def ui_address(api_url: str) -> str:
     """The address of the UI that belongs to an API address, Prefect Cloud included."""
     parts = urlsplit(api_url.rstrip("/"))
@@ -271,7 +294,7 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
 def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
     """Start Prefect's server so that it outlives this process and its terminal."""
     environment = {
-        **os.environ,
+        **environment_without_secrets("PREFECT_*"),  # it outlives this process, and knows neither the Hub nor W&B
         "PREFECT_HOME": str(home.prefect.resolve()),
         # The UI asks the API under its own address, so that it also works through a tunnel to another machine.
         "PREFECT_SERVER_UI_API_URL": os.environ.get("PREFECT_SERVER_UI_API_URL") or "/api",
@@ -371,12 +394,16 @@ def _check_given(api_url: str) -> str:
     reason = _why_unhealthy(api_url.rstrip("/"), 4)
     if reason is None:
         return api_url
-    parts = urlsplit(api_url)  # shown without user and password
-    shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
     raise UserError(
-        f"PREFECT_API_URL: no Prefect server at {shown}: {reason}; allowed: the API address of a running server, like "
-        f"http://{LOOPBACK}:{FIRST_PORT}/api; fix: start that server, or unset PREFECT_API_URL to use one of our own"
+        f"PREFECT_API_URL: no Prefect server at {_without_account(api_url)}: {reason}; allowed: the API address of a "
+        f"running server, like http://{LOOPBACK}:{FIRST_PORT}/api; fix: start that server, or unset PREFECT_API_URL "
+        "to use one of our own"
     )
+
+
+def _without_account(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _watch_silent_runs(api_url: str) -> None:

@@ -9,10 +9,13 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from tasks.errors import UserError, unknown_name
 from tasks.log_rows import (
@@ -23,7 +26,7 @@ from tasks.log_rows import (
     render_row,
 )
 from tasks.records import RunRecord, read_record
-from tasks.run_folder import cogito_home, content_hash, user_path, write_atomic
+from tasks.run_folder import user_path, write_atomic, writing
 
 if TYPE_CHECKING:
     import pandas
@@ -210,7 +213,7 @@ def write_row(path: Path, record: RunRecord) -> bool:
         UserError: the log cannot be read, or a row added to it would not be seen as one.
     """
     target = path.resolve()  # a link stays a link, and all names of one file share a lock
-    with cogito_home().lock(f"log-{content_hash(str(target))}"):
+    with _alone_with(target, path):
         old = read_text(target) if target.exists() else ""
         mark, body = (BOM, old[1:]) if old.startswith(BOM) else ("", old)
         if not body:
@@ -223,6 +226,24 @@ def write_row(path: Path, record: RunRecord) -> bool:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); fix: name another log with --log") from None
         return True
+
+
+@contextmanager
+def _alone_with(target: Path, shown: Path) -> Iterator[None]:
+    """Keep every other writer of a log waiting, whichever home it works for."""
+    # Beside the log, since that alone is one place for two homes, two users, or two machines that share a disk. It
+    # stays there, hidden: of a lock file that is removed, one writer may hold the old and another the new.
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        with writing(lock_path := Path(lock.lock_file)):
+            lock_path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be written ({error.strerror}); fix: name another log with --log") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def find_tables(text: str) -> dict[str, LogTable]:

@@ -23,7 +23,7 @@ from tasks.errors import Paused, StageError
 from tasks.leases import Device, hold, pausing, stopping
 from tasks.processes import birth
 from tasks.run_folder import Home, content_hash, read_json, write_json, writing
-from tasks.secrets import NEVER_FOR_JOBS, redact
+from tasks.secrets import environment_without_secrets, redact
 from tasks.worker import ERROR_MARK, PROGRESS_MARK, WARNING_MARK
 
 log = logging.getLogger("cogito.launch")
@@ -140,7 +140,7 @@ def run_job(
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=_environment(devices, folder),
+            env=_environment(job, devices, folder),
             start_new_session=os.name == "posix",
         )
         _running[process.pid] = folder, str(job["kind"])
@@ -232,12 +232,11 @@ def _accelerate_arguments(devices: list[Device]) -> list[str]:
     return [*arguments, "--module"]
 
 
-def _environment(devices: list[Device], folder: Path) -> dict[str, str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in NEVER_FOR_JOBS and not name.startswith("ACCELERATE_")
-    }
+def _environment(job: dict[str, Any], devices: list[Device], folder: Path) -> dict[str, str]:
+    # A job works on files alone; only a training that is tracked online has somebody to tell who it is.
+    online = job["kind"] == "pretraining" and job["spec"]["tracking"]["wandb"] == "online"
+    environment = environment_without_secrets(*(("WANDB_API_KEY", "*_PROXY") if online else ()))
+    environment = {name: value for name, value in environment.items() if not name.startswith("ACCELERATE_")}
     environment |= {
         "COGITO_OWNER_PID": str(os.getpid()),
         "COGITO_OWNER_BORN": str(birth(os.getpid())),

@@ -4,6 +4,7 @@ It stands before logs, messages, records, rows, artifacts, reports and model car
 """
 
 import base64
+import fnmatch
 import functools
 import logging
 import os
@@ -12,12 +13,11 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
-# Variables that hold a secret. W&B's alone is handed on to jobs: training needs it.
-NEVER_FOR_JOBS = (
+# Variables that hold a secret.
+SECRETS = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING",
-    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING", "WANDB_API_KEY",
 )  # fmt: skip
-SECRETS = (*NEVER_FOR_JOBS, "WANDB_API_KEY")
 HIDDEN = "***"
 _SHORTEST = 8  # a shorter one would be found inside words
 
@@ -27,7 +27,7 @@ _KEY = re.compile(
 )
 # What is called a secret, after its name.
 _NAMED = re.compile(
-    r"((?:token|secret|password|passwd|api[_-]?key|auth_string)[\"']?\s*[=:]\s*[\"']?|bearer\s+"
+    r"((?:token|secret|password|passwd|(?:api|access|private)[_-]?key|auth_string)[\"']?\s*[=:]\s*[\"']?|bearer\s+"
     r"|authorization[\"']?\s*[=:]\s*[\"']?(?:(?:basic|bearer|token)\s+)?|[?&](?:x-amz-)?(?:sig|signature|credential|auth|key)=)"
     r"[^\s,;&)\"']+",
     re.IGNORECASE,
@@ -36,11 +36,30 @@ _NAMED = re.compile(
 
 def redact(text: str) -> str:
     """A text without what looks like a secret, or is one of this process."""
-    text = _NAMED.sub(rf"\1{HIDDEN}", _KEY.sub(HIDDEN, text))
+    text = _hide_known_forms(text)
     for value in _own_secrets():
         if value in text:
             text = text.replace(value, HIDDEN)
     return text
+
+
+def _hide_known_forms(text: str) -> str:
+    return _NAMED.sub(rf"\1{HIDDEN}", _KEY.sub(HIDDEN, text))
+
+
+def environment_without_secrets(*needed: str) -> dict[str, str]:
+    """This process's environment for another one, without what is called or looks like a secret.
+
+    Args:
+        needed: names that the other process has work for, or patterns of them like `*_PROXY`.
+    """
+
+    def hands_on(name: str, value: str) -> bool:
+        if any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in needed):
+            return True
+        return name not in SECRETS and _hide_known_forms(stated := f"{name}={value}") == stated
+
+    return {name: value for name, value in os.environ.items() if hands_on(name, value)}
 
 
 def redact_all(value: Any) -> Any:

@@ -8,10 +8,13 @@ import base64
 import functools
 import json
 import logging
+import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect import task
 from prefect.artifacts import (
@@ -22,6 +25,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import TaskRunContext
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
@@ -61,6 +65,7 @@ log = logging.getLogger("cogito.stages")
 BAD_INPUT = "Bad input"
 PAUSED = "Paused"
 RETRIES = 3
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _retry_transient(_task: Any, _run: Any, state: State) -> bool:
@@ -117,13 +122,32 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
     return wrap
 
 
+# Set while artifacts fail. Prefect's client tries for a minute, in which nobody would hear what a job says.
+_unseen = threading.Event()
+
+
 def _show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Make an artifact. It is for watching: a server that is away must not fail work that is done."""
-    try:
-        return create(*map(redact_all, args), **redact_all(kwargs))
-    except Exception as error:
-        log.warning("an artifact could not be shown: %s", error)
+    """Make an artifact. It is for watching: a server that is away must neither fail work nor hold it up."""
+    if _unseen.is_set() and not _server_listens():
         return None
+    try:
+        made = create(*map(redact_all, args), **redact_all(kwargs))
+        _unseen.clear()
+        return made
+    except Exception as error:
+        _unseen.set()
+        log.warning("an artifact could not be shown, the work goes on: %s", error)
+        return None
+
+
+def _server_listens() -> bool:
+    """Whether a connection to the Prefect server can be made, found out in no time."""
+    parts = urlsplit(PREFECT_API_URL.value() or "")
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]), timeout=1):
+            return True
+    except (OSError, KeyError):
+        return False
 
 
 def _report(stage_name: str, note: Callable[[dict[str, Any]], str]) -> OnProgress:

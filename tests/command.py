@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# Seconds after which something hangs. A busy machine is slow, which is no fault of a test.
+PATIENCE = 900.0
 
 # An experiment of seconds: real stages, tiny sizes.
 TINY = """\
@@ -48,7 +50,9 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return kept | more
 
 
-def cogito(*arguments: str | Path, home: Path, timeout: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+def cogito(
+    *arguments: str | Path, home: Path, timeout: float = PATIENCE, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run `cogito ...` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *map(str, arguments)],

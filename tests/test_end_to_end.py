@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from command import TINY, answer, cogito, environment
+from command import PATIENCE, TINY, answer, cogito, environment
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.prefect]
 
@@ -203,7 +203,7 @@ def test_two_starts_of_one_run_give_one_run_and_one_row(place: Path, first: dict
         )
         for _ in range(2)
     ]  # fmt: skip
-    ended = [process.communicate(timeout=300) for process in both]
+    ended = [process.communicate(timeout=PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
     one, other = (json.loads(output) for output, _ in ended)
     assert one["run_id"] == other["run_id"] and one["scores"] == other["scores"]
@@ -222,14 +222,14 @@ def test_an_interrupt_ends_the_command_and_its_jobs(place: Path, first: dict[str
          "--set", "tracking.wandb=disabled"],
         env=environment(place / "home"), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if any((run / "pretraining" / "curve.jsonl").exists() for run in set(runs.glob("*")) - before):
             break
         time.sleep(0.2)
     jobs = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    assert (process.wait(timeout=240) == 0) == (number == signal.SIGTERM)  # a SIGTERM pauses: see test_guards
+    assert (process.wait(timeout=PATIENCE) == 0) == (number == signal.SIGTERM)  # a SIGTERM pauses: see test_guards
     _, left = psutil.wait_procs([job for job in jobs if "tasks.worker" in " ".join(command_line(job))], timeout=60)
     assert left == []
     assert not (place / "never.md").exists()

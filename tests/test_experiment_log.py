@@ -300,7 +300,8 @@ def test_a_new_log_has_both_tables_and_the_row_reads_back(log: Path) -> None:
     assert training["run_id"] == RUN_ID and training["loss"] == 4.01 and training["eff_rank"] == 15.9
     assert training["scores"] == evaluation["scores"] == {"mrpc": 0.822, "qqp": 0.615, "stsb": 0.627}
     assert evaluation["checkpoint"] == RUN_ID
-    assert [path.name for path in log.parent.iterdir()] == ["log.md"]  # no lock, no half file beside it
+    # No half file beside it, and the lock is hidden.
+    assert sorted(path.name for path in log.parent.iterdir()) == [".log.md.lock", "log.md"]
 
 
 def test_the_same_record_does_not_touch_the_file(log: Path) -> None:
@@ -485,18 +486,36 @@ for number in range(int(sys.argv[2]), 200, 12):
 """
 
 
-def test_sixteen_processes_lose_no_row_and_double_none(log: Path) -> None:
-    """Twelve shares of 200 rows, four of them written by two processes each."""
+def test_sixteen_processes_of_two_homes_lose_no_row_and_double_none(log: Path, tmp_path: Path) -> None:
+    """Twelve shares of 200 rows, four of them written by two processes each, and half of all under another name."""
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "linked.md").symlink_to(log)
+    places = [(tmp_path / "home", log), (other / "home", other / "linked.md")]
     adders = [
-        subprocess.Popen([sys.executable, "-c", ADD_ROWS, str(log), str(number % 12)], cwd=root, env=environment)
+        subprocess.Popen(
+            [sys.executable, "-c", ADD_ROWS, str(name), str(number % 12)], cwd=root,
+            env=environment | {"COGITO_HOME": str(home)},
+        )
         for number in range(16)
-    ]
+        for home, name in [places[number % 3 % 2]]
+    ]  # fmt: skip
     assert [adder.wait(timeout=300) for adder in adders] == [0] * 16
     wanted = {f"run_{number}" for number in range(200)}
     found = [row["run_id"] for row in show_log(log)]
     assert len(found) == 200 and set(found) == wanted
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_rights_is_said_so(log: Path) -> None:
+    log.parent.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            write_row(log, make_record())
+    finally:
+        log.parent.chmod(0o700)
 
 
 def test_a_record_file_is_added(tmp_path: Path, log: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,10 @@ CASES = {
     "500 once": Case(status(500, "/api/repos/create")),
     "502 and 503 for a while": Case(status(502, "/refs", 2)),
     "503 at the tag": Case(status(503, "/tag/")),
+    "429 as often as it is tried again": Case(status(429, "/commit/main", 3, Retry_After="1")),
+    "429 for ever": Case(
+        status(429, "/refs", FOR_EVER, Retry_After="1"), False, ("does not answer", "429", "run the same command")
+    ),
     "500 for ever": Case(status(500, "/refs", FOR_EVER), False, ("does not answer", "500", "run the same command")),
     "reset in mid-upload": Case(Fault("/large/", "reset", method="PUT")),
     "reset at the commit": Case(Fault("/commit/main", "reset")),
@@ -138,6 +143,7 @@ CASES = {
     "server hangs for ever": Case(Fault("/refs", "hang", left=FOR_EVER), False, ("does not answer", "timed out")),
     "half an upload, then a restart": Case(Fault("/large/", "restart", method="PUT")),
     "token that is not valid": Case(status(401, "/preupload/", FOR_EVER), False, ("refused", "401", "HF_TOKEN")),
+    "a bill to pay": Case(status(402, "/preupload/", FOR_EVER), False, ("refused", "402", "pay for")),
     "no rights": Case(status(403, "/preupload/", FOR_EVER), False, ("refused", "403", "write permission")),
     "repository gone": Case(status(404, "/preupload/", FOR_EVER), False, ("refused", "404", "publish.repo")),
     "overtaken by a commit of somebody else": Case(Fault("/commit/main", "overtaken")),
@@ -218,16 +224,40 @@ def test_a_fault_of_the_hub(hub: HubStandIn, publisher: Publisher, name: str) ->
     assert TOKEN not in publisher.said
 
 
-def test_the_wait_that_the_hub_asks_for_is_kept(hub: HubStandIn, publisher: Publisher) -> None:
+def gaps(hub: HubStandIn, part: str, since: int) -> list[float]:
+    """Seconds between the requests whose path holds `part`."""
+    made = zip(hub.times[since:], hub.requests[since:], strict=True)
+    return [later - earlier for earlier, later in pairwise(when for when, (_, path) in made if part in path)]
+
+
+def test_every_wait_that_the_hub_asks_for_is_kept(hub: HubStandIn, publisher: Publisher) -> None:
     make_run(publisher, "run_wait")
     hub.heal()
-    hub.fault(status(429, "/commit/main", Retry_After="3"))
+    asked_for = (3, 1, 2)
+    for seconds in asked_for:
+        hub.fault(status(429, "/commit/main", Retry_After=str(seconds)))
     asked = len(hub.requests)
     assert publisher.publish("run_wait")["done"]
-    first, second = [
-        when for when, (_, path) in zip(hub.times[asked:], hub.requests[asked:], strict=True) if "/commit/main" in path
-    ]
-    assert second - first >= 3
+    waited = gaps(hub, "/commit/main", asked)
+    # Prefect's own wait comes on top.
+    assert len(waited) == stages.RETRIES and all(gap >= wait for gap, wait in zip(waited, asked_for, strict=True))
+    assert_published_once(hub, publisher, "run_wait")
+
+
+def test_a_hub_that_asks_to_wait_for_ever_is_given_up_on(hub: HubStandIn, publisher: Publisher) -> None:
+    record = make_run(publisher, "run_waits")
+    hub.heal()
+    hub.fault(status(429, "/commit/main", FOR_EVER, Retry_After="2"))
+    asked = len(hub.requests)
+    failed = publisher.publish("run_waits")
+    assert not failed["done"]
+    waited = gaps(hub, "/commit/main", asked)
+    assert len(waited) == stages.RETRIES and min(waited) >= 2, waited
+    message = assert_nothing_lost(publisher, record).stages["publishing"].message
+    assert_one_message(message, ("does not answer", "429", "run the same command"), publisher)
+    hub.heal()
+    assert publisher.publish("run_waits")["done"]
+    assert_published_once(hub, publisher, "run_waits")
 
 
 def test_a_hub_that_is_away_and_comes_back(hub: HubStandIn, publisher: Publisher) -> None:

@@ -7,24 +7,29 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from command import ROOT, TINY, cogito
+from command import ROOT, TINY, cogito, environment
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import server
 from tasks.errors import StageError, UserError
 from tasks.experiment_log import write_row
+from tasks.launch import run_job
 from tasks.leases import Device
 from tasks.publishing import render_card
 from tasks.records import CellResult, StageRecord, load_record
 from tasks.report import write_report
 from tasks.run_folder import Home, write_json
-from tasks.secrets import NEVER_FOR_JOBS, SECRETS, redact, redact_all, redact_logs
+from tasks.secrets import SECRETS, environment_without_secrets, redact, redact_all, redact_logs
 from tests.factories import make_environment, make_record
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
@@ -179,8 +184,107 @@ def test_what_a_job_prints_is_kept_without_secrets(home: Home, tmp_path: Path, m
         launch.run_job(tmp_path / "job", {"kind": "none", "identity": "x"}, [Device("cpu", "0", 1)])
     text = (tmp_path / "job" / "log.txt").read_text() + str(caught.value)
     assert TOKEN not in text and "***" in text
-    for name in NEVER_FOR_JOBS:
+    for name in SECRETS:
         assert name not in text, "a job is not even given it"
+
+
+# Variables that hold a secret under a name or in a form of somebody else's.
+STRANGE = {
+    "GITHUB_TOKEN": "anything", "AWS_SECRET_ACCESS_KEY": "anything", "OPENAI_API_KEY": "anything",
+    "PREFECT_API_URL": "http://ada:pa55word@127.0.0.1:9/api", "https_proxy": "http://ada:pa55word@127.0.0.1:9",
+    "NOTE": f"it is {TOKEN}",
+}  # fmt: skip
+HARMLESS = {"TOKENIZERS_PARALLELISM": "false", "MAX_TOKENS": "5", "HTTP_PROXY": "http://127.0.0.1:9"}
+
+
+def test_another_process_is_handed_only_the_secrets_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = {name: f"value of {name}" for name in SECRETS} | STRANGE
+    for name, value in (secret | HARMLESS).items():
+        monkeypatch.setenv(name, value)
+    whole, bare = dict(os.environ), environment_without_secrets()
+    assert not bare.keys() & secret.keys() and HARMLESS.items() <= bare.items()
+    assert whole.items() >= bare.items() and "PATH" in bare
+    given = environment_without_secrets("WANDB_API_KEY", "*_PROXY")
+    assert given.keys() - bare.keys() == {"WANDB_API_KEY", "https_proxy"}
+
+
+def environments_below(pid: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """The command line and the environment of every process below one, as the system tells them."""
+    try:
+        below = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for process in below:
+        with suppress(psutil.Error):
+            yield " ".join(process.cmdline()), process.environ()
+
+
+reads_environments = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads others' environments")
+
+
+@reads_environments
+@pytest.mark.parametrize(
+    ("kind", "tracked", "needed"),
+    [("finetuning", "online", set()), ("analysis", "online", set()), ("pretraining", "offline", set()),
+     ("pretraining", "online", {"WANDB_API_KEY", "https_proxy"})],
+)  # fmt: skip
+def test_a_started_job_holds_only_the_secrets_that_it_needs(
+    kind: str, tracked: str, needed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = {name: f"value of {name}" for name in SECRETS} | STRANGE
+    for name, value in secret.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / kind
+    # Real up to its work: it fails for want of anything to work on.
+    job = {"kind": kind, "identity": "x", "spec": {"tracking": {"wandb": tracked}}}
+    failed: list[Exception] = []
+
+    def start() -> None:
+        try:
+            run_job(folder, job, [Device("cpu", "0", 1)], launcher=kind == "pretraining")
+        except Exception as error:
+            failed.append(error)
+
+    runner = threading.Thread(target=start)
+    runner.start()
+    held: dict[str, set[str]] = {}
+    while runner.is_alive():
+        for words, inside in environments_below(os.getpid()):
+            if str(folder) in words:
+                part = "launcher" if "accelerate" in words else "worker"
+                held.setdefault(part, set()).update(inside.keys() & secret.keys())
+        runner.join(0.05)
+    assert failed and held.keys() == {"worker", *(["launcher"] if kind == "pretraining" else [])}
+    assert all(names == needed for names in held.values()), held
+
+
+@reads_environments
+@pytest.mark.end_to_end
+@pytest.mark.prefect
+def test_below_a_command_only_a_training_that_is_tracked_online_holds_a_secret(tmp_path: Path) -> None:
+    """Every process of a whole run, the server of the home among them."""
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    secret = {name: f"value-of-{name}" for name in SECRETS if not name.startswith("PREFECT_")}
+    settings = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "2"}
+    with (tmp_path / "said.txt").open("wb") as said:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--log", "log.md",
+             "--set", "tracking.wandb=online", "--set", "evaluation.tasks=[mrpc]"],
+            env=environment(tmp_path / "home", **secret | settings), cwd=tmp_path, stdout=said, stderr=said,
+        )  # fmt: skip
+    held: dict[str, set[str]] = {}
+    try:
+        while command.poll() is None:
+            for words, inside in environments_below(command.pid):
+                kinds = [kind for kind in ("pretraining", "finetuning", "analysis") if f"/{kind}/" in words]
+                for kind in kinds or ["server"] * ("prefect server" in words):
+                    held.setdefault(kind, set()).update(inside.keys() & set(SECRETS))
+            time.sleep(0.2)
+        assert command.returncode == 0, (tmp_path / "said.txt").read_text(encoding="utf-8")
+    finally:
+        command.kill()
+        cogito("ui", "--stop", home=tmp_path / "home")
+    assert held == {"server": set(), "pretraining": {"WANDB_API_KEY"}, "finetuning": set(), "analysis": set()}
 
 
 @pytest.mark.end_to_end

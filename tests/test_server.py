@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import httpx
 import psutil
 import pytest
+from command import PATIENCE, TINY, cogito
+from command import environment as command_environment
 
 from flows import server
 from flows.server import configure_prefect, ensure_server, find_server, stop_server, ui_address
@@ -28,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 ENSURE = """
 from flows.server import ensure_server
 from tasks.run_folder import cogito_home
-print(ensure_server(cogito_home()))
+print(ensure_server(cogito_home(), 600))
 """
 
 
@@ -68,7 +71,7 @@ def start_python(home: Home, code: str, **settings: str) -> subprocess.Popen[str
 
 def run_python(home: Home, code: str, **settings: str) -> tuple[str, str]:
     process = start_python(home, code, **settings)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     return out.strip(), err.strip()
 
@@ -98,7 +101,7 @@ def both_urls(home: Home) -> Iterator[list[str]]:
             pass  # someone else has it already, which serves as well
         fast = {"PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1"}
         callers = [start_python(home, ENSURE, **fast) for _ in range(2)]
-        answers = [caller.communicate(timeout=150) for caller in callers]
+        answers = [caller.communicate(timeout=PATIENCE) for caller in callers]
     yield [out.strip() or err for out, err in answers]
     with kept_environment():
         stop_server(home)
@@ -239,7 +242,7 @@ def double(number: int) -> int:
     return 2 * number
 print(url, double(21))
 """
-    out, err = run_python(alone, code, COGITO_SERVER="off")
+    out, err = run_python(alone, code, COGITO_SERVER="off", PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="600")
     assert out == "None 42"
     assert "INFO" not in err
     assert not (alone.prefect / "server.json").exists()
@@ -324,6 +327,102 @@ def test_an_unreachable_given_server_is_an_error_without_its_password(tmp_path: 
         ensure_server(Home(tmp_path))
     assert f"127.0.0.1:{port}/api" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_error_of_the_server_is_told_from_one_of_the_hub() -> None:
+    def refused(url: str, **headers: str) -> httpx.ConnectError:
+        return httpx.ConnectError("refused", request=httpx.Request("POST", url, headers=headers))
+
+    prefects = refused("http://ada:hunter2@127.0.0.1:4200/api/flow_runs/1/set_state", **{"X-PREFECT-API-VERSION": "1"})
+    late = RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
+    assert "the temporary Prefect server is not ready: Timed out" in str(server.lost_server(late))
+    outer = RuntimeError("cannot create")
+    outer.__cause__ = prefects
+    # The server of another home has taken the port, and knows no such run.
+    stranger = httpx.HTTPStatusError("404 Not Found", request=prefects.request, response=httpx.Response(404))
+    unknown = LookupError("None")
+    unknown.__cause__ = stranger
+    for error in (prefects, outer, stranger, unknown):
+        message = str(server.lost_server(error))
+        assert "the Prefect server at http://127.0.0.1:4200" in message and message.count("fix:") == 1
+        assert "hunter2" not in message and "Hub" not in message
+    others = [refused("https://huggingface.co/api"), httpx.ConnectError("no request"), OSError("no"), ValueError("no")]
+    assert [server.lost_server(error) for error in others] == [None] * len(others)
+
+
+def test_a_server_that_is_away_is_not_waited_for_at_every_artifact(
+    web_server: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's client tries for a minute; a job that nobody hears meanwhile would stand still."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks import stages
+
+    asked: list[str] = []
+
+    def create(name: str) -> str:
+        asked.append(name)
+        if name == "lost":
+            raise httpx.ConnectError("refused")
+        return name
+
+    monkeypatch.setattr(stages, "_unseen", threading.Event())
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        assert [stages._show(create, name) for name in ("first", "lost", "skipped")] == ["first", None, None]
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{web_server.server_port}/api"}):
+        assert [stages._show(create, name) for name in ("back", "again")] == ["back", "again"]
+    assert asked == ["first", "lost", "back", "again"]
+
+
+@pytest.mark.prefect
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_server_that_goes_away_in_mid_run(tmp_path: Path, comes_back: bool) -> None:
+    """The work and its row do not need it. One that is back in time was never missed; else the command says it."""
+    home, log = Home(tmp_path / "home"), tmp_path / "log.md"
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    words = ["run", "tiny.yaml", "--log", "log.md", "--json", "--set", "evaluation.tasks=[mrpc]",
+             "--set", "tracking.wandb=disabled"]  # fmt: skip
+    with kept_environment():
+        # Prefect's own patience, of more than a minute for every call, is not what is looked at when nobody comes back.
+        patience = {} if comes_back else {"PREFECT_CLIENT_MAX_RETRIES": "1"}
+        try:
+            assert run_python(home, ENSURE)[0] != "None"  # which waits longer than the command would
+            command = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", *words], cwd=tmp_path, text=True,
+                env=command_environment(home.root, **patience), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            while command.poll() is None and not list(home.runs.glob("*/pretraining/curve.jsonl")):
+                time.sleep(0.1)
+            assert command.poll() is None, "it ended before its server was lost"
+            kill_server(home)
+            if comes_back:
+                assert run_python(home, ENSURE)[0] != "None"
+            output, errors = command.communicate(timeout=PATIENCE)
+            (run,) = home.runs.iterdir()
+            assert read_json(run / "record.json")["status"] == "complete", errors
+            assert log.read_text(encoding="utf-8").count(f"`{run.name}`") == 1
+            if comes_back:
+                assert command.returncode == 0, errors
+                assert json.loads(output)["run_id"] == run.name
+                return
+            said = [line for line in errors.splitlines() if line.startswith("cogito: ")]
+            assert command.returncode == 1 and len(said) == 1, errors
+            assert "the Prefect server at http://127.0.0.1:" in said[0] and "Hub" not in said[0]
+            row = log.read_bytes()
+            again = cogito(*words, home=home.root)
+            assert again.returncode == 0, again.stderr
+            assert json.loads(again.stdout)["run_id"] == run.name and log.read_bytes() == row
+        finally:
+            stop_server(home)
+
+
+def kill_server(home: Home) -> None:
+    process = psutil.Process(read_json(home.prefect / "server.json")["pid"])
+    for one in [process, *process.children(recursive=True)]:
+        one.kill()
 
 
 def test_a_misspelt_mode_is_an_error(tmp_path: Path, environment: None) -> None:
