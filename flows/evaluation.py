@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -65,7 +66,7 @@ def evaluation(
     stopping.clear()
     pausing.clear()
     try:
-        with time_budget(None), active(cogito_home()):
+        with time_budget(None), active(cogito_home(), flow_run.id or ""):
             return _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, repeats)
     except Paused as error:
         return paused_state(error)

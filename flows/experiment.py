@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from prefect import flow
+from prefect.runtime import flow_run
 from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -66,7 +67,7 @@ def experiment(
     pausing.clear()
     try:
         mirror, log_path = resolve_data_root(data_root), default_log(log)
-        with time_budget(max_hours), active(cogito_home()):
+        with time_budget(max_hours), active(cogito_home(), flow_run.id or ""):
             return _experiment(spec, mirror, log_path, processes, fresh, repeats)
     except Paused as error:
         return paused_state(error)

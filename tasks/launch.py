@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from tasks.errors import Paused, StageError
-from tasks.leases import Device, hold, pausing, stopping
+from tasks.leases import Device, hold, own_mark, pausing, stopping
 from tasks.run_folder import Home, content_hash, read_json, write_json, writing
 from tasks.secrets import NEVER_FOR_JOBS, redact
 from tasks.worker import ERROR_MARK, PROGRESS_MARK, WARNING_MARK
@@ -221,15 +221,12 @@ def _accelerate_arguments(devices: list[Device]) -> list[str]:
 
 
 def _environment(devices: list[Device], folder: Path) -> dict[str, str]:
-    owner = psutil.Process()
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in NEVER_FOR_JOBS and not name.startswith("ACCELERATE_")
     }
-    environment |= {
-        "COGITO_OWNER_PID": str(owner.pid),
-        "COGITO_OWNER_CREATED": str(owner.create_time()),
+    environment |= own_mark() | {
         "OMP_NUM_THREADS": str(max(device.threads for device in devices)),
         # Threads that wait by spinning starve each other as soon as anything else runs: eleven times slower here.
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +24,10 @@ log = logging.getLogger("cogito.leases")
 # On machines without a GPU the cores are dealt out to at most this many jobs at once.
 MAX_CPU_JOBS = 4
 POLL_SECONDS = 0.2
+
+
+# The process that another one works for, in the environment of the latter.
+OWNER_PID, OWNER_CREATED = "COGITO_OWNER_PID", "COGITO_OWNER_CREATED"
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,31 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
         lock.release()
 
 
+def own_mark() -> dict[str, str]:
+    """What tells a child process whom it works for."""
+    own = psutil.Process()
+    return {OWNER_PID: str(own.pid), OWNER_CREATED: str(own.create_time())}
+
+
+def owner_lives(environment: Mapping[str, str]) -> bool:
+    """Whether the process that another one works for still lives."""
+    try:
+        owner = psutil.Process(int(environment[OWNER_PID]))
+        return abs(owner.create_time() - float(environment[OWNER_CREATED])) < 1.0
+    except (KeyError, ValueError):
+        return True  # started by hand
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextmanager
-def active(home: Home) -> Iterator[None]:
-    """Be known as a run that works in this home, until the block or this process ends."""
-    path = home.locks / f"active-{os.getpid()}-{threading.get_ident()}.lock"
+def active(home: Home, flow_run: str = "") -> Iterator[None]:
+    """Be known as a run that works in this home, until the block or this process ends.
+
+    Args:
+        flow_run: its id in Prefect, by which a later start can say there that this process died.
+    """
+    path = home.locks / f"active-{os.getpid()}-{flow_run or threading.get_ident()}.lock"
     with FileLock(path):
         try:
             yield
@@ -95,6 +120,22 @@ def active_locks(home: Home) -> list[Path]:
             except Timeout:
                 held.append(path)
     return held
+
+
+def end_lost_work(home: Home, end: Callable[[str], bool]) -> None:
+    """Remove the locks of runs whose process died.
+
+    Args:
+        end: told the flow run of each, or the thread of one without; False keeps the lock for another time.
+    """
+    for path in sorted(home.locks.glob("active-*-*.lock")):
+        lock = FileLock(path)
+        try:
+            with lock.acquire(timeout=0):
+                if end(path.stem.split("-", 2)[2]):
+                    path.unlink(missing_ok=True)
+        except Timeout:
+            continue
 
 
 @cache
