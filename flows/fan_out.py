@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import allow_failure
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from tasks import stages
@@ -229,7 +230,7 @@ def carry_out(work: Callable[[], State], max_hours: float | None = None) -> Stat
     stopping.clear()
     pausing.clear()
     try:
-        with time_budget(max_hours), active(cogito_home()):
+        with time_budget(max_hours), active(cogito_home(), flow_run.id or ""):
             return work()
     except Paused as error:  # nothing failed, and the same command goes on
         return Completed(message=str(error), name=stages.PAUSED)

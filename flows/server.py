@@ -31,10 +31,13 @@ import psutil
 from filelock import Timeout
 
 from tasks.errors import StageError, UserError, unknown_name
-from tasks.processes import birth, lives
+from tasks.leases import end_lost_work
+from tasks.processes import OWNER_BORN, OWNER_PID, birth, lives, own_mark, owner_lives
 from tasks.run_folder import Home, read_json, write_json
 from tasks.secrets import environment_without_secrets, redact
 
+# A word of the command line of the temporary server that Prefect starts where there is no other.
+TEMPORARY_SERVER = "prefect.server.api.server:create_app"
 FIRST_PORT = 4200
 PORTS = 100
 LOOPBACK = "127.0.0.1"
@@ -125,6 +128,7 @@ def configure_prefect(home: Home) -> None:
         hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
         direct = ",".join(dict.fromkeys([*filter(None, hosts), LOOPBACK, "localhost"]))
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
+    os.environ.update(own_mark())  # a temporary server inherits it, and is known by it once this process is gone
     _refresh_settings()
 
 
@@ -150,6 +154,8 @@ def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
     if mode not in ("auto", "off"):
         raise UserError(unknown_name("value of COGITO_SERVER", mode, ("auto", "off")))
     configure_prefect(home)
+    for lost in lost_servers(home):
+        _signal(lost, "kill")
     given = os.environ.get("PREFECT_API_URL")
     server = _recorded_server(home)
     if given and (mode == "off" or not server or given != server.api_url):
@@ -174,7 +180,47 @@ def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
         return None
     os.environ["PREFECT_API_URL"] = server.api_url
     _refresh_settings()
+    _crash_lost_runs(home, server.api_url)
     return server.api_url
+
+
+def lost_servers(home: Home) -> list[psutil.Process]:
+    """Prefect's temporary servers that work for a command of this home which is gone: nothing else ends them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if TEMPORARY_SERVER not in process.cmdline():
+                continue
+            environment = process.environ()
+            ours = environment.get("PREFECT_HOME") == str(home.prefect.resolve())
+            if ours and not owner_lives(environment):
+                found.append(process)
+        except psutil.Error:
+            continue  # gone meanwhile, or another user's
+    return found
+
+
+def crash_flow_run(api_url: str, run: str, message: str) -> bool:
+    """Call a flow run crashed; False when the server did not take it."""
+    state = {"type": "CRASHED", "name": "Crashed", "message": message}
+    status, _ = _request(f"{api_url}/flow_runs/{run}/set_state", 10, {"state": state, "force": True})
+    return status in (200, 201)
+
+
+def _crash_lost_runs(home: Home, api_url: str) -> None:
+    """Call the flow runs crashed whose process died: a server that died too has forgotten their heartbeats."""
+
+    def end(run: str) -> bool:
+        if "-" not in run:
+            return True  # the lock names no flow run
+        try:
+            status, body = _request(f"{api_url}/flow_runs/{run}", 10)
+            alive = status == 200 and json.loads(body)["state_type"] in ("PENDING", "RUNNING", "CANCELLING")
+            return crash_flow_run(api_url, run, "Its process is gone.") if alive else status in (200, 404)
+        except (OSError, ValueError, KeyError):
+            return False
+
+    end_lost_work(home, end)
 
 
 def stop_server(home: Home) -> bool:
@@ -301,7 +347,8 @@ def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
     }
-    environment.pop("PREFECT_API_URL", None)
+    for name in ("PREFECT_API_URL", OWNER_PID, OWNER_BORN):
+        environment.pop(name, None)
     # -P: a file in the working directory that is named like a library must not be imported in its place.
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
     with (home.logs / "server.log").open("ab") as log:

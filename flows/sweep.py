@@ -7,11 +7,13 @@ Example: `cogito sweep experiments/*.yaml --miniature`
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from flows.experiment import experiment
 from flows.fan_out import report_on
 from tasks import stages
+from tasks.leases import active
 from tasks.run_folder import cogito_home
 from tasks.specs import ExperimentSpec
 from tasks.sweeps import compare_runs, sweep_folder
@@ -34,6 +36,11 @@ def sweep(
         log: the Master Experiment Log; default COGITO_LOG.
         processes: training processes of each; default every GPU, or one on a CPU.
     """
+    with active(cogito_home(), flow_run.id or ""):
+        return _sweep(specs, data_root, log, processes)
+
+
+def _sweep(specs: list[ExperimentSpec], data_root: str | None, log: str | None, processes: int | None) -> State:
     home = cogito_home()
     folder = sweep_folder(specs, home)
     outcomes: list[tuple[str, str | None, str]] = []

@@ -26,7 +26,7 @@ def doctor(
     from tasks.upkeep import examine
 
     home = cogito_home()
-    findings = [*examine(home), *_server(home)]
+    findings = [*examine(home), *_server(home), *_lost_servers(home)]
     cleared = set()
     if fix:
         for number, one in enumerate(findings):
@@ -116,11 +116,23 @@ def _server(home: Any) -> list[Any]:
     return findings
 
 
-def _crash(url: str, run: str) -> None:
-    from flows.server import _request
+def _lost_servers(home: Any) -> list[Any]:
+    from flows.server import lost_servers
+    from tasks.upkeep import Finding
 
-    state = {"type": "CRASHED", "name": "Crashed", "message": "Its process is gone. Called so by cogito doctor."}
-    _request(f"{url}/flow_runs/{run}/set_state", 10, {"state": state, "force": True})
+    return [
+        Finding(
+            "server", "problem", f"process {process.pid} is a temporary server of a command that is gone",
+            f"kill {process.pid}", process.kill,
+        )
+        for process in lost_servers(home)
+    ]  # fmt: skip
+
+
+def _crash(url: str, run: str) -> None:
+    from flows.server import crash_flow_run
+
+    crash_flow_run(url, run, "Its process is gone. Called so by cogito doctor.")
 
 
 def _print(findings: list[Any], cleared: set[int]) -> None:

@@ -21,7 +21,7 @@ import psutil
 
 from tasks.errors import Paused, StageError
 from tasks.leases import Device, hold, pausing, stopping
-from tasks.processes import birth
+from tasks.processes import own_mark
 from tasks.run_folder import Home, content_hash, read_json, write_json, writing
 from tasks.secrets import environment_without_secrets, redact
 from tasks.worker import ERROR_MARK, PROGRESS_MARK, WARNING_MARK
@@ -237,9 +237,7 @@ def _environment(job: dict[str, Any], devices: list[Device], folder: Path) -> di
     online = job["kind"] == "pretraining" and job["spec"]["tracking"]["wandb"] == "online"
     environment = environment_without_secrets(*(("WANDB_API_KEY", "*_PROXY") if online else ()))
     environment = {name: value for name, value in environment.items() if not name.startswith("ACCELERATE_")}
-    environment |= {
-        "COGITO_OWNER_PID": str(os.getpid()),
-        "COGITO_OWNER_BORN": str(birth(os.getpid())),
+    environment |= own_mark() | {
         "OMP_NUM_THREADS": str(max(device.threads for device in devices)),
         # Threads that wait by spinning starve each other as soon as anything else runs: eleven times slower here.
         "OMP_WAIT_POLICY": "PASSIVE",

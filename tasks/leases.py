@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -71,9 +71,13 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def active(home: Home) -> Iterator[None]:
-    """Be known as a run that works in this home, until the block or this process ends."""
-    path = home.locks / f"active-{os.getpid()}-{threading.get_ident()}.lock"
+def active(home: Home, flow_run: str = "") -> Iterator[None]:
+    """Be known as a run that works in this home, until the block or this process ends.
+
+    Args:
+        flow_run: its id in Prefect, by which a later start can say there that this process died.
+    """
+    path = home.locks / f"active-{os.getpid()}-{flow_run or threading.get_ident()}.lock"
     with FileLock(path):
         try:
             yield
@@ -95,6 +99,22 @@ def active_locks(home: Home) -> list[Path]:
             except Timeout:
                 held.append(path)
     return held
+
+
+def end_lost_work(home: Home, end: Callable[[str], bool]) -> None:
+    """Remove the locks of runs whose process died.
+
+    Args:
+        end: told the flow run of each, or the thread of one without; False keeps the lock for another time.
+    """
+    for path in sorted(home.locks.glob("active-*-*.lock")):
+        lock = FileLock(path)
+        try:
+            with lock.acquire(timeout=0):
+                if end(path.stem.split("-", 2)[2]):
+                    path.unlink(missing_ok=True)
+        except Timeout:
+            continue
 
 
 @cache

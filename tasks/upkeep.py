@@ -24,7 +24,7 @@ from tasks.errors import UserError
 from tasks.experiment_log import check_log_place, default_log
 from tasks.launch import end_process_tree
 from tasks.leases import active_locks, visible_devices
-from tasks.processes import lives
+from tasks.processes import owner_lives
 from tasks.records import RunRecord, load_record
 from tasks.run_folder import PRIVATE, Home, RunFolder, check_manifest, remove_tree
 from tasks.secrets import SECRETS
@@ -247,18 +247,11 @@ def orphan_jobs(home: Home) -> list[psutil.Process]:
         try:
             words = process.cmdline()
             mine = "tasks.worker" in words and any(Path(word).is_relative_to(home.root) for word in words[-1:])
-            if mine and not _owner_lives(process.environ()):
+            if mine and not owner_lives(process.environ()):
                 found.append(process)
         except (psutil.Error, ValueError):
             continue  # gone meanwhile, or another user's
     return found
-
-
-def _owner_lives(environment: dict[str, str]) -> bool:
-    try:
-        return lives(int(environment["COGITO_OWNER_PID"]), float(environment["COGITO_OWNER_BORN"]))
-    except KeyError:
-        return True  # started by hand
 
 
 def _locks(home: Home) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import StageError, UserError
-from tasks.processes import lives
+from tasks.processes import OWNER_PID, owner_lives
 from tasks.run_folder import write_json
 from tasks.secrets import redact
 
@@ -68,13 +68,11 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], dict[str, Any] | None]] = {
 
 def _die_with_parent() -> None:
     """End this process when the command that started it is gone, however it went."""
-    owner = int(os.environ["COGITO_OWNER_PID"])
-    born = float(os.environ["COGITO_OWNER_BORN"])
 
     def watch() -> None:
         waiting = threading.Event()
         while not waiting.wait(PARENT_POLL_SECONDS):
-            if not lives(owner, born):
+            if not owner_lives(os.environ):
                 os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -86,7 +84,7 @@ def main(path: str) -> int:
     folder = job_file.parent
     rank = int(os.environ.get("RANK", "0"))
     try:
-        if "COGITO_OWNER_PID" in os.environ:
+        if OWNER_PID in os.environ:
             _die_with_parent()
         job = json.loads(job_file.read_text(encoding="utf-8"))
         result = JOBS[job["kind"]](job, folder)

@@ -21,10 +21,11 @@ import pytest
 from command import PATIENCE, TINY, cogito
 from command import environment as command_environment
 
-from flows import server
+from flows import server, upkeep_commands
 from flows.server import configure_prefect, ensure_server, find_server, stop_server, ui_address
 from tasks.errors import UserError
-from tasks.processes import birth
+from tasks.leases import active
+from tasks.processes import OWNER_BORN, OWNER_PID, birth, own_mark
 from tasks.run_folder import Home, read_json, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -187,6 +188,59 @@ def test_silent_runs_are_watched_once(home: Home, api_url: str) -> None:
     server._watch_silent_runs(api_url)
     _, automations = post(f"{api_url}/automations/filter", {})
     assert [automation["name"] for automation in automations] == [server.SILENT_RUN_AUTOMATION["name"]]
+
+
+@pytest.mark.prefect
+def test_the_run_of_a_killed_command_is_called_crashed(home: Home, api_url: str, environment: None) -> None:
+    """A server that was killed too has forgotten the heartbeats, so the next start says it."""
+    _, flow = post(f"{api_url}/flows/", {"name": "experiment"})
+    states = ("RUNNING", "COMPLETED", "RUNNING")
+    lost, done, alive = (
+        post(f"{api_url}/flow_runs/", {"flow_id": flow["id"], "state": {"type": state}})[1]["id"] for state in states
+    )
+    for run in (lost, done):
+        (home.locks / f"active-1-{run}.lock").touch()
+    (home.locks / "active-1-2.lock").touch()
+    with active(home, alive):
+        assert ensure_server(home) == api_url
+        _, runs = post(f"{api_url}/flow_runs/filter", {"flow_runs": {"id": {"any_": [lost, done, alive]}}})
+        assert {run["id"]: run["state_type"] for run in runs} == {
+            lost: "CRASHED", done: "COMPLETED", alive: "RUNNING",
+        }  # fmt: skip
+        assert [path.stem for path in home.locks.glob("active-*")] == [f"active-{os.getpid()}-{alive}"]
+
+
+def test_a_run_that_no_server_answers_for_is_kept_for_later(home: Home) -> None:
+    lock = home.locks / "active-1-1f-2e.lock"
+    lock.touch()
+    server._crash_lost_runs(home, "http://127.0.0.1:9/api")
+    assert lock.exists()
+    lock.unlink()
+
+
+def test_a_temporary_server_goes_after_its_command(tmp_path: Path, environment: None) -> None:
+    """Prefect starts it as a process of its own, which outlives a command that is killed."""
+    home = Home(tmp_path)
+    command = [sys.executable, "-c", "import time; time.sleep(120)", server.TEMPORARY_SERVER]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    base = {**os.environ, "PREFECT_HOME": str(home.prefect.resolve())}
+    marks = {"lost": {OWNER_PID: str(gone.pid), OWNER_BORN: "1"}, "owned": own_mark(), "elsewhere": {OWNER_PID: "x"}}
+    servers = {name: subprocess.Popen(command, env=base | mark) for name, mark in marks.items()}
+    try:
+        deadline = time.monotonic() + 20
+        while not server.lost_servers(home) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (row,) = upkeep_commands._lost_servers(home)
+        assert row.status == "problem" and str(servers["lost"].pid) in row.found
+        os.environ["COGITO_SERVER"] = "off"
+        assert ensure_server(home) is None
+        assert servers["lost"].wait(20) != 0
+        assert servers["owned"].poll() is None and servers["elsewhere"].poll() is None
+    finally:
+        for process in servers.values():
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.prefect
