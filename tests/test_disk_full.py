@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command import cogito
+from command import TINY, answer, cogito
 from factories import RUN_ID, make_pretraining, make_record, put_scored_run
 from hub_stand_in import write_small_checkpoint
 
@@ -53,6 +53,8 @@ from tasks.training_state import last_complete_state, save_state
 
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 SIZE = 48 * 2**20
+# Of the disk of a whole run, which needs about 3 MB: its first size, and by how much it grows.
+START, STEP = 600 * 2**10, 600 * 2**10
 DOUBLING = [2**number - 1 for number in range(25)]
 
 # Leaves a file system or a limit with room for so many bytes.
@@ -62,17 +64,25 @@ Room = Callable[[int], AbstractContextManager[None]]
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small file system of its own."""
-    place = tmp_path_factory.mktemp("disk")
+    with mounted(tmp_path_factory.mktemp("disk"), SIZE) as place:
+        yield place
+
+
+@contextmanager
+def mounted(place: Path, size: int) -> Iterator[Path]:
+    """A file system of `size` bytes at a folder; the test is skipped where none can be mounted."""
     try:
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(place)], capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], capture_output=True, text=True
         )
     except OSError as error:
         pytest.skip(f"no file system can be mounted here: {error}")
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def room_on(disk: Path) -> Room:
@@ -511,3 +521,55 @@ def test_the_command_says_it_in_one_line(disk: Path, arguments: tuple[str, ...])
     assert done.stderr.count("\n") == 1, done.stderr
     done = cogito(*arguments, home=home)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.end_to_end
+@pytest.mark.prefect
+def test_a_whole_run_goes_on_whenever_there_is_more_room(tmp_path: Path) -> None:
+    """The disk of a run is full again and again; each time it grows a little, and the same command goes on."""
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    words = ["run", tmp_path / "tiny.yaml", "--set", "tracking.wandb=disabled", "--set", "evaluation.tasks=[mrpc]"]
+    words.append("--json")
+    calm = cogito(*words, "--log", tmp_path / "calm.md", home=tmp_path / "calm")
+    cogito("ui", "--stop", home=tmp_path / "calm")
+    assert calm.returncode == 0, calm.stderr
+    outside = tmp_path / "outside"
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", START) as place:
+        home, log = place / "home", place / "log.md"
+        home.mkdir()
+        for name in ("prefect", "logs"):  # the server and its database are Prefect's to look after
+            (outside / name).mkdir(parents=True)
+            (home / name).symlink_to(outside / name)
+        full: list[str] = []
+        try:
+            while (done := cogito(*words, "--log", log, home=home)).returncode != 0:
+                said = [line for line in done.stderr.splitlines() if line.startswith("cogito: ")]
+                assert done.returncode == 1 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
+                assert "no space left on device" in said[0] and str(place) in said[0], done.stderr
+                assert not [path for path in place.rglob("*.part") if "datasets" not in path.parts]
+                assert not log.exists() or all(
+                    log.read_text(encoding="utf-8").count(f"`{path.name}`") <= 1 for path in (home / "runs").iterdir()
+                )
+                full.append(said[0])
+                size = START + len(full) * STEP
+                assert size < SIZE, full
+                subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
+        finally:
+            cogito("ui", "--stop", home=home)
+        print("\n".join(full))
+        stages = {
+            kind for kind in ("corpora", "pretraining", "runs", "published") for line in full if f"/{kind}/" in line
+        }
+        assert len(full) >= 3 and {"corpora", "pretraining"} <= stages, full
+        (run,) = (home / "runs").iterdir()
+        assert answer(done)["run_id"] == run.name and answer(done)["status"] == "complete"
+        assert log.read_text(encoding="utf-8").count(f"`{run.name}`") == 1
+        expected, got = Home(tmp_path / "calm"), Home(home)
+        weights = [
+            json.loads((one.published / name / "manifest.json").read_text())["files"]["model.safetensors"]
+            for one, name in ((expected, answer(calm)["run_id"]), (got, run.name))
+        ]
+        assert weights[0] == weights[1]
+        assert answer(calm)["scores"] == answer(done)["scores"]

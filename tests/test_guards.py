@@ -153,7 +153,7 @@ def test_a_run_that_explodes_is_a_result(place: Path, model: list[str]) -> None:
     diverged = record["pretraining"]["diverged"]
     assert diverged["step"] <= 60 and diverged["reason"]
     assert {record["stages"][name]["status"] for name in ("publishing", "finetuning", "analysis")} == {"skipped"}
-    folder = Path(record["pretraining"]["model"])
+    folder = place / "home" / record["pretraining"]["model"]
     assert (folder / "model.safetensors").is_file()
     curve = map(json.loads, (folder.parent / "curve.jsonl").read_text(encoding="utf-8").splitlines())
     seen = {line["step"]: line["eval_loss"] for line in curve if "eval_loss" in line}

@@ -5,125 +5,31 @@ tiny experiment is killed a few times. Results stand in docs/reliability.md.
 """
 
 import json
-import random
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
 
 import pandas
-import psutil
 import pytest
-from command import ROOT, TINY, cogito, environment
+from command import ROOT, TINY, answer, cogito
+from storm import KINDS, STAGES, START_SECONDS, Storm
 
 from tasks.experiment_log import show_log
-from tasks.processes import lives
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.prefect]
 
 # From this many kills on it is the quickstart that is killed: the tiny experiment is over too soon.
 MANY_KILLS = 20
-# Seconds between two kills: mostly short, now and then long enough for a whole fine-tuning.
-MEAN_GAP = {False: 2.0, True: 7.0}
-RESTARTS = 400
+# From this many on every stage and every kind of process must have had its share.
+SPREAD_KILLS, SPREAD = 80, 3
 # Cells of the row that tell of this run's day and machine rather than of its results.
 OWN_CELLS = ("date", "date_text", "run_id", "run_id_model_type", "checkpoint", "line", "speed_steps_s")
 OWN_CELLS += ("speed_steps_s_text", "git_tag")
-
-
-def _words(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-# Kind of process -> whether a command line is of that kind; the first that fits counts.
-KINDS: dict[str, Callable[[str], bool]] = {
-    "server": lambda words: "prefect server" in words,
-    "launcher": lambda words: "accelerate.commands.launch" in words,
-    "pretraining rank": lambda words: "tasks.worker" in words and "/pretraining/" in words,
-    "fine-tuning job": lambda words: "tasks.worker" in words and "/finetuning/" in words,
-    "analysis job": lambda words: "tasks.worker" in words and "/analysis/" in words,
-}
-
-
-@dataclass
-class Chaos:
-    """One experiment that is killed and started again until it is done."""
-
-    place: Path
-    spec: Path
-    seed: int
-    kills: int
-    mean_gap: float
-    killed: Counter[str] = field(default_factory=Counter)
-    starts: int = 0
-
-    @property
-    def home(self) -> Path:
-        return self.place / "home"
-
-    def run(self) -> None:
-        """Start it until it ends well, killing as often as asked on the way."""
-        chance = random.Random(self.seed)
-        while True:
-            self.starts += 1
-            assert self.starts < RESTARTS, f"no end after {self.killed}"
-            with (self.place / "output.txt").open("ab") as output:
-                command = subprocess.Popen(
-                    [sys.executable, "-m", "flows.cli", "run", str(self.spec), "--log", "log.md"],
-                    cwd=self.place, env=environment(self.home), stdout=output, stderr=output,
-                )  # fmt: skip
-            self._disturb(command, chance)
-            if command.wait() == 0:
-                return
-
-    def _disturb(self, command: subprocess.Popen[bytes], chance: random.Random) -> None:
-        while command.poll() is None and self.killed.total() < self.kills:
-            deadline = time.monotonic() + chance.expovariate(1 / self.mean_gap)
-            while command.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-            if command.poll() is not None:
-                return
-            alive = self._alive(command)
-            least = min(self.killed[kind] for kind in alive)
-            kind = chance.choice(sorted(kind for kind in alive if self.killed[kind] == least))
-            try:
-                chance.choice(sorted(alive[kind], key=lambda process: process.pid)).kill()
-            except psutil.NoSuchProcess:
-                continue
-            self.killed[kind] += 1
-            if kind == "command":
-                command.wait()
-                return
-
-    def _alive(self, command: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]:
-        found: dict[str, list[psutil.Process]] = {}
-        try:
-            whole = psutil.Process(command.pid)
-            found["command"] = [whole]
-            children = whole.children(recursive=True)
-        except psutil.NoSuchProcess:
-            return found
-        server = self.server()
-        for process in [*children, *([server] if server else [])]:
-            words = _words(process)
-            kind = next((name for name, fits in KINDS.items() if fits(words)), None)
-            if kind is not None:
-                found.setdefault(kind, []).append(process)
-        return found
-
-    def server(self) -> psutil.Process | None:
-        try:
-            facts = json.loads((self.home / "prefect" / "server.json").read_text(encoding="utf-8"))
-            return psutil.Process(facts["pid"]) if lives(facts["pid"], facts["born"]) else None
-        except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
-            return None
+# The server calls a run crashed that was silent for 90 s, and looks every now and then.
+GHOST_SECONDS = 240
 
 
 def outcome(place: Path) -> dict[str, Any]:
@@ -147,10 +53,21 @@ def outcome(place: Path) -> dict[str, Any]:
     }
 
 
-def leftovers(place: Path) -> list[str]:
-    """Processes of this home that still live, its server aside."""
-    ours = [_words(process) for process in psutil.process_iter()]
-    return [words for words in ours if str(place) in words and "prefect server" not in words]
+def unfinished_flow_runs(storm: Storm) -> list[str]:
+    """Flow runs that Prefect takes for alive."""
+    port = json.loads((storm.home / "prefect" / "server.json").read_text(encoding="utf-8"))["port"]
+    query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
+    url, headers = f"http://127.0.0.1:{port}/api/flow_runs/filter", {"Content-Type": "application/json"}
+    request = Request(url, json.dumps(query).encode(), headers)
+    with build_opener(ProxyHandler({})).open(request, timeout=30) as response:
+        return [f"{run['name']}: {run['state_name']}" for run in json.load(response)]
+
+
+def wait_until_none(find: Any, seconds: float) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return list(found)
 
 
 def test_kills_change_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -162,24 +79,44 @@ def test_kills_change_nothing(tmp_path: Path, request: pytest.FixtureRequest) ->
     places = [tmp_path / name for name in ("calm", "stormy")]
     for place in places:
         place.mkdir()
-    calm = Chaos(places[0], spec, seed, 0, 1.0)
-    stormy = Chaos(places[1], spec, seed, kills, MEAN_GAP[many])
+    calm, storm = Storm(places[0], spec), Storm(places[1], spec, seed, kills, 1.0 if many else 0.4)
     try:
-        for one in (calm, stormy):
-            one.run()
-        deadline = time.monotonic() + 15
-        while leftovers(places[1]) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert leftovers(places[1]) == []
+        with ThreadPoolExecutor() as pool:
+            for done in [pool.submit(one.run) for one in (calm, storm)]:
+                done.result()
+        moments = len({kill.moment for kill in storm.killed})
+        minutes = f"{storm.seconds / 60:.1f} minutes, {calm.seconds / 60:.1f} in peace"
+        print(f"\nchaos: {kills} kills in {moments} moments, seed {seed}, {storm.starts} starts, {minutes}")
+        print(storm.table())
+        assert wait_until_none(storm.leftovers, 15) == []
+        expected, got = (outcome(place) for place in places)
+        for name, value in expected.items():
+            assert got[name] == value, name
+        assert expected["status"] == "complete"
+        assert len(storm.killed) == kills
+        if kills >= SPREAD_KILLS:
+            stages = Counter(kill.stage for kill in storm.killed)
+            kinds = Counter(kill.kind for kill in storm.killed)
+            assert min(stages[name] for name in STAGES) >= SPREAD, stages
+            assert min(kinds[name] for name in KINDS) >= SPREAD, kinds
+        check_home(storm)
     finally:
         for place in places:
             cogito("ui", "--stop", home=place / "home")
-    expected, got = (outcome(place) for place in places)
-    for name, value in expected.items():
-        assert got[name] == value, name
-    assert expected["status"] == "complete"
-    runs = [path.name for path in (places[1] / "home" / "runs").iterdir()]
-    assert len(runs) == 1 and len(list((places[1] / "home" / "published").glob("[!.]*"))) == 1
-    print(f"chaos: {stormy.killed.total()} kills, {stormy.starts} starts: {dict(sorted(stormy.killed.items()))}")
-    if many:
-        assert stormy.killed.total() == kills, "the experiment was over before all kills were spent"
+
+
+def check_home(storm: Storm) -> None:
+    """One run, one published folder, nothing left behind, and a further start that changes nothing."""
+    assert len(list((storm.home / "runs").iterdir())) == 1
+    assert len(list((storm.home / "published").glob("[!.]*"))) == 1
+    log = storm.place / "log.md"
+    before = log.read_bytes()
+    again = cogito("run", storm.spec, "--log", log, home=storm.home, timeout=START_SECONDS)
+    assert again.returncode == 0, again.stderr
+    assert log.read_bytes() == before
+    assert wait_until_none(lambda: unfinished_flow_runs(storm), GHOST_SECONDS) == []
+    problems = [one for one in answer(cogito("doctor", "--json", home=storm.home)) if one["status"] == "problem"]
+    assert problems == []
+    cogito("doctor", "--fix", home=storm.home)
+    rest = [one for one in answer(cogito("doctor", "--json", home=storm.home)) if one["status"] != "ok"]
+    assert [one for one in rest if one["name"] != "disk"] == []
