@@ -324,6 +324,7 @@ def test_the_same_number_a_fresh_run_or_a_finished_one_may_go_on(home: Home) -> 
 # --- a home that was moved ---
 
 
+@pytest.mark.end_to_end
 def test_a_moved_home_has_everything_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real jobs, the folder renamed, the same calls: all is found done, and record and results name the new place."""
     spec = a_spec("evaluation.max_train_examples=50", "evaluation.epochs=0.5")

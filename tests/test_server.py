@@ -430,6 +430,7 @@ def test_a_server_that_is_away_is_not_waited_for_at_every_artifact(
     assert asked == ["first", "lost", "back", "again"]
 
 
+@pytest.mark.long
 @pytest.mark.prefect
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("comes_back", [False, True])
@@ -443,6 +444,7 @@ def test_a_server_that_goes_away_in_mid_run(tmp_path: Path, comes_back: bool) ->
         # Prefect's own patience, of more than a minute for every call, is not what is looked at when nobody comes back.
         patience = {} if comes_back else {"PREFECT_CLIENT_MAX_RETRIES": "1"}
         try:
+            home.root.mkdir()
             assert run_python(home, ENSURE)[0] != "None"  # which waits longer than the command would
             command = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", *words], cwd=tmp_path, text=True,
