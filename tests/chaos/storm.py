@@ -29,8 +29,8 @@ STAGES: dict[str, tuple[float, float]] = {
     "tokenizer": (6, 1.5),
     "corpus": (6, 0.7),
     "task data": (6, 0.5),
-    "pretraining": (12, 4.0),
-    "pretraining, continued": (11, 5.0),
+    "pretraining": (12, 2.0),
+    "pretraining, continued": (11, 2.0),
     "publishing": (9, 0.5),
     "analysis": (9, 2.0),
     "fine-tuning": (16, 3.0),
@@ -170,7 +170,7 @@ class Storm:
             if reached is None:
                 continue
             mean = STAGES[stage][1] * self.pace
-            strike = time.monotonic() + min(chance.expovariate(1 / mean), 4 * mean)
+            strike = time.monotonic() + min(chance.expovariate(1 / mean), 3 * mean)
             while time.monotonic() < strike and command.poll() is None:
                 time.sleep(min(POLL_SECONDS, max(0.0, strike - time.monotonic())))
             if self.stage(command.pid, began_start) == stage:
