@@ -213,19 +213,27 @@ def write_row(path: Path, record: RunRecord) -> bool:
         UserError: the log cannot be read, or a row added to it would not be seen as one.
     """
     target = path.resolve()  # a link stays a link, and all names of one file share a lock
+    if _with_its_row(target, record, path) is None:  # neither this nor a log that cannot be read needs a lock
+        return False
     with _alone_with(target, path):
-        old = read_text(target) if target.exists() else ""
-        mark, body = (BOM, old[1:]) if old.startswith(BOM) else ("", old)
-        if not body:
-            body = DOCUMENT_HEAD + "".join(_section(kind, "\n") for kind in SECTIONS)
-        new = mark + _with_row(body, record, path)
-        if new == old:
+        new = _with_its_row(target, record, path)
+        if new is None:
             return False
         try:
             write_atomic(target, new)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); fix: name another log with --log") from None
         return True
+
+
+def _with_its_row(target: Path, record: RunRecord, shown: Path) -> str | None:
+    """The text of a log with the row of a run; None where it is that already."""
+    old = read_text(target) if target.exists() else ""
+    mark, body = (BOM, old[1:]) if old.startswith(BOM) else ("", old)
+    if not body:
+        body = DOCUMENT_HEAD + "".join(_section(kind, "\n") for kind in SECTIONS)
+    new = mark + _with_row(body, record, shown)
+    return None if new == old else new
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def test_the_readme_is_short_and_opens_with_the_two_commands() -> None:
     assert len(readme.splitlines()) <= 150
     run, test = re.findall(r"```bash\n(.*?)```", readme, re.S)[:2]
     assert "\n" not in run.strip() and run.strip().endswith("cogito run experiments/quickstart.yaml")
-    assert "\n" not in test.strip() and test.strip().endswith("-m pytest")
+    assert "\n" not in test.strip() and test.strip().endswith("-m pytest -n 2")
     for target in re.findall(r"\]\(([^)#:]+)\)", readme):
         assert (ROOT / target).exists(), target
 
