@@ -6,6 +6,7 @@ The machine owns the cells of rows whose run id it knows, and nothing else: ever
 
 import html
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -390,7 +391,10 @@ def _number(text: str) -> int | float | None:
     match = _NUMBER.search(text)
     if match is None:
         return None
-    return int(match[0]) if match[0].isdigit() else float(match[0])
+    value = float(match[0])
+    if not math.isfinite(value):  # no figure that was ever measured; its cell keeps the text
+        return None
+    return int(match[0]) if match[0].isdigit() else value
 
 
 def _scores(text: str) -> dict[str, float]:

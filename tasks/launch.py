@@ -131,6 +131,9 @@ def run_job(
     command += ["-m", "tasks.worker", str(folder / "job.json")]
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
     signals: list[str] = []
+    told: list[
+        str
+    ] = []  # by jobs that had no room for their error file; kept apart, since their launcher adds a long trace
     with _job_log(folder / "log.txt") as keep:
         process = subprocess.Popen(
             command,
@@ -149,6 +152,8 @@ def run_job(
             for line in process.stdout:
                 if killed := _KILLED_BY.search(line):
                     signals.append(killed[1] or killed[2])
+                if line.startswith(ERROR_MARK):
+                    told.append(redact(line.removeprefix(ERROR_MARK).strip()))
                 if line.startswith(WARNING_MARK):
                     log.warning("%s", line.removeprefix(WARNING_MARK).strip())
                 if not (line.startswith(PROGRESS_MARK) and _heard(line, on_progress)):
@@ -167,7 +172,7 @@ def run_job(
     if process.returncode != 0 or result is None:
         if process.returncode < 0 and process.returncode != -signal.SIGTERM:  # which ended it just now, if it hung
             signals.append(signal.Signals(-process.returncode).name)
-        raise StageError(_failure_message(folder, process.returncode, last_lines, signals))
+        raise StageError(_failure_message(folder, process.returncode, last_lines, signals, told))
     return result
 
 
@@ -257,8 +262,10 @@ def _environment(job: dict[str, Any], devices: list[Device], folder: Path) -> di
     return environment
 
 
-def _failure_message(folder: Path, exit_code: int, last_lines: deque[str], signals: list[str]) -> str:
-    errors = [str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))]
+def _failure_message(
+    folder: Path, exit_code: int, last_lines: deque[str], signals: list[str], told: list[str]
+) -> str:  # fmt: skip
+    errors = [*(str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))), *told]
     own = [error for error in errors if not (signals and _LOST_NEIGHBOUR.search(error))]
     if own:
         return own[0]
@@ -267,8 +274,5 @@ def _failure_message(folder: Path, exit_code: int, last_lines: deque[str], signa
             f"a process of the job was killed ({signals[0]}), by somebody or for want of memory; "
             "fix: run the same command again: it goes on from what is saved"
         )
-    for line in last_lines:
-        if line.startswith(ERROR_MARK):  # of a job that had no room for its error file
-            return line.removeprefix(ERROR_MARK).strip()
     tail = " | ".join(line.strip() for line in last_lines if line.strip())
     return f"the process ended with code {exit_code} and no result; its last lines: {tail}"

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tasks.errors import UserError
 from tasks.experiment_log import (
     _with_row,
     add_record,
+    export_log,
     find_tables,
     read_log,
     render_row,
@@ -534,3 +536,16 @@ def test_a_record_file_is_added(tmp_path: Path, log: Path) -> None:
     assert add_record(path, log) is True
     assert add_record(path, log) is False
     assert tuple(find_tables(log.read_text(encoding="utf-8"))["training"].header) == TRAINING_COLUMNS
+
+
+def test_a_figure_beyond_every_number_is_text_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log.md"
+    log.write_text(
+        "## Training Runs\n\n| Run ID | Task Loss | Eff. Rank | Key GLUE Scores |\n|---|---|---|---|\n"
+        "| `x` | 1e400 | 3e999 / 128 | **MRPC:** 82.2% |\n",
+        encoding="utf-8",
+    )
+    row = read_log(log)["training"].iloc[0]
+    assert math.isnan(row["loss"]) and math.isnan(row["eff_rank"]) and row["task_loss"] == "1e400"
+    export_log(log, tmp_path / "out.json")
+    assert "1e400" in (tmp_path / "out.json").read_text(encoding="utf-8")
