@@ -43,7 +43,7 @@ KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
     "server": (lambda words: "prefect server" in words or "prefect.server.api.server" in words, 0.5),
     "launcher": (lambda words: "accelerate.commands.launch" in words, 2.0),
     "rank": (lambda words: "tasks.worker" in words and "/pretraining/" in words, 2.0),
-    "W&B": (lambda words: "wandb-core" in words, 1.0),
+    "W&B": (lambda words: "wandb-core" in words, 2.0),
     "analysis job": (lambda words: "tasks.worker" in words and "/analysis/" in words, 2.0),
     "fine-tuning job": (lambda words: "tasks.worker" in words and "/finetuning/" in words, 2.0),
 }
