@@ -683,6 +683,15 @@ def test_training_and_evaluation_losses_in_one_column(tmp_path: Path) -> None:
     assert (one.line, one.severity) == (7, "warning")
 
 
+def test_one_training_loss_among_losses_without_a_kind_is_found_at_its_own_row(tmp_path: Path) -> None:
+    third = "perceiver_mlm_H512L6C128_20260210_211633"
+    rows = (
+        training_row(loss="MLM 2.537") + training_row(OTHER, loss="MLM train 3.1") + training_row(third, loss="MLM 2.9")
+    )
+    (one,) = of(found(tmp_path, TRAINING + rows), "loss-kinds")
+    assert (one.row, one.column, one.severity) == (OTHER, "Task Loss", "warning")
+
+
 def test_a_shared_loss_counts_less_the_more_rows_there_are(tmp_path: Path) -> None:
     few = training_row(loss="MLM 2.640") + training_row(OTHER, loss="MLM 2.640")
     assert {one.severity for one in of(found(tmp_path, TRAINING + few), "shared-value")} == {"warning"}
