@@ -692,6 +692,16 @@ def test_one_training_loss_among_losses_without_a_kind_is_found_at_its_own_row(t
     assert (one.row, one.column, one.severity) == (OTHER, "Task Loss", "warning")
 
 
+def test_an_impossible_or_trivial_score_is_as_sure_where_its_run_is_unknown(tmp_path: Path) -> None:
+    rows = training_row() + training_row(OTHER)
+    findings = found(
+        tmp_path, TRAINING + rows + "\nMRPC F1 was 99.999%.\n\n| Task | Score |\n|---|---|\n| PAWS | 55.8% |\n"
+    )
+    (impossible,), (trivial,) = of(findings, "impossible-score"), of(findings, "at-floor")
+    assert (impossible.row, trivial.row) == (None, None)
+    assert (impossible.confidence, trivial.confidence) == (0.9, 0.85)
+
+
 def test_a_shared_loss_counts_less_the_more_rows_there_are(tmp_path: Path) -> None:
     few = training_row(loss="MLM 2.640") + training_row(OTHER, loss="MLM 2.640")
     assert {one.severity for one in of(found(tmp_path, TRAINING + few), "shared-value")} == {"warning"}

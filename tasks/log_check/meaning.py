@@ -113,7 +113,7 @@ def at_floor(document: Document) -> Iterator[Finding]:
         if figure.metric is None:
             confidence -= 0.1
         yield Finding.at(
-            figure.place, "at-floor", "warning", confidence * figure.certainty,
+            figure.place, "at-floor", "warning", confidence,
             f"{split.title} {figure.shown}: {message}",
             f"{figure.likely_metric}, n = {split.examples:,}, 95 % interval at least +-{half_width(figure):.3f}",
         )  # fmt: skip
