@@ -702,6 +702,22 @@ def test_an_impossible_or_trivial_score_is_as_sure_where_its_run_is_unknown(tmp_
     assert (impossible.confidence, trivial.confidence) == (0.9, 0.85)
 
 
+@pytest.mark.parametrize(("old", "columns"), [("72.5%", []), ("71.5%", ["CLS-Query (old)", "ViaDecoder (new)"])])
+def test_a_head_is_not_held_against_the_score_that_its_table_gives_to_another(
+    tmp_path: Path, old: str, columns: list[str]
+) -> None:
+    run = "perceiver_mlm_H512L6C128_20260208_211633"
+    table = f"""
+Heads of `{run}`:
+
+| Task | CLS-Query (old) | ViaDecoder (new) |
+|---|---|---|
+| QQP F1 | {old} | 79.35% |
+"""
+    findings = found(tmp_path, TRAINING + training_row(run, scores="**QQP F1:** 72.5%") + table)
+    assert [one.column for one in of(findings, "contradiction")] == columns
+
+
 def test_a_shared_loss_counts_less_the_more_rows_there_are(tmp_path: Path) -> None:
     few = training_row(loss="MLM 2.640") + training_row(OTHER, loss="MLM 2.640")
     assert {one.severity for one in of(found(tmp_path, TRAINING + few), "shared-value")} == {"warning"}
