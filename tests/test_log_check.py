@@ -683,6 +683,41 @@ def test_training_and_evaluation_losses_in_one_column(tmp_path: Path) -> None:
     assert (one.line, one.severity) == (7, "warning")
 
 
+def test_one_training_loss_among_losses_without_a_kind_is_found_at_its_own_row(tmp_path: Path) -> None:
+    third = "perceiver_mlm_H512L6C128_20260210_211633"
+    rows = (
+        training_row(loss="MLM 2.537") + training_row(OTHER, loss="MLM train 3.1") + training_row(third, loss="MLM 2.9")
+    )
+    (one,) = of(found(tmp_path, TRAINING + rows), "loss-kinds")
+    assert (one.row, one.column, one.severity) == (OTHER, "Task Loss", "warning")
+
+
+def test_an_impossible_or_trivial_score_is_as_sure_where_its_run_is_unknown(tmp_path: Path) -> None:
+    rows = training_row() + training_row(OTHER)
+    findings = found(
+        tmp_path, TRAINING + rows + "\nMRPC F1 was 99.999%.\n\n| Task | Score |\n|---|---|\n| PAWS | 55.8% |\n"
+    )
+    (impossible,), (trivial,) = of(findings, "impossible-score"), of(findings, "at-floor")
+    assert (impossible.row, trivial.row) == (None, None)
+    assert (impossible.confidence, trivial.confidence) == (0.9, 0.85)
+
+
+@pytest.mark.parametrize(("old", "columns"), [("72.5%", []), ("71.5%", ["CLS-Query (old)", "ViaDecoder (new)"])])
+def test_a_head_is_not_held_against_the_score_that_its_table_gives_to_another(
+    tmp_path: Path, old: str, columns: list[str]
+) -> None:
+    run = "perceiver_mlm_H512L6C128_20260208_211633"
+    table = f"""
+Heads of `{run}`:
+
+| Task | CLS-Query (old) | ViaDecoder (new) |
+|---|---|---|
+| QQP F1 | {old} | 79.35% |
+"""
+    findings = found(tmp_path, TRAINING + training_row(run, scores="**QQP F1:** 72.5%") + table)
+    assert [one.column for one in of(findings, "contradiction")] == columns
+
+
 def test_a_shared_loss_counts_less_the_more_rows_there_are(tmp_path: Path) -> None:
     few = training_row(loss="MLM 2.640") + training_row(OTHER, loss="MLM 2.640")
     assert {one.severity for one in of(found(tmp_path, TRAINING + few), "shared-value")} == {"warning"}

@@ -44,8 +44,12 @@ VERSION_COLUMNS = (
 def contradictions(document: Document, reports: Sequence[Document] = ()) -> Iterator[Finding]:
     """The same figure is stated differently in two places of the log or in a report."""
     stated = _by_subject(document.row_scores)
+    beside: dict[int, list[Figure]] = defaultdict(list)
     for figure in document.other_scores:
-        yield from _against(figure, stated, None)
+        if figure.table is not None:
+            beside[figure.place.line].append(figure)
+    for figure in document.other_scores:
+        yield from _against(figure, stated, None, beside[figure.place.line])
     in_tables = _by_subject([one for one in document.other_scores if one.table is not None])
     for group in in_tables.values():
         for before, figure in combinations(group, 2):
@@ -77,8 +81,12 @@ def _by_subject(figures: Iterable[Figure]) -> Subjects:
     return found
 
 
-def _against(figure: Figure, stated: Subjects, file: Path | None) -> Iterator[Finding]:
-    """Whether none of the comparable statements says what this one says."""
+def _against(figure: Figure, stated: Subjects, file: Path | None, beside: Sequence[Figure] = ()) -> Iterator[Finding]:
+    """Whether none of the comparable statements says what this one says.
+
+    A statement without a head that a figure of another head repeats, `beside` this one in its table row, is of that
+    other head.
+    """
     if figure.run is None:
         return
     same = [
@@ -87,7 +95,17 @@ def _against(figure: Figure, stated: Subjects, file: Path | None) -> Iterator[Fi
         if (other.examples, other.elsewhere) == (figure.examples, figure.elsewhere)
     ]
     exact = [other for other in same if other.head == figure.head and figure.head is not None]
-    loose = [other for other in same if other.head is None or figure.head is None]
+    others = [
+        one
+        for one in beside
+        if figure.head is not None and one.head not in (None, figure.head)
+        and (one.run, one.task, one.likely_metric) == (figure.run, figure.task, figure.likely_metric)
+    ]  # fmt: skip
+    loose = [
+        other
+        for other in same
+        if figure.head is None or (other.head is None and not any(_says_the_same(one, other) for one in others))
+    ]
     comparable = exact or loose
     if not comparable or any(_says_the_same(figure, other) for other in comparable):
         return

@@ -113,7 +113,7 @@ def at_floor(document: Document) -> Iterator[Finding]:
         if figure.metric is None:
             confidence -= 0.1
         yield Finding.at(
-            figure.place, "at-floor", "warning", confidence * figure.certainty,
+            figure.place, "at-floor", "warning", confidence,
             f"{split.title} {figure.shown}: {message}",
             f"{figure.likely_metric}, n = {split.examples:,}, 95 % interval at least +-{half_width(figure):.3f}",
         )  # fmt: skip
@@ -259,18 +259,25 @@ def loss_kinds(document: Document) -> Iterator[Finding]:
     unlabelled = [row for row in rows if row.line not in labelled and any(
         figure.place.line == row.line for figure in document.row_losses
     )]  # fmt: skip
-    if labelled and unlabelled:
+    by_row: dict[int, set[str | None]] = defaultdict(set)
+    for figure in document.row_losses:
+        by_row[figure.place.line].add(figure.metric)
+    trained = [row for row in rows if by_row[row.line] == {"train"}]
+    has_evaluated = any("eval" in kinds for kinds in by_row.values())
+    if not has_evaluated and 0 < len(trained) <= len(unlabelled):
+        for row in trained:
+            yield Finding.at(
+                row.at("task_loss"), "loss-kinds", "warning", 0.7,
+                "a training loss in a column whose other losses do not say that they are", row.text("task_loss")[:80],
+            )  # fmt: skip
+    elif labelled and unlabelled:
         for row in unlabelled:
             yield Finding.at(
                 row.at("task_loss"), "loss-kinds", "warning", 0.7,
                 "the column holds training and evaluation losses, and this one does not say which it is",
                 row.text("task_loss")[:80],
             )  # fmt: skip
-    by_row: dict[int, set[str | None]] = defaultdict(set)
-    for figure in document.row_losses:
-        by_row[figure.place.line].add(figure.metric)
-    trained = [row for row in rows if by_row[row.line] == {"train"}]
-    if any("eval" in kinds for kinds in by_row.values()):
+    if has_evaluated:
         for row in trained:
             yield Finding.at(
                 row.at("task_loss"), "loss-kinds", "warning", 0.8,

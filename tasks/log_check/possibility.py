@@ -36,7 +36,7 @@ def impossible_scores(document: Document) -> Iterator[Finding]:
         if not _out_of_range(figure) and not _is_possible(figure):
             n = _sizes(figure)[0] or 0
             yield Finding.at(
-                figure.place, "impossible-score", "error", min(figure.certainty, 0.9),
+                figure.place, "impossible-score", "error", 0.9,
                 f"{_title(figure)} {figure.shown}: no result over {n:,} examples rounds to it",
                 f"{' or '.join(figure.readings)} over {_runs(figure)} of n = {n:,}",
             )  # fmt: skip
