@@ -438,11 +438,16 @@ def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Pa
         stop_all_jobs()
         raise KeyboardInterrupt
 
+    from prefect import tags
+
+    from tasks.leases import active
+
     flow = getattr(import_module(f"flows.{name}"), name)
     arguments |= {"data_root": str(mirror) if mirror else None, "log": str(log_path)}
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        with DISPLAY.on_terminal():
+        # Known before Prefect knows the flow run and after it has ended: a kill at any moment leaves it to be found.
+        with active(cogito_home()) as mark, tags(mark), DISPLAY.on_terminal():
             return flow(**arguments, return_state=True), log_path
     finally:
         signal.signal(signal.SIGINT, before)

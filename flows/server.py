@@ -42,6 +42,9 @@ FIRST_PORT = 4200
 PORTS = 100
 LOOPBACK = "127.0.0.1"
 
+# States of a run that somebody works at.
+ALIVE = ("PENDING", "RUNNING", "CANCELLING")
+
 # A run whose process was killed would stay Running for ever: after three missing heartbeats the server ends it.
 HEARTBEAT_SECONDS = 30
 SILENT_RUN_AUTOMATION: dict[str, Any] = {
@@ -200,24 +203,31 @@ def lost_servers(home: Home) -> list[psutil.Process]:
     return found
 
 
-def crash_flow_run(api_url: str, run: str, message: str) -> bool:
-    """Call a flow run crashed; False when the server did not take it."""
-    state = {"type": "CRASHED", "name": "Crashed", "message": message}
-    status, _ = _request(f"{api_url}/flow_runs/{run}/set_state", 10, {"state": state, "force": True})
-    return status in (200, 201)
+def crash_flow_run(api_url: str, run: str, message: str) -> None:
+    """Call a flow run crashed that has not ended, and those of its tasks that have not.
+
+    Raises:
+        OSError, ValueError: the server did not take it.
+    """
+    crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
+    whose = {"flow_runs": {"id": {"any_": [run]}}}
+    alive = {"state": {"type": {"any_": list(ALIVE)}}}
+    asked = {"task_runs": whose | {"task_runs": alive}, "flow_runs": {"flow_runs": alive | whose["flow_runs"]}}
+    for kind, query in asked.items():
+        for one in ask(f"{api_url}/{kind}/filter", query):
+            ask(f"{api_url}/{kind}/{one['id']}/set_state", {"state": crashed, "force": True})
 
 
 def _crash_lost_runs(home: Home, api_url: str) -> None:
     """Call the flow runs crashed whose process died: a server that died too has forgotten their heartbeats."""
 
-    def end(run: str) -> bool:
-        if "-" not in run:
-            return True  # the lock names no flow run
+    def end(name: str) -> bool:
+        by = {"tags": {"any_": [name]}} if name.startswith("process-") else {"id": {"any_": [name]}}
         try:
-            status, body = _request(f"{api_url}/flow_runs/{run}", 10)
-            alive = status == 200 and json.loads(body)["state_type"] in ("PENDING", "RUNNING", "CANCELLING")
-            return crash_flow_run(api_url, run, "Its process is gone.") if alive else status in (200, 404)
-        except (OSError, ValueError, KeyError):
+            for run in ask(f"{api_url}/flow_runs/filter", {"flow_runs": by}):
+                crash_flow_run(api_url, run["id"], "Its process is gone.")
+            return True
+        except (OSError, ValueError):
             return False
 
     end_lost_work(home, end)
@@ -431,10 +441,23 @@ def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, b
         headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
     try:
         with opener.open(Request(url, data, headers), timeout=timeout_seconds) as answer:
-            return answer.status, answer.read(1_000_000)
+            return answer.status, answer.read(10_000_000)
     except HTTPError as error:
         with error:
             return error.code, b""
+
+
+def ask(url: str, body: Any) -> Any:
+    """Post to a Prefect API; its answer.
+
+    Raises:
+        OSError: it does not answer, or with another status than success.
+        ValueError: its answer is no JSON.
+    """
+    status, answer = _request(url, 10, body)
+    if status not in (200, 201):
+        raise OSError(f"{urlsplit(url).path} answered with status {status}")
+    return json.loads(answer)
 
 
 def _check_given(api_url: str) -> str:
@@ -457,11 +480,8 @@ def _watch_silent_runs(api_url: str) -> None:
     """Have the server call runs crashed whose heartbeats stopped; made once a database."""
     known = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
     try:
-        status, body = _request(f"{api_url}/automations/filter", 10, known)
-        if status == 200 and not json.loads(body):
-            status, body = _request(f"{api_url}/automations/", 10, SILENT_RUN_AUTOMATION)
-        if status not in (200, 201):
-            _warn(f"killed runs will stay Running in the UI: the server refused the automation (status {status})")
+        if not ask(f"{api_url}/automations/filter", known):
+            ask(f"{api_url}/automations/", SILENT_RUN_AUTOMATION)
     except (OSError, ValueError) as error:
         _warn(f"killed runs will stay Running in the UI: {error}")
 

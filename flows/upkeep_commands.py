@@ -70,7 +70,7 @@ def clean(
 
 def _server(home: Any) -> list[Any]:
     """The server of this home, or the one that PREFECT_API_URL names, and flow runs on it that nobody works at."""
-    from flows.server import LOOPBACK, _recorded_server, _request, _why_unhealthy, stop_server
+    from flows.server import ALIVE, LOOPBACK, _recorded_server, _why_unhealthy, ask, stop_server
     from tasks.leases import active_locks
     from tasks.upkeep import Finding
 
@@ -99,16 +99,19 @@ def _server(home: Any) -> list[Any]:
     findings = [Finding("server", "ok", f"healthy at {parts.hostname}")]
     if elsewhere or active_locks(home):
         return findings  # others may work at its runs
-    query = {
-        "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, "flows": {"name": {"any_": list(FLOWS)}}, "limit": 100,
-    }  # fmt: skip
-    status, body = _request(f"{url}/flow_runs/filter", 10, query)
-    for run in json.loads(body) if status == 200 else []:
+    query = {"flow_runs": {"state": {"type": {"any_": list(ALIVE)}}}, "flows": {"name": {"any_": list(FLOWS)}}}
+    try:
+        runs = ask(f"{url}/flow_runs/filter", query)
+    except (OSError, ValueError) as error:
+        return [*findings, Finding("flow runs", "warning", f"not to be read: {error}", "`cogito ui --stop`")]
+    for run in runs:
+        if run["state_type"] == "PENDING" and run["deployment_id"]:
+            continue  # a worker may be about to start it
         findings.append(
             Finding(
                 "flow runs",
                 "warning",
-                f"{run['name']} is Running, and nobody works at it",
+                f"{run['name']} is {run['state_name']}, and nobody works at it",
                 "`cogito doctor --fix`",
                 partial(_crash, url, run["id"]),
             )

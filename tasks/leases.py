@@ -8,10 +8,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from secrets import token_hex
 
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
@@ -71,18 +72,22 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def active(home: Home, flow_run: str = "") -> Iterator[None]:
-    """Be known as a run that works in this home, until the block or this process ends.
+def active(home: Home, name: str = "") -> Iterator[str]:
+    """Be known as somebody who works in this home, until the block or this process ends.
+
+    What is left of a lock after a kill or an error tells the next start which flow runs to look at in Prefect.
 
     Args:
-        flow_run: its id in Prefect, by which a later start can say there that this process died.
+        name: id of the flow run; default a new name, to be taken before there is a flow run and given to it as a tag.
+
+    Yields:
+        The name.
     """
-    path = home.locks / f"active-{os.getpid()}-{flow_run or threading.get_ident()}.lock"
+    name = name or f"process-{os.getpid()}-{token_hex(3)}"
+    path = home.locks / f"active-{name}.lock"
     with FileLock(path):
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield name
+        _forget(path)
 
 
 def active_locks(home: Home) -> list[Path]:
@@ -105,16 +110,22 @@ def end_lost_work(home: Home, end: Callable[[str], bool]) -> None:
     """Remove the locks of runs whose process died.
 
     Args:
-        end: told the flow run of each, or the thread of one without; False keeps the lock for another time.
+        end: told the name of each; False keeps the lock for another time.
     """
-    for path in sorted(home.locks.glob("active-*-*.lock")):
+    for path in sorted(home.locks.glob("active-*.lock")):
         lock = FileLock(path)
         try:
             with lock.acquire(timeout=0):
-                if end(path.stem.split("-", 2)[2]):
-                    path.unlink(missing_ok=True)
+                if end(path.stem.removeprefix("active-")):
+                    _forget(path)
         except Timeout:
             continue
+
+
+def _forget(path: Path) -> None:
+    """Remove a lock file while it is held, so that nobody takes it for one that was left; Windows does on release."""
+    with suppress(PermissionError):
+        path.unlink(missing_ok=True)
 
 
 @cache

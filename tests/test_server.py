@@ -24,7 +24,7 @@ from command import environment as command_environment
 from flows import server, upkeep_commands
 from flows.server import configure_prefect, ensure_server, find_server, stop_server, ui_address
 from tasks.errors import UserError
-from tasks.leases import active
+from tasks.leases import active, end_lost_work
 from tasks.processes import OWNER_BORN, OWNER_PID, birth, own_mark
 from tasks.run_folder import Home, read_json, write_json
 
@@ -192,26 +192,47 @@ def test_silent_runs_are_watched_once(home: Home, api_url: str) -> None:
 
 @pytest.mark.prefect
 def test_the_run_of_a_killed_command_is_called_crashed(home: Home, api_url: str, environment: None) -> None:
-    """A server that was killed too has forgotten the heartbeats, so the next start says it."""
+    """A server that was killed too has forgotten the heartbeats, so the next start says it.
+
+    A worker's flow run is known by its id; one of a command by its tag, from before it exists until after its end.
+    """
     _, flow = post(f"{api_url}/flows/", {"name": "experiment"})
-    states = ("RUNNING", "COMPLETED", "RUNNING")
-    lost, done, alive = (
-        post(f"{api_url}/flow_runs/", {"flow_id": flow["id"], "state": {"type": state}})[1]["id"] for state in states
-    )
-    for run in (lost, done):
-        (home.locks / f"active-1-{run}.lock").touch()
-    (home.locks / "active-1-2.lock").touch()
-    with active(home, alive):
+
+    def make(state: str, *tags: str) -> str:
+        return post(f"{api_url}/flow_runs/", {"flow_id": flow["id"], "state": {"type": state}, "tags": tags})[1]["id"]
+
+    gone, empty = "process-1-0a1b2c", "process-2-0a1b2c"
+    by_id, done, pending, running = make("RUNNING"), make("COMPLETED"), make("PENDING", gone), make("RUNNING", gone)
+    for name in (by_id, done, gone, empty):
+        (home.locks / f"active-{name}.lock").touch()
+    task = {"task_key": "pretrain_model", "dynamic_key": "0", "flow_run_id": running, "state": {"type": "RUNNING"}}
+    _, task = post(f"{api_url}/task_runs/", task)
+    with active(home) as name:
+        alive, elsewhere = make("RUNNING", name), make("RUNNING", "process-3-0a1b2c")
         assert ensure_server(home) == api_url
-        _, runs = post(f"{api_url}/flow_runs/filter", {"flow_runs": {"id": {"any_": [lost, done, alive]}}})
-        assert {run["id"]: run["state_type"] for run in runs} == {
-            lost: "CRASHED", done: "COMPLETED", alive: "RUNNING",
-        }  # fmt: skip
-        assert [path.stem for path in home.locks.glob("active-*")] == [f"active-{os.getpid()}-{alive}"]
+        _, runs = post(f"{api_url}/flow_runs/filter", {"flow_runs": {"id": {"not_any_": []}}})
+        states = {run["id"]: run["state_type"] for run in runs}
+        expected = {by_id: "CRASHED", done: "COMPLETED", pending: "CRASHED", running: "CRASHED", alive: "RUNNING"}
+        assert {run: states[run] for run in expected} == expected
+        assert states[elsewhere] == "RUNNING", "no lock of this home speaks of it"
+        _, (task,) = post(f"{api_url}/task_runs/filter", {"task_runs": {"id": {"any_": [task["id"]]}}})
+        assert task["state_type"] == "CRASHED"
+        assert [path.stem for path in home.locks.glob("active-*")] == [f"active-{name}"]
+
+
+def test_an_error_leaves_its_lock_for_the_next_start(home: Home) -> None:
+    """A server that was away when a flow run ended takes it for running."""
+    with pytest.raises(OSError), active(home) as name:
+        raise OSError
+    asked: list[str] = []
+    end_lost_work(home, lambda name: bool(asked.append(name)))
+    end_lost_work(home, lambda name: asked.append(name) is None)
+    end_lost_work(home, lambda name: asked.append(name) is None)
+    assert asked == [name, name]
 
 
 def test_a_run_that_no_server_answers_for_is_kept_for_later(home: Home) -> None:
-    lock = home.locks / "active-1-1f-2e.lock"
+    lock = home.locks / "active-process-1-0a1b2c.lock"
     lock.touch()
     server._crash_lost_runs(home, "http://127.0.0.1:9/api")
     assert lock.exists()

@@ -307,7 +307,15 @@ def test_flow_runs_that_nobody_works_at(home: Home, monkeypatch: pytest.MonkeyPa
 
     def request(url: str, seconds: float, body: Any = None) -> tuple[int, bytes]:
         asked.append((url, body))
-        return 200, json.dumps([{"id": "1f", "name": "experiment-x"}]).encode()
+        stuck = {
+            "id": "1f",
+            "name": "experiment-x",
+            "state_type": "RUNNING",
+            "state_name": "Running",
+            "deployment_id": None,
+        }
+        for_a_worker = {**stuck, "id": "2e", "state_type": "PENDING", "deployment_id": "3d"}
+        return 200, json.dumps([stuck, for_a_worker] if len(asked) == 1 else [stuck]).encode()
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     monkeypatch.setattr("flows.server._why_unhealthy", lambda *_: None)

@@ -243,7 +243,7 @@ class Storm:
 
     def stage(self, command: int, began_start: float) -> str:
         """Where this start of the experiment is, by what lies on the disk."""
-        if not any((self.home / "locks").glob(f"active-{command}-*.lock")):
+        if not any((self.home / "locks").glob(f"active-process-{command}-*.lock")):
             return "start"
         paths = list((self.home / "runs").glob("*/record.json"))
         if not paths:

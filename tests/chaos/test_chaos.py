@@ -54,13 +54,16 @@ def outcome(place: Path) -> dict[str, Any]:
 
 
 def unfinished_flow_runs(storm: Storm) -> list[str]:
-    """Flow runs that Prefect takes for alive."""
+    """Flow runs and task runs that Prefect takes for alive."""
     port = json.loads((storm.home / "prefect" / "server.json").read_text(encoding="utf-8"))["port"]
-    query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
-    url, headers = f"http://127.0.0.1:{port}/api/flow_runs/filter", {"Content-Type": "application/json"}
-    request = Request(url, json.dumps(query).encode(), headers)
-    with build_opener(ProxyHandler({})).open(request, timeout=30) as response:
-        return [f"{run['name']}: {run['state_name']}" for run in json.load(response)]
+    found = []
+    for kind in ("flow_runs", "task_runs"):
+        query = {kind: {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
+        url, headers = f"http://127.0.0.1:{port}/api/{kind}/filter", {"Content-Type": "application/json"}
+        request = Request(url, json.dumps(query).encode(), headers)
+        with build_opener(ProxyHandler({})).open(request, timeout=30) as response:
+            found += [f"{run['name']}: {run['state_name']}" for run in json.load(response)]
+    return found
 
 
 def wait_until_none(find: Any, seconds: float) -> list[str]:
