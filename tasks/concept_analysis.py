@@ -1,7 +1,6 @@
 """The launch side of concept analysis: geometry of a checkpoint's concepts on held-out text."""
 
-from tasks.launch import OnProgress, claimed_job, run_job
-from tasks.leases import lease_devices
+from tasks.launch import OnProgress, claimed_job, run_on_one_device
 from tasks.records import AnalysisResult, Checkpoint, CorpusResult
 from tasks.run_folder import Home, RunFolder, content_hash
 from tasks.specs import AnalysisSpec
@@ -29,15 +28,13 @@ def analyse_concepts(
     with claimed_job(run.analysis, identity, home) as done:
         if done is not None:
             return AnalysisResult.of_job(done, run.analysis, reused=True)
-        with lease_devices(home) as devices:
-            job = {
-                "kind": "analysis",
-                "identity": identity,
-                "checkpoint": checkpoint.folder,
-                "corpus": corpus.folder,
-                "special_token_ids": corpus.special_token_ids,
-                "max_samples": spec.max_samples,
-                "batch_size": spec.batch_size,
-                "device": devices[0].kind,
-            }
-            return AnalysisResult.of_job(run_job(run.analysis, job, devices, on_progress=on_progress), run.analysis)
+        job = {
+            "kind": "analysis",
+            "identity": identity,
+            "checkpoint": checkpoint.folder,
+            "corpus": corpus.folder,
+            "special_token_ids": corpus.special_token_ids,
+            "max_samples": spec.max_samples,
+            "batch_size": spec.batch_size,
+        }
+        return AnalysisResult.of_job(run_on_one_device(run.analysis, job, home, on_progress), run.analysis)

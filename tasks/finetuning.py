@@ -7,8 +7,7 @@ import numpy as np
 
 from tasks.benchmarks import TASKS
 from tasks.errors import StageError
-from tasks.launch import OnProgress, claimed_job, run_job
-from tasks.leases import lease_devices
+from tasks.launch import OnProgress, claimed_job, run_on_one_device
 from tasks.records import CellResult, Checkpoint, Score
 from tasks.run_folder import (
     Home,
@@ -65,24 +64,22 @@ def finetune(
             found = CellResult.of_job(done, folder, reused=True)
             if found.model is None or is_complete(found.model):
                 return found
-        with lease_devices(home) as devices:
-            job = {
-                "kind": "finetuning",
-                "identity": identity,
-                "task": data.task,
-                "seed": seed,
-                "start": start,
-                "head": head,
-                "checkpoint": source,
-                "family": checkpoint.family,
-                "start_from": begin.task if begin else None,
-                "data": data.folder,
-                "protocol": protocol.model_dump(mode="json"),
-                "device": devices[0].kind,
-            }
-            result = CellResult.of_job(run_job(folder, job, devices, on_progress=on_progress), folder)
-            _report_weights(result)
-            return result
+        job = {
+            "kind": "finetuning",
+            "identity": identity,
+            "task": data.task,
+            "seed": seed,
+            "start": start,
+            "head": head,
+            "checkpoint": source,
+            "family": checkpoint.family,
+            "start_from": begin.task if begin else None,
+            "data": data.folder,
+            "protocol": protocol.model_dump(mode="json"),
+        }
+        result = CellResult.of_job(run_on_one_device(folder, job, home, on_progress), folder)
+        _report_weights(result)
+        return result
 
 
 def _report_weights(cell: CellResult) -> None:

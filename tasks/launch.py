@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from tasks.errors import Paused, StageError
-from tasks.leases import Device, hold, pausing, stopping
+from tasks.leases import Device, hold, lease_devices, lost_devices, pausing, stopping
 from tasks.processes import own_mark
 from tasks.run_folder import Home, content_hash, read_json, write_json, writing
 from tasks.secrets import environment_without_secrets, redact
@@ -37,6 +37,10 @@ _LOST_NEIGHBOUR = re.compile(r"gloo|NCCL|Connection (closed|reset)|TCPStore|Proc
 KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 # Kinds of jobs that save where they are when they are told to pause.
 PAUSABLE = ("pretraining",)
+
+# What a GPU that answers can do; in a process of its own, since one that met a lost GPU cannot use another any more.
+GPU_PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
+PROBE_SECONDS = 120
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -95,6 +99,27 @@ def claimed_job(folder: Path, identity: str, home: Home) -> Iterator[dict[str, A
         yield finished_result(folder, identity)
 
 
+class DeviceLost(StageError):
+    """A job failed, and a device of it no longer answers."""
+
+
+def run_on_one_device(
+    folder: Path, job: dict[str, Any], home: Home, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """Run a job on the next free device; anew on another one when its GPU is lost.
+
+    Raises:
+        StageError: the job failed, or no device is left.
+        Paused: it was told to pause.
+    """
+    while True:
+        with lease_devices(home) as devices:
+            try:
+                return run_job(folder, job, devices, on_progress=on_progress)
+            except DeviceLost as error:
+                log.warning("%s; begun again on another", error)
+
+
 def run_job(
     folder: Path,
     job: dict[str, Any],
@@ -107,13 +132,14 @@ def run_job(
 
     Args:
         folder: the job's own folder.
-        job: JSON-ready, with `kind` and `identity`.
+        job: JSON-ready, with `kind` and `identity`; it is told the kind of its devices.
         devices: leased devices; with `launcher` one process per device.
         launcher: start by `accelerate launch`.
         on_progress: called with the figures of every progress line.
 
     Raises:
         StageError: the job failed; the message is that of the first rank that reported an error.
+        DeviceLost: it failed, and a GPU of it no longer answers.
         Paused: it was told to pause, and saved where it is.
     """
     if stopping.is_set():
@@ -126,14 +152,14 @@ def run_job(
         *(folder / name for name in ("result.json", PAUSE_WISH, PAUSE_ANSWER)), *folder.glob("error-*.json")
     ]:  # fmt: skip
         stale.unlink(missing_ok=True)
+    job = {**job, "device": devices[0].kind}
     write_json(folder / "job.json", job)
     command = [sys.executable, *(_accelerate_arguments(devices) if launcher else [])]
     command += ["-m", "tasks.worker", str(folder / "job.json")]
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
     signals: list[str] = []
-    told: list[
-        str
-    ] = []  # by jobs that had no room for their error file; kept apart, since their launcher adds a long trace
+    # By jobs that had no room for their error file; kept apart, since their launcher adds a long trace.
+    told: list[str] = []
     with _job_log(folder / "log.txt") as keep:
         process = subprocess.Popen(
             command,
@@ -172,8 +198,26 @@ def run_job(
     if process.returncode != 0 or result is None:
         if process.returncode < 0 and process.returncode != -signal.SIGTERM:  # which ended it just now, if it hung
             signals.append(signal.Signals(-process.returncode).name)
-        raise StageError(_failure_message(folder, process.returncode, last_lines, signals, told))
+        message = _failure_message(folder, process.returncode, last_lines, signals, told)
+        if gone := [device for device in devices if device.kind == "cuda" and not _answers(device)]:
+            lost_devices.update(gone)
+            names = ", ".join(device.index for device in gone)
+            raise DeviceLost(f"GPU {names} no longer answers, or has no memory left at all: {message.splitlines()[0]}")
+        raise StageError(message)
     return result
+
+
+def _answers(gpu: Device) -> bool:
+    """Whether a GPU can still be used. Asked after a failure only: a new process takes seconds."""
+    environment = environment_without_secrets() | {"CUDA_VISIBLE_DEVICES": gpu.index}
+    command = [sys.executable, "-c", GPU_PROBE]
+    try:
+        probe = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS
+        )
+        return probe.returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 @contextmanager
@@ -262,9 +306,7 @@ def _environment(job: dict[str, Any], devices: list[Device], folder: Path) -> di
     return environment
 
 
-def _failure_message(
-    folder: Path, exit_code: int, last_lines: deque[str], signals: list[str], told: list[str]
-) -> str:  # fmt: skip
+def _failure_message(folder: Path, exit_code: int, last_lines: deque[str], signals: list[str], told: list[str]) -> str:
     errors = [*(str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))), *told]
     own = [error for error in errors if not (signals and _LOST_NEIGHBOUR.search(error))]
     if own:

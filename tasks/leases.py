@@ -36,6 +36,8 @@ class Device:
     threads: int
 
 
+# GPUs that no longer answered when a job on them had failed: this command leases them to no other.
+lost_devices: set[Device] = set()
 # Set when this process was told to stop: nothing waits any longer and no job starts.
 stopping = threading.Event()
 # Set when it was told to save where it is and end: what runs may finish its step, and no job starts.
@@ -149,9 +151,11 @@ def usable_cores() -> int:
 
 @contextmanager
 def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
-    """Hold `count` devices until the block ends; waits while they are taken."""
-    devices = visible_devices()
-    assert count <= len(devices), "the caller asks for no more than there is"
+    """Hold `count` devices until the block ends; waits while they are taken.
+
+    Raises:
+        StageError: too few are left that answer.
+    """
     with ExitStack() as held:
         leased: list[Device] = []
         # Only one asks at a time, so that a job that needs many devices is not starved by jobs that need one.
@@ -159,6 +163,13 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
             while len(leased) < count:
                 if stopping.is_set():
                     raise StageError("interrupted")
+                devices = [device for device in visible_devices() if device not in lost_devices]
+                if count > len(devices):
+                    gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda one: one.index))
+                    raise StageError(
+                        f"GPU {gone} no longer answers, and {len(devices)} of the {count} needed are left; "
+                        "what is done is saved; fix: look at it (`nvidia-smi`), then run the same command again"
+                    )
                 for device in devices:
                     if device in leased or len(leased) == count:
                         continue

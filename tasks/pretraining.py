@@ -188,7 +188,6 @@ def _train(
             "init_from": init_from.folder if init_from else None,
             "unigram_entropy": corpus.unigram_entropy_nats,
             "processes": count,
-            "device": leased[0].kind,
             "tracking_folder": run.root / "wandb",
         }
         result = run_job(run.pretraining, job, leased, launcher=True, on_progress=_warning_too(on_progress))

@@ -101,6 +101,8 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
     use_cpu = job["device"] == "cpu"
     bf16 = training.mixed_precision == "bf16" or (training.mixed_precision == "auto" and not use_cpu)
     accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if bf16 else "no")
+    if accelerator.device.type != job["device"]:  # accelerate takes the CPU where it finds no GPU, and says nothing
+        raise StageError(f"asked for {job['device']}, found {accelerator.device.type}: the GPU does not answer")
     if accelerator.num_processes != job["processes"]:
         raise StageError(f"asked for {job['processes']} processes, the launcher started {accelerator.num_processes}")
 

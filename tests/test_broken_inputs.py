@@ -77,6 +77,10 @@ def raising(error: Exception) -> Callable[..., None]:
     return fail
 
 
+def on_a_cpu(**_: Any) -> SimpleNamespace:
+    return SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+
+
 GPU = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which"
 
 
@@ -89,7 +93,7 @@ def test_no_memory_names_the_batch_size(
 ) -> None:
     training = TrainingSpec(global_batch_size=96, per_device_batch_size=size)
     spec = ExperimentSpec(name="test", data=DataSpec(), training=training)
-    monkeypatch.setattr(pretraining_loop, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr(pretraining_loop, "Accelerator", on_a_cpu)
     monkeypatch.setattr(pretraining_loop, "load_tokenizer", fail)
     job = {"spec": spec.model_dump(mode="json"), "device": "cpu", "processes": 1, "corpus": str(tmp_path)}
     with pytest.raises(StageError) as caught:
@@ -98,6 +102,17 @@ def test_no_memory_names_the_batch_size(
     assert message.startswith(f"out of memory with training.per_device_batch_size {size}: "), message
     assert f"fix: {fix} (a step still sees the 96 sequences of training.global_batch_size)" in message, message
     assert "\n" not in message and len(message) < 400
+
+
+def test_a_training_that_leased_a_gpu_does_not_go_on_without_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """accelerate takes the CPU where it finds no GPU, and says nothing."""
+    spec = ExperimentSpec(name="test", data=DataSpec())
+    monkeypatch.setattr(pretraining_loop, "Accelerator", on_a_cpu)
+    job = {"spec": spec.model_dump(mode="json"), "device": "cuda", "processes": 1, "corpus": str(tmp_path)}
+    with pytest.raises(StageError, match="asked for cuda, found cpu"):
+        pretraining_loop.run_pretraining(job, tmp_path)
 
 
 def test_another_error_of_torch_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

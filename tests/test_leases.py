@@ -4,13 +4,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock, Timeout
 
-from tasks import leases
-from tasks.leases import Device, lease_devices, lease_for_training, usable_cores, visible_devices
+from tasks import launch, leases
+from tasks.errors import StageError
+from tasks.launch import DeviceLost, run_job, run_on_one_device
+from tasks.leases import Device, lease_devices, lease_for_training, lost_devices, usable_cores, visible_devices
 from tasks.run_folder import Home
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,3 +165,65 @@ def test_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [device.threads for device in devices] == threads
         assert [device.index for device in devices] == (gpus or ["0", "1", "2", "3"])
     visible_devices.cache_clear()
+
+
+# GPUs that vanish
+
+GPUS = (Device("cuda", "0", 1), Device("cuda", "1", 1))
+JOB = {"kind": "none", "identity": "x"}  # fails in its process: there is no such kind
+
+
+@pytest.fixture
+def two_gpus(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    monkeypatch.setattr(leases, "visible_devices", lambda: GPUS)
+    yield home
+    lost_devices.clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs that answer")
+def test_a_job_whose_gpus_are_all_gone_fails_with_one_message(
+    two_gpus: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is feigned here: each job fails in its process, and each GPU is asked in vain."""
+    with pytest.raises(StageError, match=r"GPU 0, 1 no longer answers, and 0 of the 1 needed are left") as caught:
+        run_on_one_device(tmp_path / "job", JOB, two_gpus)
+    assert not isinstance(caught.value, DeviceLost) and "\n" not in str(caught.value)
+    said = [record.getMessage() for record in caplog.records if "begun again" in record.getMessage()]
+    assert [message[:5] for message in said] == ["GPU 0", "GPU 1"]
+    assert all(is_free(two_gpus, gpu) for gpu in GPUS)
+    with pytest.raises(StageError, match="0 of the 2 needed are left"), lease_for_training(two_gpus, 2):
+        pass
+
+
+def test_a_lost_gpu_takes_no_second_job(two_gpus: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free at once after its failure, it would draw every job that waits, and fail it too."""
+    used: list[str] = []
+
+    def run(folder: Path, job: dict[str, Any], devices: list[Device], **_: Any) -> dict[str, Any]:
+        used.append(devices[0].index)
+        if devices[0] == GPUS[0]:
+            lost_devices.add(GPUS[0])
+            raise DeviceLost("GPU 0 no longer answers")
+        return {"devices": devices}
+
+    monkeypatch.setattr(launch, "run_job", run)
+    for _ in range(3):
+        assert run_on_one_device(tmp_path, JOB, two_gpus) == {"devices": [GPUS[1]]}
+    assert used == ["0", "1", "1", "1"]
+
+
+def test_a_job_that_fails_on_a_gpu_that_answers_is_not_begun_again(
+    two_gpus: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "GPU_PROBE", "")
+    with pytest.raises(StageError, match="none") as caught:
+        run_on_one_device(tmp_path / "job", JOB, two_gpus)
+    assert not isinstance(caught.value, DeviceLost) and not lost_devices
+
+
+def test_a_gpu_that_says_nothing_is_lost(two_gpus: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "GPU_PROBE", "import time; time.sleep(60)")
+    monkeypatch.setattr(launch, "PROBE_SECONDS", 1)
+    with pytest.raises(DeviceLost, match="GPU 0, 1 no longer answers"):
+        run_job(tmp_path / "job", JOB, list(GPUS))
+    assert lost_devices == set(GPUS)
