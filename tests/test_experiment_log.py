@@ -22,6 +22,7 @@ from factories import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typed_log import USER_LOG, needs_user_log
 
 from flows.listing import print_record
 from tasks.errors import UserError
@@ -39,9 +40,6 @@ from tasks.experiment_log import (
 from tasks.log_rows import EVALUATION_COLUMNS, TRAINING_COLUMNS, is_generated
 from tasks.records import CellResult, RunRecord, StageRecord
 from tasks.run_folder import RunFolder
-
-USER_LOG = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "master_experiment_log.md"
-needs_user_log = pytest.mark.skipif(not USER_LOG.is_file(), reason="the user's log is not beside this checkout")
 
 HAND_MADE = """# Log
 

@@ -2,13 +2,11 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,90 +23,28 @@ from factories import (
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from typed_log import (
+    EVALUATION,
+    OTHER,
+    RUN,
+    TRAINING,
+    USER_LOG,
+    evaluation_row,
+    found,
+    needs_user_log,
+    of,
+    serious,
+    training_row,
+)
 
 from models.variants import HEAD_DECODERS, VARIANTS
 from tasks.benchmarks import TASKS
-from tasks.errors import UserError
 from tasks.experiment_log import write_row
-from tasks.log_check import RULES, Finding, check_log
-from tasks.log_check.document import SPLITS, Document, Place, scores_in
-from tasks.log_check.feasibility import (
-    Rounded,
-    accuracy_and_f1_are_possible,
-    accuracy_and_matthews_are_possible,
-    accuracy_is_possible,
-    f1_is_possible,
-    quotient_is_possible,
-)
+from tasks.log_check import RULES, check_log
+from tasks.log_check.document import SPLITS, Document
 from tasks.log_rows import render_row
 from tasks.records import AnalysisResult, CellResult, Divergence, PretrainingResult, RunRecord, Score, StageRecord
-from tasks.scores import METRICS
 from tasks.specs import LOSS_NAMES, ExperimentSpec, fitting_heads
-
-USER_LOG = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "master_experiment_log.md"
-needs_user_log = pytest.mark.skipif(not USER_LOG.is_file(), reason="the user's log is not beside this checkout")
-
-TRAINING = """# Log
-
-## Training Runs
-
-| Date | Run ID / Model Type | Architecture | Epochs | Task Loss | Eff. Rank | Key GLUE Scores | Speed (Steps/s) \
-| WandB Link | Git Tag | Conclusion / Takeaway |
-|---|---|---|---|---|---|---|---|---|---|---|
-"""
-EVALUATION = """
-## Evaluation Experiments
-
-| Date | Eval Type | Source Checkpoint | Machine | Tasks | Key Scores | WandB | Conclusion |
-|---|---|---|---|---|---|---|---|
-"""
-RUN, OTHER = "perceiver_mlm_H512L6C128_20260208_211633", "weighted_mlm_H512L2C128_20260117_153544"
-
-
-def training_row(run: str = RUN, **cells: str) -> str:
-    """A row with nothing wrong in it."""
-    name, digits, _ = run.rsplit("_", 2)
-    sizes = name.rsplit("_", 1)[1]
-    texts = {
-        "date": f"{digits[:4]}-{digits[4:6]}-{digits[6:]}",
-        "run": f"`{run}`",
-        "architecture": f"{sizes[:4]} {sizes[4:6]} {sizes[6:]}",
-        "epochs": "20",
-        "loss": "MLM 2.537",
-        "rank": "64 / 128 (50%)",
-        "scores": "**QQP F1:** 72.5% <br> **MNLI-m:** 59.1%",
-        "speed": "2.14",
-        "link": f"[Link](https://wandb.ai/lab/concepts/runs/{run})",
-        "tag": "`54ee870`",
-        "conclusion": "Fine.",
-    }
-    if run == OTHER:
-        texts |= {"loss": "MLM 3.1", "rank": "31 / 128 (24.2%)"}
-        texts["scores"] = "**QQP F1:** 61.4% <br> **MNLI-m:** 49.7%"
-    return "| " + " | ".join((texts | cells).values()) + " |\n"
-
-
-def evaluation_row(**cells: str) -> str:
-    texts = {
-        "date": "2026-02-22", "type": "`head_sweep` (ViaDecoder)", "checkpoint": f"`{RUN}`", "machine": "testbench",
-        "tasks": "qqp", "scores": "**QQP F1:** 75.0%", "link": f"[Link](https://wandb.ai/lab/concepts/runs/{RUN})",
-        "conclusion": "Measured.",
-    } | cells  # fmt: skip
-    return "| " + " | ".join(texts.values()) + " |\n"
-
-
-def found(tmp_path: Path, text: str, **options: Any) -> list[Finding]:
-    (tmp_path / "log.md").write_bytes(text.encode())
-    return check_log(tmp_path / "log.md", **options)
-
-
-def serious(findings: list[Finding]) -> list[Finding]:
-    return [one for one in findings if one.severity != "note"]
-
-
-def of(findings: list[Finding], rule: str) -> list[Finding]:
-    return [one for one in findings if one.rule == rule]
-
 
 # The user's log
 
@@ -796,249 +732,7 @@ def test_planted_figures_of_every_size(tmp_path_factory: pytest.TempPathFactory,
     assert not of(found(folder, TRAINING + training_row(rank=f"{rank} / 128 ({share}%)")), "wrong-percentage")
 
 
-# Feasibility
-
-
-def matrix_figures(tp: int, fp: int, positive: int, negative: int) -> tuple[Fraction, Fraction]:
-    errors = positive - tp + fp
-    f1 = Fraction(2 * tp, 2 * tp + errors) if tp else Fraction(0)
-    return 1 - Fraction(errors, positive + negative), f1
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 300), st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.integers(0, 3))
-def test_what_a_confusion_matrix_gives_is_possible(
-    positive: int, negative: int, hit: float, wrong: float, digits: int
-) -> None:
-    tp, fp = round(hit * positive), round(wrong * negative)
-    accuracy, f1 = matrix_figures(tp, fp, positive, negative)
-    texts = [f"{float(100 * value):.{digits}f}" for value in (accuracy, f1)]
-    a, f = (Rounded.of(text, percent=True) for text in texts)
-    assert accuracy_is_possible(a, positive + negative)
-    assert f1_is_possible(f, positive, negative)
-    assert accuracy_and_f1_are_possible(a, f, positive, negative)
-    fn, tn = positive - tp, negative - fp
-    below = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    matthews = (tp * tn - fp * fn) / below**0.5 if below else 0.0
-    assert accuracy_and_matthews_are_possible(a, Rounded.of(f"{matthews:.3f}"), positive, negative)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 12), st.floats(0, 100), st.floats(0, 100), st.integers(0, 2))
-def test_feasibility_agrees_with_trying_every_matrix(
-    positive: int, negative: int, accuracy: float, f1: float, digits: int
-) -> None:
-    a, f = (Rounded.of(f"{value:.{digits}f}", percent=True) for value in (accuracy, f1))
-    tried = [
-        matrix_figures(tp, fp, positive, negative) for tp in range(positive + 1) for fp in range(negative + 1)
-    ]  # fmt: skip
-    assert accuracy_is_possible(a, positive + negative) == any(one in a for one, _ in tried)
-    assert f1_is_possible(f, positive, negative) == any(one in f for _, one in tried)
-    assert accuracy_and_f1_are_possible(a, f, positive, negative) == any(x in a and y in f for x, y in tried)
-
-
-def test_the_impossible_baseline_and_means_over_seeds() -> None:
-    a, f = (Rounded.of(text, percent=True) for text in ("74.26", "81.33"))
-    assert not accuracy_and_f1_are_possible(a, f, 279, 129)
-    assert accuracy_and_f1_are_possible(a, Rounded.of("81.35", percent=True), 279, 129)
-    assert not accuracy_is_possible(Rounded.of("82.2", percent=True), 408)
-    assert accuracy_is_possible(Rounded.of("82.2", percent=True), 408, runs=3)
-    assert quotient_is_possible("15.9", "128", "12.5") == (False, True)
-    assert quotient_is_possible("122", "128", "95.5") == (False, True)
-    assert quotient_is_possible("64", "128", "50") == (True, True)
-
-
-def test_the_class_counts_are_those_of_their_tasks() -> None:
-    for task in TASKS.values():
-        for split in task.eval_splits:
-            assert len(split.class_counts) == max(len(task.labels), 1)
-    assert SPLITS["mrpc"][1].class_counts == (129, 279)
-    always = 2 * 279 / (2 * 279 + 129)
-    assert round(100 * always, 1) == 81.2 and set(METRICS) >= {"accuracy", "f1"}
-
-
-# Reading figures
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("**MRPC:** 82.2%", [("mrpc", None, "82.2%")]),
-        ("**STS-B P:** 0.650", [("stsb", "pearson", "0.650")]),
-        ("MRPC F1/Acc: 84.2/78.4", [("mrpc", "f1", "84.2"), ("mrpc", "accuracy", "78.4")]),
-        ("MRPC: F1 84.2%, accuracy 78.4%", [("mrpc", "f1", "84.2%"), ("mrpc", "accuracy", "78.4%")]),
-        ("MRPC: 84.2% F1, 78.4% accuracy", [("mrpc", "f1", "84.2%"), ("mrpc", "accuracy", "78.4%")]),
-        ("MNLI-mm: 60.90% (ep2)", [("mnli-mm", None, "60.90%")]),
-        ("MNLI (matched) 59.1", [("mnli-m", None, "59.1")]),
-        ("CoLA MCC 0.41 <br> SST-2 89.1%", [("cola", "matthews", "0.41"), ("sst2", None, "89.1%")]),
-        ("SICK-R: −0.01", [("sick_r", None, "-0.01")]),
-        ("QQP: +0.85%", []),
-        ("MRPC failed", []),
-    ],
-)
-def test_scores_are_read(text: str, expected: list[tuple[str, str | None, str]]) -> None:
-    figures = scores_in(text, Place(1))
-    assert [(one.task, one.metric, one.shown) for one in figures] == expected
-
-
-def test_a_mean_over_seeds_and_a_split_of_its_own_are_understood() -> None:
-    (one,) = scores_in("**RTE:** 61.5% (58.0 to 65.0, floor 52.7, n 277, 2 seeds)", Place(1))
-    assert (one.examples, one.evaluations, one.says_floor) == (277, 2, True)
-    (mean,) = scores_in("RTE: 61.5 (mean over seeds)", Place(1))
-    assert mean.evaluations is None
-
-
-# Other versions, repositories, the command
-
-
-def test_another_version_of_the_log(tmp_path: Path) -> None:
-    old = TRAINING.replace("Task Loss", "MLM Loss") + training_row(loss="2.640") + training_row(OTHER)
-    (tmp_path / "old.md").write_text(old, encoding="utf-8")
-    findings = found(tmp_path, TRAINING + training_row(), against=tmp_path / "old.md")
-    assert [(one.rule, one.row, one.column) for one in findings] == [
-        ("versions-differ", OTHER, None), ("versions-differ", RUN, "Task Loss"),
-    ]  # fmt: skip
-    assert found(tmp_path, old, against=tmp_path / "old.md") == found(tmp_path, old)
-
-
-BASELINES = (
-    "\n**Updated baselines:**\n\n| Task | CLS-Query (old) | ViaDecoder (new) | Delta |\n|---|---|---|---|\n"
-    "| QQP F1 | 72.5% | **75.0%** | +2.5% |\n| MNLI-m Acc | 59.1% | TBD | — |\n"
-    "\n1. Gradient norm peaked at 6.81 in epoch 12, see `x_20260221.md`.\n2. LR was 2e-4 on 2026-02-21.\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "place"),
-    [
-        ("| 72.5% | **75.0%**", "| 72.5% | **75.1%**", (14, None, "ViaDecoder (new)")),
-        ("| 72.5% | **75.0%**", "| 73.5% | **75.0%**", (14, None, "CLS-Query (old)")),
-        ("+2.5%", "+2.6%", (14, None, "Delta")),
-        ("| MNLI-m Acc | 59.1% | TBD | — |\n", "", (12, None, None)),
-        ("peaked at 6.81", "peaked at 68.1", (17, None, None)),
-        ("in epoch 12", "in epoch 11", (17, None, None)),
-        ("Fine. |\n| 2026-01", "Trained for 40 epochs. |\n| 2026-01", None),
-        # what is no other figure
-        ("**75.0%**", "75.0%", None),
-        ("**75.0%**", "75%", None),
-        ("TBD", "59.75%", None),
-        ("CLS-Query (old)", "CLS (old)", None),
-        ("1. Gradient", "- Gradient", None),
-        ("2. LR was", "1. The LR still was", None),
-        ("peaked at 6.81 in epoch 12", "peaked late, at epoch 3, at 7.25", None),
-        ("**Updated baselines:**", "**Baselines of February:**", None),
-    ],
-)
-def test_tables_and_sentences_of_another_version(
-    tmp_path: Path, before: str, now: str, place: tuple[int, str | None, str | None] | None
-) -> None:
-    old = TRAINING + training_row() + training_row(OTHER) + BASELINES
-    assert before in old
-    (tmp_path / "old.md").write_text(old, encoding="utf-8")
-    findings = of(found(tmp_path, old.replace(before, now), against=tmp_path / "old.md"), "versions-differ")
-    assert [(one.line, one.row, one.column) for one in findings] == ([place] if place else [])
-
-
-def test_a_conclusion_of_another_version(tmp_path: Path) -> None:
-    old = TRAINING + training_row(conclusion="**Best** after epoch 10: 6.81 nats.") + training_row(OTHER)
-    (tmp_path / "old.md").write_text(old, encoding="utf-8")
-    (one,) = found(tmp_path, old.replace("6.81", "6.18"), against=tmp_path / "old.md")
-    assert (one.rule, one.line, one.row, one.column) == ("versions-differ", 7, RUN, "Conclusion / Takeaway")
-
-
-@needs_user_log
-def test_versions_of_the_users_log_differ_where_they_do(tmp_path: Path) -> None:
-    text = USER_LOG.read_text(encoding="utf-8")
-    for before, now, line in [
-        ("59.34%", "61.4%", 34), ("0.23.", "0.32.", 18), ("deletion (60%)", "deletion (50%)", 78),
-        ("MLM 2.640", "MLM 2.641", 13),
-    ]:  # fmt: skip
-        assert text.count(before) == 1
-        findings = of(found(tmp_path, text.replace(before, now), against=USER_LOG), "versions-differ")
-        assert [one.line for one in findings] == [line]
-
-
-def git(folder: Path, *arguments: str, day: str = "", stamp: str = "") -> None:
-    stamp = stamp or f"{day}T12:00:00+01:00"
-    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
-    subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True,
-        env={**os.environ, "GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp, "HOME": str(folder)},
-    )  # fmt: skip
-
-
-def test_tags_and_commits_of_a_repository(tmp_path: Path) -> None:
-    repository = tmp_path / "code"
-    repository.mkdir()
-    git(repository, "init", "-q", day="2026-02-01")
-    git(repository, "commit", "-q", "--allow-empty", "-m", "one", day="2026-02-01")
-    git(repository, "tag", "-a", "first", "-m", "first", day="2026-02-01")
-    git(repository, "tag", "-a", "afterwards", "-m", "late", day="2026-03-01")
-    git(repository, "commit", "-q", "--allow-empty", "-m", "two", day="2026-02-20")
-    git(repository, "tag", "second", day="2026-02-20")
-
-    def judged(tag: str) -> list[tuple[str, str]]:
-        findings = found(tmp_path, TRAINING + training_row(tag=f"`{tag}`"), repository=repository)
-        return [(one.rule, one.severity) for one in findings]
-
-    assert judged("first") == []
-    assert judged("second") == [("young-tag", "error")]
-    assert judged("afterwards") == [("young-tag", "warning")]
-    assert judged("nowhere") == [("young-tag", "warning")]
-    with pytest.raises(UserError, match="--git"):
-        found(tmp_path, TRAINING + training_row(), repository=tmp_path / "none")
-
-
-@pytest.mark.parametrize(
-    ("stamp", "severities"),
-    [
-        ("2026-02-08T13:10:00-08:00", []),  # 6 minutes before the run, in UTC
-        ("2026-02-09T10:10:00+13:00", []),  # the same moment, on another day
-        ("2026-02-08T21:10:00-08:00", []),  # 6 minutes before the run, if its machine stood there
-        ("2026-02-07T23:30:00-08:00", []),  # another day in UTC, and before the run by both
-        ("2026-02-08T23:30:00-08:00", ["warning"]),
-        ("2026-02-09T00:10:00+01:00", ["warning"]),
-        ("2026-02-09T23:30:00-08:00", ["error"]),
-    ],
-)
-def test_a_commit_is_judged_by_its_zone(tmp_path: Path, stamp: str, severities: list[str]) -> None:
-    repository = tmp_path / "code"
-    repository.mkdir()
-    git(repository, "init", "-q", "-b", "main", stamp=stamp)
-    git(repository, "commit", "-q", "--allow-empty", "-m", "one", stamp=stamp)
-    git(repository, "tag", "light", stamp=stamp)
-    git(repository, "tag", "-a", "heavy", "-m", "heavy", stamp=stamp)
-    for tag in ("light", "heavy"):
-        findings = found(tmp_path, TRAINING + training_row(tag=f"`{tag}`"), repository=repository)
-        assert [(one.rule, one.severity) for one in findings] == [("young-tag", severity) for severity in severities]
-
-
-def test_branches_and_light_tags_of_a_repository_and_of_its_clone(tmp_path: Path) -> None:
-    repository = tmp_path / "code"
-    repository.mkdir()
-    git(repository, "init", "-q", "-b", "main", day="2026-02-01")
-    git(repository, "commit", "-q", "--allow-empty", "-m", "one", day="2026-02-01")
-    git(repository, "branch", "arch/still", day="2026-02-01")
-    git(repository, "tag", "set-later", day="2026-03-01")  # a light tag does not tell when it was set
-    git(repository, "checkout", "-q", "-b", "arch/moved", day="2026-02-20")
-    git(repository, "commit", "-q", "--allow-empty", "-m", "two", day="2026-02-20")
-    git(repository, "tag", "both", "main", day="2026-02-01")
-    git(repository, "branch", "both", day="2026-02-20")  # Git takes the tag
-    git(tmp_path, "clone", "-q", "code", "clone", day="2026-03-01")
-    for folder in (repository, tmp_path / "clone"):
-        for tag, severities in [
-            ("arch/still", []), ("main", []), ("set-later", []), ("both", []), ("arch/moved", ["note"]),
-            ("arch/none", ["warning"]), ("--output=x", ["warning"]), ("*", ["warning"]),
-        ]:  # fmt: skip
-            findings = found(tmp_path, TRAINING + training_row(tag=f"`{tag}`"), repository=folder)
-            assert [(one.rule, one.severity) for one in findings] == [("young-tag", one) for one in severities], tag
-    assert not (tmp_path / "x").exists()
-
-
-def test_the_day_in_a_tags_name_may_be_that_of_another_zone(tmp_path: Path) -> None:
-    for day, severities in [("20260208", []), ("20260209", ["warning"]), ("20260210", ["error"])]:
-        findings = found(tmp_path, TRAINING + training_row(tag=f"`arch/x-{day}`"))
-        assert [(one.rule, one.severity) for one in findings] == [("young-tag", severity) for severity in severities]
+# The command
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
