@@ -2,8 +2,8 @@
 
 Every stage has its share of the kills, so that a storm neither spends itself on the first stage nor lets a short one
 pass: a stage is disturbed until its share is spent, then it may end. A kill is meant for the kind of process least hit
-in its stage, waits until one lives and then for a time that is drawn; now and then it hits all processes at once, as
-when the power fails. In which stage a start is shows on the disk.
+in its stage, waits until one lives and then for a time that is drawn, in proportion to what the stage lasts in peace;
+now and then it hits all processes at once, as when the power fails. In which stage a start is shows on the disk.
 """
 
 import json
@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -23,20 +23,22 @@ from command import environment
 
 from tasks.processes import lives
 
-# Stage -> its share of the kills, and the mean number of seconds until a kill strikes in it.
-STAGES: dict[str, tuple[float, float]] = {
-    "start": (9, 3.0),
-    "tokenizer": (6, 1.5),
-    "corpus": (6, 0.7),
-    "task data": (6, 0.5),
-    "pretraining": (12, 2.0),
-    "pretraining, continued": (11, 2.0),
-    "publishing": (9, 0.5),
-    "analysis": (9, 2.0),
-    "fine-tuning": (16, 3.0),
-    "row": (9, 0.1),
-    "report": (7, 0.5),
+# Stage -> its share of the kills.
+STAGES: dict[str, float] = {
+    "start": 9,
+    "tokenizer": 6,
+    "corpus": 6,
+    "task data": 6,
+    "pretraining": 12,
+    "pretraining, continued": 11,
+    "publishing": 9,
+    "analysis": 9,
+    "fine-tuning": 16,
+    "row": 9,
+    "report": 7,
 }
+# A kill strikes after this part of its stage on average, and never later than the second: else a short stage passes.
+MEAN_PART, LAST_PART = 0.15, 0.6
 # Kind of process -> what its command line says, and how often it is hit where others live too: a server starts slowly.
 KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
     "command": (lambda words: "flows.cli run" in words, 2.0),
@@ -91,14 +93,15 @@ class Storm:
     """One experiment that is killed and started again until it is done.
 
     Attributes:
-        pace: by which the seconds of STAGES are multiplied.
+        lasts: seconds of every stage in peace, as `measured` by a storm without kills; kills need them.
     """
 
     place: Path
     spec: Path
     seed: int = 0
     kills: int = 0
-    pace: float = 1.0
+    lasts: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     killed: list[Kill] = field(default_factory=list)
     starts: int = 0
     seconds: float = 0.0
@@ -125,7 +128,10 @@ class Storm:
                     cwd=self.place, env=environment(self.home), stdout=output, stderr=output,
                 )  # fmt: skip
             try:
-                self._disturb(command, began_start, chance, shares, began)
+                if self.kills:
+                    self._disturb(command, began_start, chance, shares, began)
+                else:
+                    self._measure(command, began_start)
                 code = command.wait(timeout=START_SECONDS)
             finally:
                 command.kill()
@@ -137,13 +143,20 @@ class Storm:
 
     def _shares(self, chance: random.Random) -> Counter[str]:
         """How many kills each stage gets: by its share, and the rest by lot."""
-        total = sum(share for share, _ in STAGES.values())
-        exact = {stage: self.kills * share / total for stage, (share, _) in STAGES.items()}
+        exact = {stage: self.kills * share / sum(STAGES.values()) for stage, share in STAGES.items()}
         shares = Counter({stage: int(value) for stage, value in exact.items()})
         for stage in sorted(exact, key=lambda stage: -(chance.random() ** (1 / (exact[stage] % 1 + 1e-9)))):
             if shares.total() < self.kills:
                 shares[stage] += 1
         return shares
+
+    def _measure(self, command: subprocess.Popen[bytes], began_start: float) -> None:
+        seen, stage = time.monotonic(), "start"
+        while command.poll() is None:
+            time.sleep(POLL_SECONDS)
+            now = time.monotonic()
+            self.measured[stage] += now - seen
+            seen, stage = now, self.stage(command.pid, began_start)
 
     def _disturb(
         self,
@@ -169,8 +182,8 @@ class Storm:
                 time.sleep(POLL_SECONDS)
             if reached is None:
                 continue
-            mean = STAGES[stage][1] * self.pace
-            strike = time.monotonic() + min(chance.expovariate(1 / mean), 3 * mean)
+            part = min(chance.expovariate(1 / MEAN_PART), LAST_PART)
+            strike = time.monotonic() + part * self.lasts[stage]
             while time.monotonic() < strike and command.poll() is None:
                 time.sleep(min(POLL_SECONDS, max(0.0, strike - time.monotonic())))
             if self.stage(command.pid, began_start) == stage:
