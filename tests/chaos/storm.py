@@ -37,8 +37,9 @@ STAGES: dict[str, float] = {
     "row": 9,
     "report": 7,
 }
-# A kill strikes after this part of its stage on average, and never later than the second: else a short stage passes.
-MEAN_PART, LAST_PART = 0.15, 0.6
+# A kill strikes after this part of its stage on average, and never later than the others, of which the last one holds
+# until the stage was hit at all: else a short stage passes, and does not come again.
+MEAN_PART, LATEST_PART, FIRST_PART = 0.15, 0.6, 0.2
 # Kind of process -> what its command line says, and how often it is hit where others live too: a server starts slowly.
 KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
     "command": (lambda words: "flows.cli run" in words, 2.0),
@@ -182,7 +183,7 @@ class Storm:
                 time.sleep(POLL_SECONDS)
             if reached is None:
                 continue
-            part = min(chance.expovariate(1 / MEAN_PART), LAST_PART)
+            part = min(chance.expovariate(1 / MEAN_PART), LATEST_PART if done[stage] else FIRST_PART)
             strike = time.monotonic() + part * self.lasts[stage]
             while time.monotonic() < strike and command.poll() is None:
                 time.sleep(min(POLL_SECONDS, max(0.0, strike - time.monotonic())))

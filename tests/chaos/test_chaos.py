@@ -90,6 +90,7 @@ def test_kills_change_nothing(tmp_path: Path, request: pytest.FixtureRequest) ->
         minutes = f"{storm.seconds / 60:.1f} minutes, {calm.seconds / 60:.1f} in peace"
         print(f"\nchaos: {kills} kills in {moments} moments, seed {seed}, {storm.starts} starts, {minutes}")
         print(storm.table())
+        print("seconds in peace:", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in calm.measured.items()))
         assert wait_until_none(storm.leftovers, 15) == []
         expected, got = (outcome(place) for place in places)
         for name, value in expected.items():
