@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
     "launcher": (lambda words: "accelerate.commands.launch" in words, 2.0),
     "rank": (lambda words: "tasks.worker" in words and "/pretraining/" in words, 2.0),
     "W&B": (lambda words: "wandb-core" in words, 2.0),
-    "analysis job": (lambda words: "tasks.worker" in words and "/analysis/" in words, 2.0),
+    "analysis job": (lambda words: "tasks.worker" in words and "/analysis/" in words, 4.0),
     "fine-tuning job": (lambda words: "tasks.worker" in words and "/finetuning/" in words, 2.0),
 }
 # What lives in a stage beside command and server.
