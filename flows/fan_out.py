@@ -5,12 +5,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import allow_failure
+from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
@@ -18,7 +19,7 @@ from prefect.states import Completed, Failed, State
 from tasks import stages
 from tasks.errors import Paused, StageError, UserError
 from tasks.launch import pause_all_jobs, pause_on_sigterm, stop_all_jobs
-from tasks.leases import active, pausing, stopping, visible_devices
+from tasks.leases import TAG, active, pausing, stopping, visible_devices
 from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
 from tasks.run_folder import RunFolder, cogito_home
 from tasks.sources import Source
@@ -229,8 +230,24 @@ def carry_out(work: Callable[[], State], max_hours: float | None = None) -> Stat
     """
     stopping.clear()
     pausing.clear()
+    with known_as_active(), without_tags():
+        return _outcome(work, max_hours)
+
+
+def known_as_active() -> AbstractContextManager[Any]:
+    """Be known in this home by the id of the flow run, unless the command that started it is already known."""
+    tagged = any(tag.startswith(TAG) for tag in flow_run.tags or ())
+    return nullcontext() if tagged else active(cogito_home(), flow_run.id or "")
+
+
+def without_tags() -> TagsContext:
+    """Give stages no tag: for one with a tag Prefect asks its server for a slot, and work goes on without a server."""
+    return TagsContext(current_tags=set())
+
+
+def _outcome(work: Callable[[], State], max_hours: float | None) -> State:
     try:
-        with time_budget(max_hours), active(cogito_home(), flow_run.id or ""):
+        with time_budget(max_hours):
             return work()
     except Paused as error:  # nothing failed, and the same command goes on
         return Completed(message=str(error), name=stages.PAUSED)

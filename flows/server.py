@@ -31,7 +31,7 @@ import psutil
 from filelock import Timeout
 
 from tasks.errors import StageError, UserError, unknown_name
-from tasks.leases import end_lost_work
+from tasks.leases import TAG, end_lost_work
 from tasks.processes import OWNER_BORN, OWNER_PID, birth, lives, own_mark, owner_lives
 from tasks.run_folder import Home, read_json, write_json
 from tasks.secrets import environment_without_secrets, redact
@@ -44,6 +44,8 @@ LOOPBACK = "127.0.0.1"
 
 # States of a run that somebody works at.
 ALIVE = ("PENDING", "RUNNING", "CANCELLING")
+# So soon after its flow's function a flow run of a worker has said how it ended.
+FAREWELL_SECONDS = 3
 
 # A run whose process was killed would stay Running for ever: after three missing heartbeats the server ends it.
 HEARTBEAT_SECONDS = 30
@@ -211,8 +213,8 @@ def crash_flow_run(api_url: str, run: str, message: str) -> None:
     """
     crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
     whose = {"flow_runs": {"id": {"any_": [run]}}}
-    alive = {"state": {"type": {"any_": list(ALIVE)}}}
-    asked = {"task_runs": whose | {"task_runs": alive}, "flow_runs": {"flow_runs": alive | whose["flow_runs"]}}
+    flows, tasks = ({"state": {"type": {"any_": list(states)}}} for states in (ALIVE, (*ALIVE, "SCHEDULED")))
+    asked = {"task_runs": whose | {"task_runs": tasks}, "flow_runs": {"flow_runs": flows | whose["flow_runs"]}}
     for kind, query in asked.items():
         for one in ask(f"{api_url}/{kind}/filter", query):
             ask(f"{api_url}/{kind}/{one['id']}/set_state", {"state": crashed, "force": True})
@@ -222,9 +224,14 @@ def _crash_lost_runs(home: Home, api_url: str) -> None:
     """Call the flow runs crashed whose process died: a server that died too has forgotten their heartbeats."""
 
     def end(name: str) -> bool:
-        by = {"tags": {"any_": [name]}} if name.startswith("process-") else {"id": {"any_": [name]}}
+        tagged = name.startswith(TAG)
+        by: dict[str, Any] = {"tags": {"any_": [name]}} if tagged else {"id": {"any_": [name]}}
+        by["state"] = {"type": {"any_": [*ALIVE, "CRASHED"]}}  # one that was silent is crashed, its tasks are not
         try:
-            for run in ask(f"{api_url}/flow_runs/filter", {"flow_runs": by}):
+            found = ask(f"{api_url}/flow_runs/filter", {"flow_runs": by})
+            if found and not tagged:
+                time.sleep(FAREWELL_SECONDS)
+            for run in found:
                 crash_flow_run(api_url, run["id"], "Its process is gone.")
             return True
         except (OSError, ValueError):

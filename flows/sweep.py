@@ -7,13 +7,11 @@ Example: `cogito sweep experiments/*.yaml --miniature`
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from flows.experiment import experiment
-from flows.fan_out import report_on
+from flows.fan_out import known_as_active, report_on, without_tags
 from tasks import stages
-from tasks.leases import active
 from tasks.run_folder import cogito_home
 from tasks.specs import ExperimentSpec
 from tasks.sweeps import compare_runs, sweep_folder
@@ -36,7 +34,7 @@ def sweep(
         log: the Master Experiment Log; default COGITO_LOG.
         processes: training processes of each; default every GPU, or one on a CPU.
     """
-    with active(cogito_home(), flow_run.id or ""):
+    with known_as_active():
         return _sweep(specs, data_root, log, processes)
 
 
@@ -57,7 +55,8 @@ def _sweep(specs: list[ExperimentSpec], data_root: str | None, log: str | None, 
             failed.append(f"{spec.name}: {message}")
         rows = compare_runs(outcomes, home, folder)
     stages.show_comparison(rows, folder)
-    report_on(folder)
+    with without_tags():
+        report_on(folder)
     if failed:
         return Failed(message="; ".join(failed))
     return Completed(message=f"{len(specs)} experiments: {folder / 'comparison.md'}")

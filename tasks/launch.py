@@ -199,7 +199,8 @@ def run_job(
         if process.returncode < 0 and process.returncode != -signal.SIGTERM:  # which ended it just now, if it hung
             signals.append(signal.Signals(-process.returncode).name)
         message = _failure_message(folder, process.returncode, last_lines, signals, told)
-        if gone := [device for device in devices if device.kind == "cuda" and not _answers(device)]:
+        asked = [] if stopping.is_set() else devices
+        if gone := [device for device in asked if device.kind == "cuda" and not _answers(device)]:
             lost_devices.update(gone)
             names = ", ".join(device.index for device in gone)
             raise DeviceLost(f"GPU {names} no longer answers, or has no memory left at all: {message.splitlines()[0]}")
@@ -213,8 +214,9 @@ def _answers(gpu: Device) -> bool:
     command = [sys.executable, "-c", GPU_PROBE]
     try:
         probe = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS
-        )
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS,
+            start_new_session=os.name == "posix",  # what ends this command must not look like a lost GPU
+        )  # fmt: skip
         return probe.returncode == 0
     except subprocess.TimeoutExpired:
         return False

@@ -38,6 +38,8 @@ class Device:
 
 # GPUs that no longer answered when a job on them had failed: this command leases them to no other.
 lost_devices: set[Device] = set()
+# How the names of commands begin, which are tags of their flow runs.
+TAG = "process-"
 # Set when this process was told to stop: nothing waits any longer and no job starts.
 stopping = threading.Event()
 # Set when it was told to save where it is and end: what runs may finish its step, and no job starts.
@@ -80,15 +82,22 @@ def active(home: Home, name: str = "") -> Iterator[str]:
     What is left of a lock after a kill or an error tells the next start which flow runs to look at in Prefect.
 
     Args:
-        name: id of the flow run; default a new name, to be taken before there is a flow run and given to it as a tag.
+        name: id of the flow run, whose end somebody else sees too; default a new name, to be taken before there is a
+            flow run and given to it as a tag.
 
     Yields:
         The name.
     """
-    name = name or f"process-{os.getpid()}-{token_hex(3)}"
+    named = bool(name)
+    name = name or f"{TAG}{os.getpid()}-{token_hex(3)}"
     path = home.locks / f"active-{name}.lock"
     with FileLock(path):
-        yield name
+        try:
+            yield name
+        except BaseException:
+            if named:
+                _forget(path)
+            raise
         _forget(path)
 
 

@@ -205,8 +205,11 @@ def test_the_run_of_a_killed_command_is_called_crashed(home: Home, api_url: str,
     by_id, done, pending, running = make("RUNNING"), make("COMPLETED"), make("PENDING", gone), make("RUNNING", gone)
     for name in (by_id, done, gone, empty):
         (home.locks / f"active-{name}.lock").touch()
-    task = {"task_key": "pretrain_model", "dynamic_key": "0", "flow_run_id": running, "state": {"type": "RUNNING"}}
-    _, task = post(f"{api_url}/task_runs/", task)
+    silent, tasks = make("CRASHED", gone), {}
+    lost_tasks = (running, "RUNNING"), (running, "SCHEDULED"), (silent, "RUNNING")  # the second is to be tried again
+    for run, state in lost_tasks:
+        task = {"task_key": "publish", "dynamic_key": str(len(tasks)), "flow_run_id": run, "state": {"type": state}}
+        tasks[post(f"{api_url}/task_runs/", task)[1]["id"]] = "CRASHED"
     with active(home) as name:
         alive, elsewhere = make("RUNNING", name), make("RUNNING", "process-3-0a1b2c")
         assert ensure_server(home) == api_url
@@ -215,8 +218,8 @@ def test_the_run_of_a_killed_command_is_called_crashed(home: Home, api_url: str,
         expected = {by_id: "CRASHED", done: "COMPLETED", pending: "CRASHED", running: "CRASHED", alive: "RUNNING"}
         assert {run: states[run] for run in expected} == expected
         assert states[elsewhere] == "RUNNING", "no lock of this home speaks of it"
-        _, (task,) = post(f"{api_url}/task_runs/filter", {"task_runs": {"id": {"any_": [task["id"]]}}})
-        assert task["state_type"] == "CRASHED"
+        _, ended = post(f"{api_url}/task_runs/filter", {"task_runs": {"id": {"any_": list(tasks)}}})
+        assert {task["id"]: task["state_type"] for task in ended} == tasks
         assert [path.stem for path in home.locks.glob("active-*")] == [f"active-{name}"]
 
 
@@ -229,6 +232,9 @@ def test_an_error_leaves_its_lock_for_the_next_start(home: Home) -> None:
     end_lost_work(home, lambda name: asked.append(name) is None)
     end_lost_work(home, lambda name: asked.append(name) is None)
     assert asked == [name, name]
+    with pytest.raises(OSError), active(home, "1f-2e"):
+        raise OSError
+    assert not list(home.locks.glob("active-*")), "a worker says how its flow run ended"
 
 
 def test_a_run_that_no_server_answers_for_is_kept_for_later(home: Home) -> None:

@@ -266,11 +266,11 @@ class Storm:
         run = paths[0].parent
         trained = (run / "pretraining" / "result.json").exists()
         try:
-            fresh = paths[0].stat().st_mtime > began_start
             record = json.loads(paths[0].read_text(encoding="utf-8"))
-            asked = (run / "pretraining" / "job.json").stat().st_mtime > began_start
         except OSError:
-            fresh, record, asked = False, {}, False
+            record = {}
+        fresh = self._is_newer(paths[0], began_start)
+        asked = self._is_newer(run / "pretraining" / "job.json", began_start)
         if trained and not record.get("publishing"):
             return "publishing"
         if not trained or (asked and record.get("pretraining") is None):
@@ -280,17 +280,26 @@ class Storm:
             return "pretraining, continued" if states else "pretraining"
         if not fresh or record["pretraining"] is None:
             return "start"
-        # An analysis that was killed fails, and the fine-tunings go on without it.
+        # It begins when a device is free, before, after or between the fine-tunings; killed, it fails, and they go on.
         struck = any(kill.kind == "analysis job" and kill.start == self.starts for kill in self.killed)
-        if not (run / "analysis" / "result.json").exists() and not struck:
+        analysed = (run / "analysis" / "result.json").exists()
+        if not analysed and not struck and self._is_newer(run / "analysis" / "job.json", began_start):
             return "analysis"
-        if not record["cells"] or any(cell["status"] != "complete" for cell in record["cells"]):
+        unfinished = not record["cells"] or any(cell["status"] != "complete" for cell in record["cells"])
+        if unfinished or not (analysed or struck):
             return "fine-tuning"
         log = self.place / "log.md"
         done = record["status"] == "complete" and record["finished"] is not None and log.exists()
         if not done or log.stat().st_mtime < datetime.fromisoformat(record["finished"]).timestamp():
             return "row"
         return "report"
+
+    @staticmethod
+    def _is_newer(path: Path, moment: float) -> bool:
+        try:
+            return path.stat().st_mtime > moment
+        except OSError:
+            return False
 
     def leftovers(self) -> list[str]:
         """Processes of this home that still live, its one server aside."""

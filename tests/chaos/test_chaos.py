@@ -57,7 +57,7 @@ def unfinished_flow_runs(storm: Storm) -> list[str]:
     port = json.loads((storm.home / "prefect" / "server.json").read_text(encoding="utf-8"))["port"]
     found = []
     for kind in ("flow_runs", "task_runs"):
-        query = {kind: {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
+        query = {kind: {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "SCHEDULED"]}}}}
         url, headers = f"http://127.0.0.1:{port}/api/{kind}/filter", {"Content-Type": "application/json"}
         request = Request(url, json.dumps(query).encode(), headers)
         with build_opener(ProxyHandler({})).open(request, timeout=30) as response:
