@@ -5,6 +5,7 @@ exception that nothing catches; kills of real processes prove it through the lau
 """
 
 import json
+import multiprocessing
 import random
 import shutil
 import subprocess
@@ -447,12 +448,36 @@ def train_through_kills(
 LONGER = ("training.max_steps=150", "training.epochs=100", "training.checkpoint_every_steps=10")
 
 
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Launcher and ranks that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if str(folder / "job.json") in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 @pytest.mark.end_to_end
-def test_a_killed_rank_of_two_ends_the_other_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_killed_command_and_a_killed_rank_end_the_others_and_lose_nothing(tmp_path: Path) -> None:
     spec, home = a_spec(*LONGER, *WEIGHTINGS["kendall_gal"]), Home(tmp_path)
-    corpus = corpus_of(spec, home)
+    corpus, folder = corpus_of(spec, home), home.run("stormy").pretraining
     train_through_kills(spec, corpus, home, 2, [])
-    _, said = train_through_kills(spec, corpus, home, 2, [(15, 1)])
+    words = (spec, corpus, home.run("stormy"), home)
+    command = multiprocessing.get_context("spawn").Process(target=pretrain, args=words, kwargs={"processes": 2})
+    command.start()
+    deadline = time.monotonic() + 240
+    while not ((folder / "curve.jsonl").exists() and (folder / "curve.jsonl").read_bytes().count(b"\n") >= 15):
+        assert command.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(processes_of(folder)) >= 3
+    command.kill()
+    command.join()
+    deadline = time.monotonic() + 60
+    while processes_of(folder):
+        assert time.monotonic() < deadline, "the ranks do not notice that their command is gone"
+        time.sleep(0.2)
+    _, said = train_through_kills(spec, corpus, home, 2, [(60, 1)])
     for message in said:
         assert "was killed (SIGKILL)" in message and "fix: run the same command again" in message
     assert_same_training(home.run("calm").pretraining, home.run("stormy").pretraining, 150)
