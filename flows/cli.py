@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a stage failed, 2 bad input. With --json standard output c
 
 import json
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -449,6 +450,9 @@ def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Pa
         # Known before Prefect knows the flow run and after it has ended: a kill at any moment leaves it to be found.
         with active(cogito_home()) as mark, tags(mark), DISPLAY.on_terminal():
             return flow(**arguments, return_state=True), log_path
+    except KeyboardInterrupt:
+        print("cogito: interrupted; what is done is saved, and the same command goes on", file=sys.stderr)
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -517,6 +521,14 @@ def _fail(error: Exception, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _leave_at_once(message: str) -> NoReturn:
+    """End without what Prefect does at exit: it would try for minutes to reach a server that is gone, and say so."""
+    print(f"\ncogito: {message}", file=sys.stderr)  # its threads may be in the middle of a line
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
+
+
 def _fail_usage(error: Any) -> NoReturn:
     """Typer's own message in the form of all others."""
     words = error.ctx.command_path if getattr(error, "ctx", None) else "cogito"
@@ -551,7 +563,7 @@ def main() -> None:
         from tasks.run_folder import disk_full
 
         if message := lost_server(error):
-            _fail(StageError(message), 1)
+            _leave_at_once(message)
         if disk_full(error):
             _fail(StageError(f"no space left on device: {error}; fix: make room, then run it again"), 1)
         if not is_transient(error):

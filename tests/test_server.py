@@ -493,6 +493,7 @@ def test_a_server_that_goes_away_in_mid_run(tmp_path: Path, comes_back: bool) ->
                 return
             said = [line for line in errors.splitlines() if line.startswith("cogito: ")]
             assert command.returncode == 1 and len(said) == 1, errors
+            assert errors.strip().splitlines()[-1] == said[0], "what Prefect says at its end buries the message"
             assert "the Prefect server at http://127.0.0.1:" in said[0] and "Hub" not in said[0]
             row = log.read_bytes()
             again = cogito(*words, home=home.root)
