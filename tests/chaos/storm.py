@@ -39,7 +39,7 @@ STAGES: dict[str, float] = {
 }
 # A kill strikes after this part of its stage on average, and never later than the others, of which the last one holds
 # until the stage was hit at all: else a short stage passes, and does not come again.
-MEAN_PART, LATEST_PART, FIRST_PART = 0.15, 0.6, 0.2
+MEAN_PART, LATEST_PART, FIRST_PART = 0.12, 0.35, 0.2
 # Kind of process -> what its command line says, and how often it is hit where others live too: a server starts slowly.
 KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
     "command": (lambda words: "flows.cli run" in words, 2.0),
@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
     "launcher": (lambda words: "accelerate.commands.launch" in words, 2.0),
     "rank": (lambda words: "tasks.worker" in words and "/pretraining/" in words, 2.0),
     "W&B": (lambda words: "wandb-core" in words, 2.0),
-    "analysis job": (lambda words: "tasks.worker" in words and "/analysis/" in words, 4.0),
+    "analysis job": (lambda words: "tasks.worker" in words and "/analysis/" in words, 6.0),
     "fine-tuning job": (lambda words: "tasks.worker" in words and "/finetuning/" in words, 2.0),
 }
 # What lives in a stage beside command and server.
