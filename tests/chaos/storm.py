@@ -185,9 +185,12 @@ class Storm:
                 continue
             part = min(chance.expovariate(1 / MEAN_PART), LATEST_PART if done[stage] else FIRST_PART)
             strike = time.monotonic() + part * self.lasts[stage]
-            while time.monotonic() < strike and command.poll() is None:
+            # Given up when another stage comes, as the analysis does among the fine-tunings: its own kill is sooner.
+            while (here := self.stage(command.pid, began_start)) == stage and time.monotonic() < strike:
                 time.sleep(min(POLL_SECONDS, max(0.0, strike - time.monotonic())))
-            if self.stage(command.pid, began_start) == stage:
+                if command.poll() is not None:
+                    break
+            if here == stage:
                 hits = self._strike(command, aim, chance)
                 self._note(hits, stage, time.monotonic() - began)
                 if "command" in hits:
