@@ -15,7 +15,7 @@ from flows.fan_out import (
     carry_out,
     evaluate_checkpoint,
     finish_run,
-    noting_a_pause,
+    keeping_status,
     prepare_tasks,
     settle,
     workers,
@@ -102,6 +102,6 @@ def evaluate_in_own_run(
     asked = evaluation_identity(spec, evaluation_head(spec, checkpoint), corpus, tasks)
     run, record = open_evaluation_run(spec, checkpoint, asked, cogito_home(), log, repeats)
     record.corpus = corpus
-    with noting_a_pause(record, run):
+    with keeping_status(record, run):
         evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)
-    return finish_run(record, run, log)
+        return finish_run(record, run, log)

@@ -16,8 +16,8 @@ from flows.fan_out import (
     carry_out,
     evaluate_checkpoint,
     finish_run,
+    keeping_status,
     note_stage,
-    noting_a_pause,
     prepare_tasks,
     settle,
     workers,
@@ -82,7 +82,7 @@ def _experiment(
     run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh, repeats=repeats)
     note_stage(record, "data", started, corpus, None)
     record.corpus = corpus
-    with noting_a_pause(record, run):
+    with keeping_status(record, run):
         return _train_and_evaluate(spec, inputs, corpus, tasks, asked, run, record, log, processes, repeats)
 
 

@@ -5,10 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import allow_failure
 from prefect.context import TagsContext
@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from tasks import stages
-from tasks.errors import Paused, StageError, UserError
+from tasks.errors import Paused, RunPaused, StageError, UserError
 from tasks.launch import pause_all_jobs, pause_on_sigterm, stop_all_jobs
 from tasks.leases import TAG, active, pausing, stopping, visible_devices
 from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
@@ -142,7 +142,10 @@ def evaluate_checkpoint(
     for (name, start), futures in cells.items():
         results[name, start] = []
         for seed, future in futures:
-            cell, problem = settle(future)
+            try:
+                cell, problem = settle(future)
+            except Paused:
+                raise Paused(f"with {_count_done(cells)} fine-tunings done") from None
             if problem is not None:
                 log.error("finetune %s seed %d (%s) failed: %s", name, seed, start, problem)
                 origin = protocols[name].start_from if start == "checkpoint" else None
@@ -172,6 +175,16 @@ def evaluate_checkpoint(
     record.scores = scores
 
 
+def _count_done(cells: dict[tuple[str, Start], list[tuple[int, PrefectFuture[Any]]]]) -> str:
+    """How many cells are done when a pause has let all end, as "3 of 10"."""
+    futures = [future for column in cells.values() for _, future in column]
+    done = 0
+    for future in futures:
+        with suppress(Paused, UserError):
+            done += settle(future)[1] is None
+    return f"{done} of {len(futures)}"
+
+
 def report_on(folder: Path) -> None:
     """Write the report of a finished run or sweep.
 
@@ -190,14 +203,37 @@ def report_on(folder: Path) -> None:
 
 
 @contextmanager
-def noting_a_pause(record: RunRecord, run: RunFolder) -> Iterator[None]:
-    """Write down that a run was told to pause, and let its message begin with its id."""
+def keeping_status(record: RunRecord, run: RunFolder) -> Iterator[None]:
+    """Let the record say that its run is being worked at, and how it stands when that ends before it is finished.
+
+    A finished run that is asked for again stays what it is.
+
+    Raises:
+        RunPaused: the work was told to pause.
+    """
+    if record.status in ("failed", "paused"):
+        record.status = "running"
+        record.save(run)
+
+    def leave(status: Literal["failed", "paused"]) -> None:
+        if record.status == "running":
+            record.status = status
+            with suppress(StageError):  # no room: what ended the work is what must be told
+                record.save(run)
+
     try:
         yield
+    except RunPaused:  # the run of an evaluation after a training, which was finished before
+        raise
     except Paused as error:
-        record.status = "paused"
-        record.save(run)
-        raise Paused(f"{record.run_id}: paused {error}; the same command goes on") from None
+        leave("paused")
+        raise RunPaused(f"{record.run_id}: paused {error}; the same command goes on") from None
+    except Exception:
+        leave("failed")
+        raise
+    except BaseException:  # interrupted, or cancelled from the UI
+        leave("paused")
+        raise
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.options import console
 from tasks.records import RunRecord, Score
 from tasks.run_folder import RunFolder
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from tasks.rescoring import Change
 
 Rows = list[tuple[str, str]]
-# Columns of the score table where the output is no terminal and so has no width of its own.
-TABLE_WIDTH = 120
 
 
 def _first_line(text: str | None) -> str:
@@ -89,12 +88,9 @@ KINDS: dict[str, Callable[[], Rows]] = {
 
 def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     """The scores of a run beside their floors, and where everything lies."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=TABLE_WIDTH)
+    terminal = console()
     made = " (made data: says nothing about the real tasks)" if record.made_data else ""
     table = Table(title=f"{record.run_id}: {record.status}{made}")
     for title in ("task", "metric", "score", "95 % interval", "floor", "word overlap", "random start", "zero-shot", "n",
@@ -111,32 +107,32 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
             "--" if score.overlap_baseline is None else f"{score.overlap_baseline:.3f}",
             *("--" if one is None else _value(one) for one in beside), str(score.n), str(len(score.seed_values)),
         )  # fmt: skip
-    console.print(table)
+    terminal.print(table)
     if record.pretraining and record.corpus:
         loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
         near = "; within 0.2 of it: nothing contextual was learned" if loss > entropy - 0.2 else ""
-        console.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
+        terminal.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
         for warning in record.pretraining.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False)
+            terminal.print(f"warning: {warning}", style="yellow", markup=False)
         if (diverged := record.pretraining.diverged) is not None:
             kept = f"kept: the weights after step {diverged.kept_step}"
-            console.print(f"diverged at step {diverged.step}: {diverged.reason}; {kept}", style="red", markup=False)
+            terminal.print(f"diverged at step {diverged.step}: {diverged.reason}; {kept}", style="red", markup=False)
     if record.analysis:
         figures = record.analysis.figures
-        console.print(
+        terminal.print(
             f"concept ranks of {record.analysis.num_concepts}: nuclear of mean {figures['nuclear_rank_of_mean']:.1f}, "
             f"effective of mean {figures['effective_rank_of_mean']:.1f}, "
             f"effective per sample {figures['effective_rank_per_sample_mean']:.1f}"
         )
         if "input_variance_share" in figures:  # earlier records lack it
-            console.print(
+            terminal.print(
                 f"of their variance the text decides {figures['input_variance_share']:.1%}, of effective rank "
                 f"{figures['centred_effective_rank']:.1f}; of texts with tokens left out "
                 f"{figures['retrieval_top_1']:.1%} are found again, by chance {figures['retrieval_chance']:.1%}"
             )
     for name, stage in record.stages.items():
         if stage.status != "complete":
-            console.print(f"{name} {stage.status}: {stage.message}", style="red", markup=False)
+            terminal.print(f"{name} {stage.status}: {stage.message}", style="red", markup=False)
     print(f"record: {folder.record}")
     print(f"row in: {log_path}")
     if (page := folder.root / "report.html").exists():
@@ -157,41 +153,35 @@ def _interval(score: Score) -> str:
 
 def print_comparison(comparison: "Comparison") -> None:
     """What differs between A and B, their figures side by side, and what is not known or not comparable."""
-    from rich.console import Console
     from rich.table import Table
 
     from tasks.comparisons import delta_text, shown, value_text
 
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(width=TABLE_WIDTH, markup=False, highlight=False)
-    console.print(f"A: {comparison.a}\nB: {comparison.b}")
+    terminal = console(markup=False, highlight=False)
+    terminal.print(f"A: {comparison.a}\nB: {comparison.b}")
     table = Table("differs", "A", "B")
     for one in comparison.differs:
         table.add_row(one.key, value_text(one.a), value_text(one.b))
-    console.print(table)
+    terminal.print(table)
     table = Table("figure", "A", "B", "n", "B - A (95 % interval)")
     for figure in comparison.figures:
         values = shown(figure, figure.a), shown(figure, figure.b)
         table.add_row(figure.name, *values, "--" if figure.n is None else str(figure.n), delta_text(figure))
-    console.print(table)
+    terminal.print(table)
     for side, names in comparison.not_known.items():
         if names:
-            console.print(f"not known for {side.upper()}: {'; '.join(names)}")
+            terminal.print(f"not known for {side.upper()}: {'; '.join(names)}")
 
 
 def print_verdicts(row: str, again: str, verdicts: "list[Verdict]", log_path: Path) -> None:
     """What a repetition says of every figure of a row."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(width=TABLE_WIDTH, markup=False, highlight=False)
+    terminal = console(markup=False, highlight=False)
     table = Table("figure", "row", "again", "verdict", title=f"{row}, repeated as {again}")
     for one in verdicts:
         table.add_row(one.figure, one.stated, one.repeated, one.verdict)
-    console.print(table)
+    terminal.print(table)
     counts = Counter(one.outcome for one in verdicts)
     print(", ".join(f"{counts[name]} {name}" for name in ("agrees", "differs", "undecided")))
     print(f"row in: {log_path}")

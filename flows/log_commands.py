@@ -1,16 +1,15 @@
 """The commands of the Master Experiment Log: `cogito log show`, `add`, `check`, `export`."""
 
-import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from flows.options import AsJson, LogPath, console, print_json
+
 app = typer.Typer(help="Read, check and write the Master Experiment Log.", no_args_is_help=True)
 
-LogPath = Annotated[Path | None, typer.Option("--log", help="The log (COGITO_LOG; default master_experiment_log.md).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON alone on standard output.")]
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -22,7 +21,7 @@ def show(log: LogPath = None, as_json: AsJson = False) -> None:
     path = default_log(log)
     rows = show_log(path)
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
         return
     from rich.table import Table
 
@@ -31,7 +30,7 @@ def show(log: LogPath = None, as_json: AsJson = False) -> None:
         # the text of the cell, because it says which scores are at their floor
         scores = next((row[name] for name in ("key_glue_scores", "key_scores") if row.get(name)), None)
         table.add_row(row["table"], row["run_id"], row["checkpoint"], _readable(scores or ""))
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -63,7 +62,7 @@ def check(
     findings = check_log(file, against=against, reports=reports, repository=git)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        print(json.dumps([finding.as_json() for finding in findings], indent=1, ensure_ascii=False))
+        print_json([finding.as_json() for finding in findings])
         raise typer.Exit(1 if errors else 0)
     from rich.markup import escape
     from rich.table import Table
@@ -77,7 +76,7 @@ def check(
             line, escape(place), f"[{style}]{one.severity}[/] {one.confidence:.0%}", one.rule, escape(one.message)
         )
     if findings:
-        _console().print(table)
+        console().print(table)
     counts = ", ".join(f"{sum(one.severity == name for one in findings)} {name}s" for name in STYLES)
     print(f"{file}: {counts}")
     raise typer.Exit(1 if errors else 0)
@@ -98,12 +97,3 @@ def _readable(cell: str) -> str:
     from rich.markup import escape
 
     return escape(re.sub(r"\s*<br\s*/?>\s*", "\n", cell.replace("**", "").replace("`", "")))
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    from flows.listing import TABLE_WIDTH
-
-    console = Console()
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)

@@ -10,8 +10,6 @@ same SQLite file. So the server's port and process stand in `server.json` of the
 Prefect itself is not imported here: that costs 1.5 s, and it reads these settings when it is imported.
 """
 
-import base64
-import json
 import os
 import socket
 import subprocess
@@ -23,54 +21,33 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit, urlunsplit
-from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 from filelock import Timeout
 
+from flows.prefect_api import (
+    ALIVE,
+    FIRST_PORT,
+    HEARTBEAT_SECONDS,
+    LOOPBACK,
+    ask,
+    check_given,
+    crash_flow_run,
+    watch_silent_runs,
+    why_unhealthy,
+)
 from tasks.errors import StageError, UserError, unknown_name
 from tasks.leases import TAG, end_lost_work
 from tasks.processes import OWNER_BORN, OWNER_PID, birth, lives, own_mark, owner_lives
 from tasks.run_folder import Home, read_json, write_json
-from tasks.secrets import environment_without_secrets, redact
+from tasks.secrets import environment_without_secrets
 
 # A word of the command line of the temporary server that Prefect starts where there is no other.
 TEMPORARY_SERVER = "prefect.server.api.server:create_app"
-FIRST_PORT = 4200
 PORTS = 100
-LOOPBACK = "127.0.0.1"
 
-# States of a run that somebody works at.
-ALIVE = ("PENDING", "RUNNING", "CANCELLING")
 # So soon after its flow's function a flow run of a worker has said how it ended.
 FAREWELL_SECONDS = 3
-
-# A run whose process was killed would stay Running for ever: after three missing heartbeats the server ends it.
-HEARTBEAT_SECONDS = 30
-SILENT_RUN_AUTOMATION: dict[str, Any] = {
-    "name": "Crash silent flow runs",
-    "description": "A flow run that sent no heartbeat for 90 s has lost its process. Made by cogito.",
-    "enabled": True,
-    "trigger": {
-        "type": "event",
-        "posture": "Proactive",
-        "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
-        # Only ours: other flows of the user's beat every 180 s, Prefect's default, and would be called crashed.
-        "match_related": {
-            "prefect.resource.role": "flow",
-            "prefect.resource.name": ["experiment", "evaluation", "sweep"],
-        },
-        "for_each": ["prefect.resource.id"],
-        "after": ["prefect.flow-run.heartbeat"],
-        "expect": ["prefect.flow-run.heartbeat"]
-        + [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")],
-        "threshold": 1,
-        "within": 3 * HEARTBEAT_SECONDS,
-    },
-    "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": "No heartbeat for 90 s."}],
-}
 
 
 @dataclass(frozen=True)
@@ -95,7 +72,7 @@ class LocalServer:
             )
         except psutil.Error:
             return False
-        return serves and _why_unhealthy(self.api_url, 2) is None
+        return serves and why_unhealthy(self.api_url, 2) is None
 
 
 def configure_prefect(home: Home) -> None:
@@ -139,7 +116,7 @@ def configure_prefect(home: Home) -> None:
 
 def find_server(home: Home) -> str | None:
     """The API address of the home's own server if it runs and is healthy, else None."""
-    server = _recorded_server(home)
+    server = recorded_server(home)
     return server.api_url if server and server.answers() else None
 
 
@@ -162,16 +139,16 @@ def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
     for lost in lost_servers(home):
         _signal(lost, "kill")
     given = os.environ.get("PREFECT_API_URL")
-    server = _recorded_server(home)
+    server = recorded_server(home)
     if given and (mode == "off" or not server or given != server.api_url):
-        return _check_given(given)
+        return check_given(given)
     if mode == "off":
         return None
     deadline = time.monotonic() + timeout_seconds
     if not (server and server.answers()):
         try:
             with home.lock("server").acquire(timeout=timeout_seconds):
-                server = _recorded_server(home)
+                server = recorded_server(home)
                 # One that lives but does not answer may still be starting, for another caller, or be stuck for good.
                 if not (server and _wait_until_healthy(server, time.monotonic() + timeout_seconds / 2)):
                     server = _start_server(home, server, deadline)
@@ -205,21 +182,6 @@ def lost_servers(home: Home) -> list[psutil.Process]:
     return found
 
 
-def crash_flow_run(api_url: str, run: str, message: str) -> None:
-    """Call a flow run crashed that has not ended, and those of its tasks that have not.
-
-    Raises:
-        OSError, ValueError: the server did not take it.
-    """
-    crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
-    whose = {"flow_runs": {"id": {"any_": [run]}}}
-    flows, tasks = ({"state": {"type": {"any_": list(states)}}} for states in (ALIVE, (*ALIVE, "SCHEDULED")))
-    asked = {"task_runs": whose | {"task_runs": tasks}, "flow_runs": {"flow_runs": flows | whose["flow_runs"]}}
-    for kind, query in asked.items():
-        for one in ask(f"{api_url}/{kind}/filter", query):
-            ask(f"{api_url}/{kind}/{one['id']}/set_state", {"state": crashed, "force": True})
-
-
 def _crash_lost_runs(home: Home, api_url: str) -> None:
     """Call the flow runs crashed whose process died: a server that died too has forgotten their heartbeats."""
 
@@ -243,7 +205,7 @@ def _crash_lost_runs(home: Home, api_url: str) -> None:
 def stop_server(home: Home) -> bool:
     """End the home's server with all its processes; False when none was running."""
     with home.lock("server"):
-        server = _recorded_server(home)
+        server = recorded_server(home)
         moved = _end_moved_server(home)
         if server:
             _end_server(server)
@@ -254,43 +216,11 @@ def stop_server(home: Home) -> bool:
     return server is not None or moved
 
 
-def lost_server(error: BaseException) -> str | None:
-    """The message of an error by which Prefect's client says that its server is away; None of any other error."""
-    if isinstance(error, RuntimeError) and "ephemeral Prefect API server" in str(error):
-        return f"the temporary Prefect server is not ready: {error}; fix: run the same command again"
-    seen: BaseException | None = error
-    while seen is not None:
-        try:
-            request = seen.request  # type: ignore[attr-defined]
-            if "x-prefect-api-version" in request.headers:
-                shown = _without_account(str(request.url.copy_with(path="/")))
-                reason = redact(" ".join(str(seen).split()) or type(seen).__name__)
-                return (
-                    f"the Prefect server at {shown} no longer answers as it should: {reason}; "
-                    "what is done is saved; fix: run the same command again, which does nothing twice and "
-                    "starts a server of our own anew (one that PREFECT_API_URL names is yours to start)"
-                )
-        except (AttributeError, RuntimeError):  # of another library, or of no request
-            pass
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
-def ui_address(api_url: str) -> str:
-    """The address of the UI that belongs to an API address, Prefect Cloud included."""
-    parts = urlsplit(api_url.rstrip("/"))
-    host = parts.netloc.replace("api.prefect.cloud", "app.prefect.cloud")
-    path = (
-        f"{parts.path}/".replace("/api/", "/").replace("/accounts/", "/account/").replace("/workspaces/", "/workspace/")
-    )
-    return urlunsplit((parts.scheme, host, path.rstrip("/"), "", ""))
-
-
 def _record_file(home: Home) -> Path:
     return home.prefect / "server.json"
 
 
-def _recorded_server(home: Home) -> LocalServer | None:
+def recorded_server(home: Home) -> LocalServer | None:
     """The server of `server.json`, if that very process still lives: a pid alone may have been given to another.
 
     A server whose home was moved or copied goes on writing to the place where it was started: it is none of this home.
@@ -344,7 +274,10 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
             _end_server(server)  # without a record nobody would find it again
             raise
         if _wait_until_healthy(server, deadline):
-            _watch_silent_runs(server.api_url)
+            try:
+                watch_silent_runs(server.api_url)
+            except (OSError, ValueError) as error:
+                _warn(f"killed runs will stay Running in the UI: {error}")
             return server
         taken = not _is_free(port)  # by another program, between our look and the server's own: try the next
         _end_server(server)
@@ -421,76 +354,6 @@ def _is_free(port: int) -> bool:
             return True
     except (OSError, OverflowError):
         return False
-
-
-def _why_unhealthy(api_url: str, timeout_seconds: float) -> str | None:
-    """None for a healthy Prefect API, else what is wrong with it.
-
-    Any web server may answer with 200, Prefect's own UI for a wrong path among them; the API answers `true`.
-    """
-    try:
-        status, body = _request(f"{api_url}/health", timeout_seconds)
-    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
-        return str(getattr(error, "reason", error))
-    if status in (401, 403) or (status == 200 and body.strip() == b"true"):
-        return None  # 401 and 403: Prefect Cloud tells its health only with the key, which Prefect sends itself
-    return f"it answers, but not as a Prefect API (status {status})"
-
-
-def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, bytes]:
-    local = urlsplit(url).hostname in (LOOPBACK, "localhost")
-    opener = build_opener(ProxyHandler({})) if local else build_opener()
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
-    # What a server with PREFECT_SERVER_API_AUTH_STRING asks for; ours inherits that setting from who starts it.
-    secret = os.environ.get("PREFECT_API_AUTH_STRING") or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
-    if secret and local:
-        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
-    try:
-        with opener.open(Request(url, data, headers), timeout=timeout_seconds) as answer:
-            return answer.status, answer.read(10_000_000)
-    except HTTPError as error:
-        with error:
-            return error.code, b""
-
-
-def ask(url: str, body: Any) -> Any:
-    """Post to a Prefect API; its answer.
-
-    Raises:
-        OSError: it does not answer, or with another status than success.
-        ValueError: its answer is no JSON.
-    """
-    status, answer = _request(url, 10, body)
-    if status not in (200, 201):
-        raise OSError(f"{urlsplit(url).path} answered with status {status}")
-    return json.loads(answer)
-
-
-def _check_given(api_url: str) -> str:
-    reason = _why_unhealthy(api_url.rstrip("/"), 4)
-    if reason is None:
-        return api_url
-    raise UserError(
-        f"PREFECT_API_URL: no Prefect server at {_without_account(api_url)}: {reason}; allowed: the API address of a "
-        f"running server, like http://{LOOPBACK}:{FIRST_PORT}/api; fix: start that server, or unset PREFECT_API_URL "
-        "to use one of our own"
-    )
-
-
-def _without_account(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _watch_silent_runs(api_url: str) -> None:
-    """Have the server call runs crashed whose heartbeats stopped; made once a database."""
-    known = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
-    try:
-        if not ask(f"{api_url}/automations/filter", known):
-            ask(f"{api_url}/automations/", SILENT_RUN_AUTOMATION)
-    except (OSError, ValueError) as error:
-        _warn(f"killed runs will stay Running in the UI: {error}")
 
 
 def _refresh_settings() -> None:

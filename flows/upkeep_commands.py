@@ -1,6 +1,5 @@
-"""`cogito doctor` and `cogito clean`: what is wrong and what was left behind; what may go to free disk."""
+"""`cogito doctor`, `clean` and `ui`: what is wrong and what was left behind, what may go to free disk, the server."""
 
-import json
 import os
 from functools import partial
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from flows.log_commands import AsJson
+from flows.options import AsJson, console, print_json
 from tasks.errors import StageError
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -36,7 +35,7 @@ def doctor(
     problems = sum(one.status == "problem" and number not in cleared for number, one in enumerate(findings))
     if as_json:
         rows = [{**one.as_json(), "cleared": number in cleared} for number, one in enumerate(findings)]
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
     else:
         _print(findings, cleared)
     raise typer.Exit(1 if problems else 0)
@@ -59,7 +58,7 @@ def clean(
     freed = 0 if dry_run else remove(waste)
     size = sum(one.size for one in waste)
     if as_json:
-        print(json.dumps({"removed": [one.as_json() for one in waste], "bytes": size, "freed": freed}, indent=1))
+        print_json({"removed": [one.as_json() for one in waste], "bytes": size, "freed": freed})
         return
     for one in waste:
         print(f"{one.size:>15,}  {one.path.relative_to(home.root).as_posix()}: {one.why}")
@@ -68,14 +67,30 @@ def clean(
         raise StageError("not everything could be removed; fix: look at the rights of what is left")
 
 
+def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server of this COGITO_HOME.")] = False) -> None:
+    """Start or find the local Prefect server and print the address of its UI."""
+    from flows.prefect_api import ui_address
+    from flows.server import ensure_server, stop_server
+    from tasks.run_folder import cogito_home
+
+    if stop:
+        print("stopped" if stop_server(cogito_home()) else "no server was running")
+        return
+    url = ensure_server(cogito_home())
+    if url is None:
+        raise StageError("no server could be started; see logs/server.log under COGITO_HOME")
+    print(ui_address(url))
+
+
 def _server(home: Any) -> list[Any]:
     """The server of this home, or the one that PREFECT_API_URL names, and flow runs on it that nobody works at."""
-    from flows.server import ALIVE, LOOPBACK, _recorded_server, _why_unhealthy, ask, stop_server
+    from flows.prefect_api import ALIVE, LOOPBACK, ask, why_unhealthy
+    from flows.server import recorded_server, stop_server
     from tasks.leases import active_locks
     from tasks.upkeep import Finding
 
     given = os.environ.get("PREFECT_API_URL")
-    own = None if given else _recorded_server(home)
+    own = None if given else recorded_server(home)
     if own is not None and not own.answers():
         found = f"process {own.process.pid} is the server of this home and does not answer on port {own.port}"
         return [Finding("server", "problem", found, "`cogito ui --stop`", partial(stop_server, home))]
@@ -83,7 +98,7 @@ def _server(home: Any) -> list[Any]:
     if url is None:
         return [Finding("server", "ok", "none runs; the next run starts one")]
     parts = urlsplit(url)
-    if (reason := _why_unhealthy(url.rstrip("/"), 4)) is not None:
+    if (reason := why_unhealthy(url.rstrip("/"), 4)) is not None:
         return [
             Finding("server", "problem", f"no Prefect server at {parts.hostname}: {reason}", "unset PREFECT_API_URL")
         ]
@@ -133,24 +148,19 @@ def _lost_servers(home: Any) -> list[Any]:
 
 
 def _crash(url: str, run: str) -> None:
-    from flows.server import crash_flow_run
+    from flows.prefect_api import crash_flow_run
 
     crash_flow_run(url, run, "Its process is gone. Called so by cogito doctor.")
 
 
 def _print(findings: list[Any], cleared: set[int]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from flows.listing import TABLE_WIDTH
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=TABLE_WIDTH)
     table = Table("what", "status", "found", "fix")
-    for number, one in enumerate(findings):
-        status = "cleared" if number in cleared else one.status
+    statuses = ["cleared" if number in cleared else one.status for number, one in enumerate(findings)]
+    for one, status in zip(findings, statuses, strict=True):
         table.add_row(one.name, f"[{STYLES.get(status, 'green')}]{status}[/]", escape(one.found), escape(one.fix))
-    console.print(table)
-    print(", ".join(f"{sum(one.status == status for one in findings)} {status}" for status in STYLES))
+    console().print(table)
+    counted = [*STYLES, *(["cleared"] if cleared else [])]
+    print(", ".join(f"{statuses.count(status)} {status}" for status in counted))

@@ -25,6 +25,10 @@ class Paused(Exception):
     """Work was told to pause and has saved where it is; the same command goes on. Exit code 0."""
 
 
+class RunPaused(Paused):
+    """A run was told to pause; the message begins with its id."""
+
+
 def unknown_name(kind: str, got: object, allowed: Iterable[str]) -> str:
     """The sentence for a name that a table does not hold, with the nearest one and the whole list."""
     names = sorted(allowed)

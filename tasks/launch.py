@@ -95,7 +95,8 @@ def claimed_job(folder: Path, identity: str, home: Home) -> Iterator[dict[str, A
     if done is not None:
         yield done
         return
-    with hold(home.lock(f"job-{content_hash(str(folder))}"), f"{folder.parent.name}/{folder.name}"):
+    owner = folder.relative_to(home.root).parts[1] if folder.is_relative_to(home.root) else folder.name
+    with hold(home.lock(f"job-{content_hash(str(folder))}"), owner):
         yield finished_result(folder, identity)
 
 
@@ -195,12 +196,13 @@ def run_job(
         raise Paused(f"after step {read_json(folder / PAUSE_ANSWER)['step']}")
     if result is None and pausing.is_set():
         raise Paused("before it was done")
+    if result is None and stopping.is_set():
+        raise StageError("interrupted")
     if process.returncode != 0 or result is None:
         if process.returncode < 0 and process.returncode != -signal.SIGTERM:  # which ended it just now, if it hung
             signals.append(signal.Signals(-process.returncode).name)
         message = _failure_message(folder, process.returncode, last_lines, signals, told)
-        asked = [] if stopping.is_set() else devices
-        if gone := [device for device in asked if device.kind == "cuda" and not _answers(device)]:
+        if gone := [device for device in devices if device.kind == "cuda" and not _answers(device)]:
             lost_devices.update(gone)
             names = ", ".join(device.index for device in gone)
             raise DeviceLost(f"GPU {names} no longer answers, or has no memory left at all: {message.splitlines()[0]}")

@@ -38,6 +38,8 @@ class Device:
 
 # GPUs that no longer answered when a job on them had failed: this command leases them to no other.
 lost_devices: set[Device] = set()
+# What this process has said to wait for, and at which lock: the fine-tunings of a run wait side by side.
+_waited_for: dict[str, BaseFileLock] = {}
 # How the names of commands begin, which are tags of their flow runs.
 TAG = "process-"
 # Set when this process was told to stop: nothing waits any longer and no job starts.
@@ -51,7 +53,7 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
     """Hold a lock; waiting for it ends when this process is told to stop.
 
     Args:
-        what: said once if another process holds it.
+        what: said if another process holds it, and not again for another lock of the same.
 
     Raises:
         StageError: this process was told to stop.
@@ -66,9 +68,9 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
             lock.acquire(timeout=POLL_SECONDS)
             break
         except Timeout:
-            if what:
+            if what and _waited_for.setdefault(what, lock) is lock:
                 log.warning("another command works on %s: waiting for it", what)
-                what = ""
+            what = ""
     try:
         yield
     finally:

@@ -360,6 +360,6 @@ def _failures(record: RunRecord) -> list[Part]:
                 parts.append(Quote(cell.error or ""))
     missing = [name for name in STAGES[record.kind] if name not in record.stages]
     if missing and record.status != "complete":
-        title = "Not reached so far" if record.status == "running" else "Never reached"
+        title = "Not reached so far" if record.status in ("running", "paused") else "Never reached"
         parts.append((Strong(title), ": ", ", ".join(missing), "."))
     return parts or ["Nothing was skipped and nothing failed."]

@@ -87,6 +87,8 @@ def _apply_override(raw: dict[str, Any], text: str) -> str:
 
 def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, str]) -> str:
     dotted = ".".join(str(part) for part in location)
+    if location in overridden:
+        return overridden[location]
     for key, flag in overridden.items():
         if key[: len(location)] == location and location not in lines:
             return f"{flag}: {dotted}"

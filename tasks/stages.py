@@ -64,6 +64,18 @@ log = logging.getLogger("cogito.stages")
 
 BAD_INPUT = "Bad input"
 PAUSED = "Paused"
+
+
+class _PauseIsNoError(logging.Filter):
+    """Prefect logs every end of a task that is not Completed as an error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith(f"Finished in state {PAUSED}"):
+            record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+        return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_PauseIsNoError())
 RETRIES = 3
 DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from command import ROOT, TINY, answer, cogito, environment
 
-from flows.server import SILENT_RUN_AUTOMATION
+from flows.prefect_api import SILENT_RUN_AUTOMATION
 
 FILE = ROOT / "deployments.yaml"
 SETTINGS = """

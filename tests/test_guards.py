@@ -172,7 +172,7 @@ def test_a_paused_run_goes_on_to_the_same_weights(place: Path) -> None:
     words = ["--set", "training.max_steps=80", "--set", "training.epochs=60", "--set", "evaluation.tasks=[mrpc]"]
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--log", "log.md", "--json", *words],
-        env=environment(place / "home"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=environment(place / "home"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
@@ -181,8 +181,9 @@ def test_a_paused_run_goes_on_to_the_same_weights(place: Path) -> None:
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=PATIENCE)
+    output, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
+    assert "ERROR" not in said, said
     paused = json.loads(output)
     assert paused["status"] == "paused"
     record = place / "home" / "runs" / paused["run_id"] / "record.json"

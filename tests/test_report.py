@@ -216,7 +216,8 @@ def test_a_diverged_run_shows_what_there_is(home: Home) -> None:
 
 def test_a_run_that_goes_on_says_what_it_has_not_reached(home: Home) -> None:
     stages = {"pretraining": StageRecord(status="complete", seconds=1.0)}
-    for status, title in (("running", "Not reached so far"), ("failed", "Never reached")):
+    soon = "Not reached so far"
+    for status, title in (("running", soon), ("paused", soon), ("failed", "Never reached")):
         text = report_of(put_run(home, status=status, stages=stages, scores=[], analysis=None))
         assert f"**{title}**: data, publishing, finetuning, analysis." in section(text, "Skipped and failed")
         assert "Not measured: analysis was not reached" in section(text, "Concepts")

@@ -20,7 +20,7 @@ from command import ROOT, TINY, cogito, environment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import server
+from flows import prefect_api, server
 from tasks.errors import StageError, UserError
 from tasks.experiment_log import write_row
 from tasks.launch import run_job
@@ -327,7 +327,7 @@ def test_the_server_listens_on_this_machine_alone(home: Home, monkeypatch: pytes
     server._spawn(home, 4242)
     ((command, environment),) = started
     assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert environment["PREFECT_SERVER_API_HOST"] == "127.0.0.1" == server.LOOPBACK
+    assert environment["PREFECT_SERVER_API_HOST"] == "127.0.0.1" == prefect_api.LOOPBACK
 
 
 def test_a_server_with_a_password_is_asked_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,11 +338,11 @@ def test_a_server_with_a_password_is_asked_with_it(monkeypatch: pytest.MonkeyPat
             asked.append(request)
             raise OSError("enough")
 
-    monkeypatch.setattr(server, "build_opener", lambda *_: Opener())
+    monkeypatch.setattr(prefect_api, "build_opener", lambda *_: Opener())
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:pass")
     for url in ("http://127.0.0.1:4200/api", "http://elsewhere:4200/api"):
         with pytest.raises(OSError, match="enough"):
-            server._request(url, 1)
+            prefect_api._request(url, 1)
     own, other = asked
     assert own.headers["Authorization"] == "Basic " + base64.b64encode(b"admin:pass").decode()
     assert "Authorization" not in other.headers, "another host is not told before it is known"

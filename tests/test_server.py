@@ -21,8 +21,9 @@ import pytest
 from command import PATIENCE, TINY, cogito
 from command import environment as command_environment
 
-from flows import server, upkeep_commands
-from flows.server import configure_prefect, ensure_server, find_server, stop_server, ui_address
+from flows import prefect_api, server, upkeep_commands
+from flows.prefect_api import ui_address
+from flows.server import configure_prefect, ensure_server, find_server, stop_server
 from tasks.errors import UserError
 from tasks.leases import active, end_lost_work
 from tasks.processes import OWNER_BORN, OWNER_PID, birth, own_mark
@@ -185,9 +186,9 @@ def test_the_ui_asks_the_api_under_its_own_address(api_url: str) -> None:
 
 @pytest.mark.prefect
 def test_silent_runs_are_watched_once(home: Home, api_url: str) -> None:
-    server._watch_silent_runs(api_url)
+    prefect_api.watch_silent_runs(api_url)
     _, automations = post(f"{api_url}/automations/filter", {})
-    assert [automation["name"] for automation in automations] == [server.SILENT_RUN_AUTOMATION["name"]]
+    assert [automation["name"] for automation in automations] == [prefect_api.SILENT_RUN_AUTOMATION["name"]]
 
 
 @pytest.mark.prefect
@@ -416,7 +417,7 @@ def test_an_error_of_the_server_is_told_from_one_of_the_hub() -> None:
 
     prefects = refused("http://ada:hunter2@127.0.0.1:4200/api/flow_runs/1/set_state", **{"X-PREFECT-API-VERSION": "1"})
     late = RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
-    assert "the temporary Prefect server is not ready: Timed out" in str(server.lost_server(late))
+    assert "the temporary Prefect server is not ready: Timed out" in str(prefect_api.lost_server(late))
     outer = RuntimeError("cannot create")
     outer.__cause__ = prefects
     # The server of another home has taken the port, and knows no such run.
@@ -424,11 +425,11 @@ def test_an_error_of_the_server_is_told_from_one_of_the_hub() -> None:
     unknown = LookupError("None")
     unknown.__cause__ = stranger
     for error in (prefects, outer, stranger, unknown):
-        message = str(server.lost_server(error))
+        message = str(prefect_api.lost_server(error))
         assert "the Prefect server at http://127.0.0.1:4200" in message and message.count("fix:") == 1
         assert "hunter2" not in message and "Hub" not in message
     others = [refused("https://huggingface.co/api"), httpx.ConnectError("no request"), OSError("no"), ValueError("no")]
-    assert [server.lost_server(error) for error in others] == [None] * len(others)
+    assert [prefect_api.lost_server(error) for error in others] == [None] * len(others)
 
 
 def test_a_server_that_is_away_is_not_waited_for_at_every_artifact(

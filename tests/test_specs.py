@@ -242,7 +242,9 @@ def test_mistakes_of_overrides_are_placed_there(file: Path) -> None:
     text = "name: a\ndata: {}\nmodel: {num_layers: 0}\n"
     found = mistakes(file, text, "training.epoch=1", "model.variant=percever_mlm")
     assert len(found) == 3
-    assert any(line.startswith("--set training.epoch: ") and "did you mean 'epochs'?" in line for line in found)
+    assert any(
+        line.startswith("--set training.epoch: unknown key") and "did you mean 'epochs'?" in line for line in found
+    )
     assert any(line.startswith("--set model.variant: ") and "did you mean 'perceiver_mlm'?" in line for line in found)
     assert any(line.startswith("my.yaml:3: model.num_layers: ") for line in found)
 

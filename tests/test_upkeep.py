@@ -161,10 +161,14 @@ def test_leftovers_are_found_and_cleared(lived_in: Home) -> None:
     for name in ("locks", "half-written files", "caches", "runs"):
         assert rows[name]["status"] == "warning" and rows[name]["can_be_cleared"], name
     assert names(lived_in) == before, "without --fix nothing changes"
-    assert run_cogito("doctor", "--fix").exit_code == 0
+    fixed = run_cogito("doctor", "--fix")
+    assert fixed.exit_code == 0
     rows = {row["name"]: row for row in json.loads(run_cogito("doctor", "--json").stdout)}
     for name in ("locks", "half-written files", "caches", "runs"):
         assert rows[name]["status"] == "ok", rows[name]
+    counts = dict(reversed(word.split(" ")) for word in fixed.output.splitlines()[-1].split(", "))
+    assert int(counts["cleared"]) >= 4
+    assert int(counts["warning"]) == sum(row["status"] == "warning" for row in rows.values()), "what is cleared is none"
     assert load_record(lived_in.run("tsdae_H8L1C2_20260401_000001")).status == "failed"
     kept = {name for name in before if ".part/" not in name and "half" not in name and not name.startswith("locks")}
     assert kept <= names(lived_in), "nothing else is touched"
@@ -280,7 +284,7 @@ def test_tokens_are_named_and_never_shown(home: Home, monkeypatch: pytest.Monkey
 )
 def test_servers(home: Home, monkeypatch: pytest.MonkeyPatch, url: str, secret: str | None, status: str) -> None:
     if "127" not in url:
-        monkeypatch.setattr("flows.server._why_unhealthy", lambda *_: None)
+        monkeypatch.setattr("flows.prefect_api.why_unhealthy", lambda *_: None)
     monkeypatch.setenv("PREFECT_API_URL", url)
     if secret:
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", secret)
@@ -318,8 +322,8 @@ def test_flow_runs_that_nobody_works_at(home: Home, monkeypatch: pytest.MonkeyPa
         return 200, json.dumps([stuck, for_a_worker] if len(asked) == 1 else [stuck]).encode()
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
-    monkeypatch.setattr("flows.server._why_unhealthy", lambda *_: None)
-    monkeypatch.setattr("flows.server._request", request)
+    monkeypatch.setattr("flows.prefect_api.why_unhealthy", lambda *_: None)
+    monkeypatch.setattr("flows.prefect_api._request", request)
     with active(home):
         assert len(upkeep_commands._server(home)) == 1
     _, stuck = upkeep_commands._server(home)

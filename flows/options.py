@@ -1,0 +1,40 @@
+"""What commands share: options, and how JSON and tables are printed."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Columns where the output is no terminal and so has no width of its own.
+TABLE_WIDTH = 120
+
+SpecPath = Annotated[Path, typer.Argument(help="Experiment file, for example experiments/quickstart.yaml.")]
+SpecPaths = Annotated[list[Path], typer.Argument(help="Experiment files.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. training.epochs=1.")
+]
+CheckpointName = Annotated[str, typer.Argument(help="Run id, folder, or Hub id with an optional @revision.")]
+Tokenizer = Annotated[str | None, typer.Option(help="Hub id or folder, for a checkpoint without one.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder that mirrors data sets, checkpoints and tokenizers by Hub name (COGITO_DATA_ROOT)."),
+]
+LogPath = Annotated[Path | None, typer.Option("--log", help="The log (COGITO_LOG; default master_experiment_log.md).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON alone on standard output.")]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str, allow_nan=False))
+
+
+def console(**settings: Any) -> "Console":
+    """Where tables are printed; `settings` are those of rich."""
+    from rich.console import Console
+
+    terminal = Console(**settings)
+    return terminal if terminal.is_terminal else Console(width=TABLE_WIDTH, **settings)

@@ -1,0 +1,164 @@
+"""What is asked of a Prefect server over HTTP, and what its silence means; local servers and Prefect Cloud alike.
+
+Prefect itself is not imported here: that costs 1.5 s, and it reads its settings when it is imported.
+"""
+
+import base64
+import json
+import os
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+from tasks.errors import UserError
+from tasks.secrets import redact
+
+LOOPBACK = "127.0.0.1"
+FIRST_PORT = 4200
+
+# States of a run that somebody works at.
+ALIVE = ("PENDING", "RUNNING", "CANCELLING")
+
+# A run whose process was killed would stay Running for ever: after three missing heartbeats the server ends it.
+HEARTBEAT_SECONDS = 30
+SILENT_RUN_AUTOMATION: dict[str, Any] = {
+    "name": "Crash silent flow runs",
+    "description": "A flow run that sent no heartbeat for 90 s has lost its process. Made by cogito.",
+    "enabled": True,
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+        # Only ours: other flows of the user's beat every 180 s, Prefect's default, and would be called crashed.
+        "match_related": {
+            "prefect.resource.role": "flow",
+            "prefect.resource.name": ["experiment", "evaluation", "sweep"],
+        },
+        "for_each": ["prefect.resource.id"],
+        "after": ["prefect.flow-run.heartbeat"],
+        "expect": ["prefect.flow-run.heartbeat"]
+        + [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")],
+        "threshold": 1,
+        "within": 3 * HEARTBEAT_SECONDS,
+    },
+    "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": "No heartbeat for 90 s."}],
+}
+
+
+def why_unhealthy(api_url: str, timeout_seconds: float) -> str | None:
+    """None for a healthy Prefect API, else what is wrong with it.
+
+    Any web server may answer with 200, Prefect's own UI for a wrong path among them; the API answers `true`.
+    """
+    try:
+        status, body = _request(f"{api_url}/health", timeout_seconds)
+    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
+        return str(getattr(error, "reason", error))
+    if status in (401, 403) or (status == 200 and body.strip() == b"true"):
+        return None  # 401 and 403: Prefect Cloud tells its health only with the key, which Prefect sends itself
+    return f"it answers, but not as a Prefect API (status {status})"
+
+
+def ask(url: str, body: Any) -> Any:
+    """Post to a Prefect API; its answer.
+
+    Raises:
+        OSError: it does not answer, or with another status than success.
+        ValueError: its answer is no JSON.
+    """
+    status, answer = _request(url, 10, body)
+    if status not in (200, 201):
+        raise OSError(f"{urlsplit(url).path} answered with status {status}")
+    return json.loads(answer)
+
+
+def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, bytes]:
+    local = urlsplit(url).hostname in (LOOPBACK, "localhost")
+    opener = build_opener(ProxyHandler({})) if local else build_opener()
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    # What a server with PREFECT_SERVER_API_AUTH_STRING asks for; ours inherits that setting from who starts it.
+    secret = os.environ.get("PREFECT_API_AUTH_STRING") or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    if secret and local:
+        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+    try:
+        with opener.open(Request(url, data, headers), timeout=timeout_seconds) as answer:
+            return answer.status, answer.read(10_000_000)
+    except HTTPError as error:
+        with error:
+            return error.code, b""
+
+
+def check_given(api_url: str) -> str:
+    reason = why_unhealthy(api_url.rstrip("/"), 4)
+    if reason is None:
+        return api_url
+    raise UserError(
+        f"PREFECT_API_URL: no Prefect server at {_without_account(api_url)}: {reason}; allowed: the API address of a "
+        f"running server, like http://{LOOPBACK}:{FIRST_PORT}/api; fix: start that server, or unset PREFECT_API_URL "
+        "to use one of our own"
+    )
+
+
+def crash_flow_run(api_url: str, run: str, message: str) -> None:
+    """Call a flow run crashed that has not ended, and those of its tasks that have not.
+
+    Raises:
+        OSError, ValueError: the server did not take it.
+    """
+    crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
+    whose = {"flow_runs": {"id": {"any_": [run]}}}
+    flows, tasks = ({"state": {"type": {"any_": list(states)}}} for states in (ALIVE, (*ALIVE, "SCHEDULED")))
+    asked = {"task_runs": whose | {"task_runs": tasks}, "flow_runs": {"flow_runs": flows | whose["flow_runs"]}}
+    for kind, query in asked.items():
+        for one in ask(f"{api_url}/{kind}/filter", query):
+            ask(f"{api_url}/{kind}/{one['id']}/set_state", {"state": crashed, "force": True})
+
+
+def watch_silent_runs(api_url: str) -> None:
+    """Have the server call runs crashed whose heartbeats stopped; made once a database.
+
+    Raises:
+        OSError, ValueError: the server did not take it.
+    """
+    known = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
+    if not ask(f"{api_url}/automations/filter", known):
+        ask(f"{api_url}/automations/", SILENT_RUN_AUTOMATION)
+
+
+def lost_server(error: BaseException) -> str | None:
+    """The message of an error by which Prefect's client says that its server is away; None of any other error."""
+    if isinstance(error, RuntimeError) and "ephemeral Prefect API server" in str(error):
+        return f"the temporary Prefect server is not ready: {error}; fix: run the same command again"
+    seen: BaseException | None = error
+    while seen is not None:
+        try:
+            request = seen.request  # type: ignore[attr-defined]
+            if "x-prefect-api-version" in request.headers:
+                shown = _without_account(str(request.url.copy_with(path="/")))
+                reason = redact(" ".join(str(seen).split()) or type(seen).__name__)
+                return (
+                    f"the Prefect server at {shown} no longer answers as it should: {reason}; "
+                    "what is done is saved; fix: run the same command again, which does nothing twice and "
+                    "starts a server of our own anew (one that PREFECT_API_URL names is yours to start)"
+                )
+        except (AttributeError, RuntimeError):  # of another library, or of no request
+            pass
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def ui_address(api_url: str) -> str:
+    """The address of the UI that belongs to an API address, Prefect Cloud included."""
+    parts = urlsplit(api_url.rstrip("/"))
+    host = parts.netloc.replace("api.prefect.cloud", "app.prefect.cloud")
+    path = (
+        f"{parts.path}/".replace("/api/", "/").replace("/accounts/", "/account/").replace("/workspaces/", "/workspace/")
+    )
+    return urlunsplit((parts.scheme, host, path.rstrip("/"), "", ""))
+
+
+def _without_account(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
