@@ -235,8 +235,11 @@ def test_an_interrupt_ends_the_command_and_its_jobs(place: Path, first: dict[str
     process.send_signal(number)
     # A SIGTERM pauses: see test_guards.
     assert process.wait(timeout=PATIENCE) == (0 if number == signal.SIGTERM else 130)
-    if number == signal.SIGINT:
-        assert "\ncogito: interrupted; what is done is saved" in said.read_text(encoding="utf-8")
+    words = said.read_text(encoding="utf-8")
+    assert number == signal.SIGTERM or "\ncogito: interrupted; what is done is saved" in words
+    assert "no result" not in words, words
+    (run,) = set(runs.glob("*")) - before
+    assert json.loads((run / "record.json").read_text(encoding="utf-8"))["status"] == "paused"
     _, left = psutil.wait_procs([job for job in jobs if "tasks.worker" in " ".join(command_line(job))], timeout=60)
     assert left == []
     assert not (place / "never.md").exists()
