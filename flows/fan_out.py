@@ -20,7 +20,16 @@ from tasks import stages
 from tasks.errors import Paused, RunPaused, StageError, UserError
 from tasks.launch import pause_all_jobs, pause_on_sigterm, stop_all_jobs
 from tasks.leases import TAG, active, pausing, stopping, visible_devices
-from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
+from tasks.records import (
+    CellResult,
+    Checkpoint,
+    CorpusResult,
+    RunRecord,
+    Score,
+    StageRecord,
+    Start,
+    load_record,
+)
 from tasks.run_folder import RunFolder, cogito_home
 from tasks.sources import Source
 from tasks.specs import ExperimentSpec
@@ -211,15 +220,16 @@ def keeping_status(record: RunRecord, run: RunFolder) -> Iterator[None]:
     Raises:
         RunPaused: the work was told to pause.
     """
-    if record.status in ("failed", "paused"):
+    if record.status not in ("complete", "diverged"):
         record.status = "running"
         record.save(run)
 
     def leave(status: Literal["failed", "paused"]) -> None:
-        if record.status == "running":
-            record.status = status
-            with suppress(StageError):  # no room: what ended the work is what must be told
-                record.save(run)
+        with suppress(StageError, UserError):  # no room, no record: what ended the work is what must be told
+            stored = load_record(run)  # another command may have finished the run meanwhile
+            if stored.status == "running":
+                stored.status = status
+                stored.save(run)
 
     try:
         yield

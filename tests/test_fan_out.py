@@ -96,3 +96,13 @@ def test_a_pause_is_logged_as_no_error() -> None:
         assert logger.filter(record)
         levels.append(record.levelname)
     assert levels == ["INFO", "ERROR"]
+
+
+def test_what_another_command_finished_is_not_taken_back(home: Home) -> None:
+    run = home.run("run")
+    record = make_record(run_id="run", status="running", scores=[])
+    with pytest.raises(RunPaused), keeping_status(record, run):
+        make_record(run_id="run").save(run)
+        before = run.record.read_bytes()
+        raise Paused("before it was done")
+    assert run.record.read_bytes() == before

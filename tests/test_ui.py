@@ -20,7 +20,8 @@ GREEN = (34, 158, 75)  # a completed task run in Prefect's run graph
 
 FLOW = """
 import time
-from flows.server import ensure_server, ui_address
+from flows.prefect_api import ui_address
+from flows.server import ensure_server
 from tasks.run_folder import cogito_home
 url = ensure_server(cogito_home())
 from prefect import flow, task
