@@ -15,7 +15,6 @@ from flows.fan_out import (
     carry_out,
     evaluate_checkpoint,
     finish_run,
-    keeping_status,
     prepare_tasks,
     settle,
     workers,
@@ -100,8 +99,7 @@ def evaluate_in_own_run(
 ) -> State:
     """Evaluate under an evaluation run, which has its own folder, record and row."""
     asked = evaluation_identity(spec, evaluation_head(spec, checkpoint), corpus, tasks)
-    run, record = open_evaluation_run(spec, checkpoint, asked, cogito_home(), log, repeats)
-    record.corpus = corpus
-    with keeping_status(record, run):
+    with open_evaluation_run(spec, checkpoint, asked, cogito_home(), log, repeats) as (run, record):
+        record.corpus = corpus
         evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)
         return finish_run(record, run, log)

@@ -16,7 +16,6 @@ from flows.fan_out import (
     carry_out,
     evaluate_checkpoint,
     finish_run,
-    keeping_status,
     note_stage,
     prepare_tasks,
     settle,
@@ -79,10 +78,9 @@ def _experiment(
 
     identity = pretraining_identity(spec, inputs.data_identity, inputs.init_from)
     asked = evaluation_identity(spec, spec.head, corpus, tasks)
-    run, record = open_training_run(spec, identity, asked, home, log, fresh=fresh, repeats=repeats)
-    note_stage(record, "data", started, corpus, None)
-    record.corpus = corpus
-    with keeping_status(record, run):
+    with open_training_run(spec, identity, asked, home, log, fresh=fresh, repeats=repeats) as (run, record):
+        note_stage(record, "data", started, corpus, None)
+        record.corpus = corpus
         return _train_and_evaluate(spec, inputs, corpus, tasks, asked, run, record, log, processes, repeats)
 
 

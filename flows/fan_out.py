@@ -5,10 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import allow_failure
 from prefect.context import TagsContext
@@ -17,19 +17,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from tasks import stages
-from tasks.errors import Paused, RunPaused, StageError, UserError
+from tasks.errors import Paused, StageError, UserError
 from tasks.launch import pause_all_jobs, pause_on_sigterm, stop_all_jobs
 from tasks.leases import TAG, active, pausing, stopping, visible_devices
-from tasks.records import (
-    CellResult,
-    Checkpoint,
-    CorpusResult,
-    RunRecord,
-    Score,
-    StageRecord,
-    Start,
-    load_record,
-)
+from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
 from tasks.run_folder import RunFolder, cogito_home
 from tasks.sources import Source
 from tasks.specs import ExperimentSpec
@@ -43,8 +34,11 @@ def workers() -> int:
     return len(visible_devices()) + 2
 
 
-def settle(future: PrefectFuture[Any]) -> tuple[Any, str | None]:
+def settle(future: PrefectFuture[Any], place: str | None = None) -> tuple[Any, str | None]:
     """Wait for a stage: its result and None, or None and what went wrong.
+
+    Args:
+        place: what to say where it was told to pause; default its own words.
 
     Raises:
         UserError: the stage found bad input.
@@ -62,7 +56,7 @@ def settle(future: PrefectFuture[Any]) -> tuple[Any, str | None]:
     if state.name == stages.BAD_INPUT:
         raise UserError(state.message or "bad input")
     if state.name == stages.PAUSED:
-        raise Paused(state.message or "before it was done")
+        raise Paused(place or state.message or "before it was done")
     return None, (state.message or state.name or "failed").strip()
 
 
@@ -151,10 +145,7 @@ def evaluate_checkpoint(
     for (name, start), futures in cells.items():
         results[name, start] = []
         for seed, future in futures:
-            try:
-                cell, problem = settle(future)
-            except Paused:
-                raise Paused(f"with {_count_done(cells)} fine-tunings done") from None
+            cell, problem = settle(future, "in the fine-tuning")
             if problem is not None:
                 log.error("finetune %s seed %d (%s) failed: %s", name, seed, start, problem)
                 origin = protocols[name].start_from if start == "checkpoint" else None
@@ -166,7 +157,7 @@ def evaluate_checkpoint(
     if analysis is None:
         record.stages["analysis"] = StageRecord(status="skipped", message="a plain encoder has no concepts")
     else:
-        record.analysis, problem = settle(analysis)
+        record.analysis, problem = settle(analysis, "in the analysis")
         note_stage(record, "analysis", started, record.analysis, problem)
     record.save(run)
 
@@ -184,16 +175,6 @@ def evaluate_checkpoint(
     record.scores = scores
 
 
-def _count_done(cells: dict[tuple[str, Start], list[tuple[int, PrefectFuture[Any]]]]) -> str:
-    """How many cells are done when a pause has let all end, as "3 of 10"."""
-    futures = [future for column in cells.values() for _, future in column]
-    done = 0
-    for future in futures:
-        with suppress(Paused, UserError):
-            done += settle(future)[1] is None
-    return f"{done} of {len(futures)}"
-
-
 def report_on(folder: Path) -> None:
     """Write the report of a finished run or sweep.
 
@@ -209,41 +190,6 @@ def report_on(folder: Path) -> None:
             "NO REPORT of %s: %s; the run, its record and its row are not touched by this; fix: `cogito report %s`",
             folder.name, problem, folder.name,
         )  # fmt: skip
-
-
-@contextmanager
-def keeping_status(record: RunRecord, run: RunFolder) -> Iterator[None]:
-    """Let the record say that its run is being worked at, and how it stands when that ends before it is finished.
-
-    A finished run that is asked for again stays what it is.
-
-    Raises:
-        RunPaused: the work was told to pause.
-    """
-    if record.status not in ("complete", "diverged"):
-        record.status = "running"
-        record.save(run)
-
-    def leave(status: Literal["failed", "paused"]) -> None:
-        with suppress(StageError, UserError):  # no room, no record: what ended the work is what must be told
-            stored = load_record(run)  # another command may have finished the run meanwhile
-            if stored.status == "running":
-                stored.status = status
-                stored.save(run)
-
-    try:
-        yield
-    except RunPaused:  # the run of an evaluation after a training, which was finished before
-        raise
-    except Paused as error:
-        leave("paused")
-        raise RunPaused(f"{record.run_id}: paused {error}; the same command goes on") from None
-    except Exception:
-        leave("failed")
-        raise
-    except BaseException:  # interrupted, or cancelled from the UI
-        leave("paused")
-        raise
 
 
 @contextmanager

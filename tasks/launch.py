@@ -95,8 +95,7 @@ def claimed_job(folder: Path, identity: str, home: Home) -> Iterator[dict[str, A
     if done is not None:
         yield done
         return
-    owner = folder.relative_to(home.root).parts[1] if folder.is_relative_to(home.root) else folder.name
-    with hold(home.lock(f"job-{content_hash(str(folder))}"), owner):
+    with hold(home.lock(f"job-{content_hash(str(folder))}"), f"{folder.parent.name}/{folder.name}"):
         yield finished_result(folder, identity)
 
 
@@ -196,7 +195,9 @@ def run_job(
         raise Paused(f"after step {read_json(folder / PAUSE_ANSWER)['step']}")
     if result is None and pausing.is_set():
         raise Paused("before it was done")
-    if result is None and stopping.is_set():
+    if result is not None and (stopping.is_set() or pausing.is_set()):
+        return result  # it was done when it was ended
+    if stopping.is_set():
         raise StageError("interrupted")
     if process.returncode != 0 or result is None:
         if process.returncode < 0 and process.returncode != -signal.SIGTERM:  # which ended it just now, if it hung

@@ -38,8 +38,6 @@ class Device:
 
 # GPUs that no longer answered when a job on them had failed: this command leases them to no other.
 lost_devices: set[Device] = set()
-# What this process has said to wait for, and at which lock: the fine-tunings of a run wait side by side.
-_waited_for: dict[str, BaseFileLock] = {}
 # How the names of commands begin, which are tags of their flow runs.
 TAG = "process-"
 # Set when this process was told to stop: nothing waits any longer and no job starts.
@@ -53,7 +51,7 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
     """Hold a lock; waiting for it ends when this process is told to stop.
 
     Args:
-        what: said if another process holds it, and not again for another lock of the same.
+        what: said once if another process holds it.
 
     Raises:
         StageError: this process was told to stop.
@@ -68,9 +66,9 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
             lock.acquire(timeout=POLL_SECONDS)
             break
         except Timeout:
-            if what and _waited_for.setdefault(what, lock) is lock:
+            if what:
                 log.warning("another command works on %s: waiting for it", what)
-            what = ""
+                what = ""
     try:
         yield
     finally:
@@ -165,7 +163,8 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
     """Hold `count` devices until the block ends; waits while they are taken.
 
     Raises:
-        StageError: too few are left that answer.
+        StageError: too few are left that answer, or this process was told to stop.
+        Paused: it was told to pause.
     """
     with ExitStack() as held:
         leased: list[Device] = []
@@ -174,6 +173,8 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
             while len(leased) < count:
                 if stopping.is_set():
                     raise StageError("interrupted")
+                if pausing.is_set():
+                    raise Paused("before it began")
                 devices = [device for device in visible_devices() if device not in lost_devices]
                 if count > len(devices):
                     gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda one: one.index))

@@ -1,16 +1,22 @@
 """Finding or claiming the run of a spec: a spec that was run before continues its run, nothing is done twice.
 
+A run is worked at by one command at a time; another one waits for it, and finds done what that did.
+
 A run id names a pretraining. A spec that differs only in evaluation or analysis reuses the pretraining and gets an
 evaluation run of its own, with its row in the evaluation table.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from models.variants import VARIANTS
 from tasks.environment import describe_environment
-from tasks.errors import UserError
+from tasks.errors import Paused, RunPaused, UserError
+from tasks.leases import hold
 from tasks.records import Checkpoint, CorpusResult, RunRecord, first_mistake, load_record
 from tasks.run_folder import Home, RunFolder, claim_run, content_hash, read_json, remove_tree, write_json
 from tasks.spec_file import build_spec
@@ -45,14 +51,20 @@ def open_training_run(
     *,
     fresh: bool = False,
     repeats: str | None = None,
-) -> tuple[RunFolder, RunRecord]:
-    """The run of a pretraining identity: the one there is, or a new one.
+) -> AbstractContextManager[tuple[RunFolder, RunRecord]]:
+    """Work at the run of a pretraining identity: the one there is, or a new one.
+
+    The record says `running` until the block ends, and `paused` or `failed` where that is by an error; a finished run
+    that is asked for again stays what it is.
 
     Args:
         identity: of data, model, objective and training.
         asked: identity of the evaluation.
         fresh: claim a new run even if there is one.
         repeats: a run that this one repeats: the repetition has an index of its own.
+
+    Raises:
+        RunPaused: the work, or the wait for another command, was told to pause.
     """
     return _open(
         "training", spec.run_prefix, spec, identity, asked, home, log, head=spec.head, fresh=fresh,
@@ -62,8 +74,8 @@ def open_training_run(
 
 def open_evaluation_run(
     spec: ExperimentSpec, checkpoint: Checkpoint, asked: str, home: Home, log: Path, repeats: str | None = None
-) -> tuple[RunFolder, RunRecord]:
-    """The evaluation run of a checkpoint under an evaluation section: the one there is, or a new one.
+) -> AbstractContextManager[tuple[RunFolder, RunRecord]]:
+    """Work at the evaluation run of a checkpoint under an evaluation section, as `open_training_run` does.
 
     Args:
         repeats: a run that this one repeats: the repetition has an index of its own.
@@ -206,6 +218,7 @@ def _index(kind: Literal["training", "evaluation"], identity: str, repeats: str 
     return home.root / "index" / f"{kind}-{key}.json"
 
 
+@contextmanager
 def _open(
     kind: Literal["training", "evaluation"],
     prefix: str,
@@ -219,18 +232,71 @@ def _open(
     checkpoint: Checkpoint | None = None,
     fresh: bool = False,
     repeats: str | None = None,
-) -> tuple[RunFolder, RunRecord]:
+) -> Iterator[tuple[RunFolder, RunRecord]]:
+    run = _find_or_claim(
+        kind, prefix, spec, identity, asked, home, log, head=head, checkpoint=checkpoint, fresh=fresh, repeats=repeats
+    )
+    try:
+        with hold(home.lock(f"work-{run.run_id}"), run.run_id):
+            record = load_record(run)
+            if not needs_evaluation_run(record, asked):
+                _ask_again(record, spec, asked, head)
+            with _keeping_status(record, run):
+                yield run, record
+    except RunPaused:  # also of the evaluation in a run of its own that follows a training
+        raise
+    except Paused as error:
+        raise RunPaused(f"{run.run_id}: paused {error}; the same command goes on") from None
+
+
+@contextmanager
+def _keeping_status(record: RunRecord, run: RunFolder) -> Iterator[None]:
+    if record.status in ("failed", "paused"):
+        record.status, record.finished = "running", None
+        record.save(run)
+
+    def leave(status: Literal["failed", "paused"]) -> None:
+        try:
+            if load_record(run).status == "running":
+                record.status, record.finished = status, datetime.now(UTC) if status == "failed" else None
+                record.save(run)
+        except Exception as error:  # what ended the work is what must be told
+            logger.warning("%s: its record goes on saying running: %s", run.run_id, error)
+
+    try:
+        yield
+    except Paused:
+        leave("paused")
+        raise
+    except Exception:
+        leave("failed")
+        raise
+    except BaseException:  # interrupted, or cancelled from the UI
+        leave("paused")
+        raise
+
+
+def _find_or_claim(
+    kind: Literal["training", "evaluation"],
+    prefix: str,
+    spec: ExperimentSpec,
+    identity: str,
+    asked: str,
+    home: Home,
+    log: Path,
+    *,
+    head: str,
+    checkpoint: Checkpoint | None,
+    fresh: bool,
+    repeats: str | None,
+) -> RunFolder:
     index = _index(kind, identity, repeats, home)
     with home.lock(f"run-{index.stem.partition('-')[2]}"):
         known = index.exists() and home.has_run(read_json(index)["run_id"])
         if index.exists() and not known:
             logger.warning("the run of this spec is gone from %s: starting a new one", home.runs)
         if known and not fresh:
-            run = home.run(read_json(index)["run_id"])
-            record = load_record(run)
-            if not needs_evaluation_run(record, asked):
-                _ask_again(record, spec, asked, head)
-            return run, record
+            return home.run(read_json(index)["run_id"])
         run = claim_run(home, prefix)
         record = RunRecord(
             kind=kind,
@@ -250,7 +316,7 @@ def _open(
         except BaseException:
             remove_tree(run.root)  # a run that no index leads to would never be found again
             raise
-        return run, record
+        return run
 
 
 def _is_kind(run_id: str, kind: str, home: Home) -> bool:

@@ -37,7 +37,7 @@ from tasks.experiment_log import write_row
 from tasks.finetuning import finetune, score_task
 from tasks.hub import asked_wait, gave_up, is_transient
 from tasks.launch import OnProgress
-from tasks.leases import stopping
+from tasks.leases import pausing, stopping
 from tasks.plots import plot_curve, plot_live_geometry
 from tasks.pretraining import pretrain
 from tasks.progress import DISPLAY
@@ -67,10 +67,11 @@ PAUSED = "Paused"
 
 
 class _PauseIsNoError(logging.Filter):
-    """Prefect logs every end of a task that is not Completed as an error."""
+    """Prefect logs every end of a task that is not Completed as an error, NotReady of one that waited for it too."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.getMessage().startswith(f"Finished in state {PAUSED}"):
+        ends = tuple(f"Finished in state {name}" for name in (PAUSED, "NotReady"))
+        if pausing.is_set() and record.getMessage().startswith(ends):
             record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
         return True
 

@@ -272,7 +272,8 @@ def encoded(suffix: str) -> Callable[[Path, Things, int], object]:
 
 def opened(home: Path, things: Things, version: int) -> None:
     spec = ExperimentSpec(name=f"number-{version}", data=DataSpec(), model=ModelSpec())
-    open_training_run(spec, "a" * 16, "b" * 16, Home(home), home / "log.md")
+    with open_training_run(spec, "a" * 16, "b" * 16, Home(home), home / "log.md"):
+        pass
 
 
 def one_run(home: Path, version: int) -> bool:

@@ -134,32 +134,6 @@ def test_a_job_that_needs_all_devices_waits_for_them_and_is_not_starved(two_devi
     assert order == ["big", "small"]
 
 
-def test_a_wait_for_a_run_is_said_once(
-    two_devices: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its fine-tunings wait side by side, each for a lock of its own."""
-    monkeypatch.setattr(leases, "_waited_for", {})
-    names = ["one", "two", "three"]
-    held = [two_devices.lock(name) for name in names]
-
-    def wait_for(name: str) -> None:
-        with leases.hold(two_devices.lock(name), "run_1"):
-            pass
-
-    waiting = [threading.Thread(target=wait_for, args=(name,)) for name in names]
-    with caplog.at_level("WARNING"):
-        for lock in held:
-            lock.acquire()
-        for thread in waiting:
-            thread.start()
-        time.sleep(0.2)
-        for lock in held:
-            lock.release()
-        for thread in waiting:
-            thread.join(30)
-    assert [record.getMessage() for record in caplog.records] == ["another command works on run_1: waiting for it"]
-
-
 def test_a_lease_ends_with_its_block_even_by_an_error(two_devices: Home) -> None:
     with pytest.raises(RuntimeError), lease_devices(two_devices, 2):
         assert not any(is_free(two_devices, device) for device in TWO)

@@ -277,7 +277,8 @@ def unfinished_run(home: Home, spec: ExperimentSpec, processes: int) -> RunFolde
     """A run that this many processes have trained up to step 40."""
     inputs = find_inputs(spec, home, None)
     identity = pretraining_identity(spec, inputs.data_identity)
-    run, _ = open_training_run(spec, identity, "asked", home, home.root / "log.md")
+    with open_training_run(spec, identity, "asked", home, home.root / "log.md") as (run, _):
+        pass
     corpus = prepare_corpus(spec.data, inputs.corpus, home)
     training = pretraining_identity(spec, corpus.corpus_id)
     facts = {"identity": training, "step": 40, "processes": processes, "guard": {}, "files": {}}
