@@ -13,9 +13,18 @@ import torch
 from filelock import FileLock, Timeout
 
 from tasks import launch, leases
-from tasks.errors import StageError
+from tasks.errors import Paused, StageError
 from tasks.launch import DeviceLost, run_job, run_on_one_device
-from tasks.leases import Device, lease_devices, lease_for_training, lost_devices, usable_cores, visible_devices
+from tasks.leases import (
+    Device,
+    lease_devices,
+    lease_for_training,
+    lost_devices,
+    pausing,
+    stopping,
+    usable_cores,
+    visible_devices,
+)
 from tasks.run_folder import Home
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,6 +141,38 @@ def test_a_job_that_needs_all_devices_waits_for_them_and_is_not_starved(two_devi
     for thread in (big, small):
         thread.join(30)
     assert order == ["big", "small"]
+
+
+@pytest.mark.parametrize(("told", "error"), [(stopping, StageError), (pausing, Paused)])
+def test_who_waits_for_a_device_hears_that_it_shall_end(
+    two_devices: Home, told: threading.Event, error: type[Exception]
+) -> None:
+    """Also at the head of the queue, while another command holds what it needs."""
+    timer = threading.Timer(0.2, told.set)
+    try:
+        with lease_devices(two_devices, 2), pytest.raises(error):
+            timer.start()
+            with lease_devices(two_devices):
+                raise AssertionError("nothing is free")
+    finally:
+        told.clear()
+
+
+@pytest.mark.parametrize("told", [stopping, pausing])
+def test_a_job_that_was_done_when_it_was_ended_is_done(
+    tmp_path: Path, told: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process may take seconds to go after its result lies there."""
+
+    def found(folder: Path, identity: str) -> dict[str, Any]:
+        told.set()
+        return {"value": 1}
+
+    monkeypatch.setattr(launch, "finished_result", found)
+    try:
+        assert run_job(tmp_path / "job", JOB, [TWO[0]]) == {"value": 1}
+    finally:
+        told.clear()
 
 
 def test_a_lease_ends_with_its_block_even_by_an_error(two_devices: Home) -> None:
