@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,14 @@ def settle(future: PrefectFuture[Any], place: str | None = None) -> tuple[Any, s
     if state.name == stages.PAUSED:
         raise Paused(place or state.message or "before it was done")
     return None, (state.message or state.name or "failed").strip()
+
+
+def wait_for_all(futures: Iterable[PrefectFuture[Any] | None]) -> None:
+    """Wait until every stage has ended, however it did: a pause of one must not leave others at work."""
+    for future in futures:
+        with suppress(UserError, Paused):
+            if future is not None:
+                settle(future)
 
 
 def note_stage(record: RunRecord, name: str, started: float, result: Any, problem: str | None) -> None:
@@ -145,7 +153,11 @@ def evaluate_checkpoint(
     for (name, start), futures in cells.items():
         results[name, start] = []
         for seed, future in futures:
-            cell, problem = settle(future, "in the fine-tuning")
+            try:
+                cell, problem = settle(future, "in the fine-tuning")
+            except Paused:
+                wait_for_all([*(one for column in cells.values() for _, one in column), analysis])
+                raise
             if problem is not None:
                 log.error("finetune %s seed %d (%s) failed: %s", name, seed, start, problem)
                 origin = protocols[name].start_from if start == "checkpoint" else None

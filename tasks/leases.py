@@ -17,7 +17,7 @@ from secrets import token_hex
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from tasks.errors import Paused, StageError
+from tasks.errors import Paused, StageError, UserError
 from tasks.run_folder import Home
 
 log = logging.getLogger("cogito.leases")
@@ -48,7 +48,7 @@ pausing = threading.Event()
 
 @contextmanager
 def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
-    """Hold a lock; waiting for it ends when this process is told to stop.
+    """Hold a lock; waiting for it ends when this process is told to stop. One that is free is taken all the same.
 
     Args:
         what: said once if another process holds it.
@@ -58,14 +58,14 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
         Paused: it was told to pause.
     """
     while True:
-        if stopping.is_set():
-            raise StageError("interrupted")
-        if pausing.is_set():
-            raise Paused("before it began")
         try:
             lock.acquire(timeout=POLL_SECONDS)
             break
         except Timeout:
+            if stopping.is_set():
+                raise StageError("interrupted") from None
+            if pausing.is_set():
+                raise Paused("before it began") from None
             if what:
                 log.warning("another command works on %s: waiting for it", what)
                 what = ""
@@ -73,6 +73,26 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def work_lock(home: Home, run_id: str) -> BaseFileLock:
+    """What a command holds as long as it works at a run: its record is nobody else's to write."""
+    return home.lock(f"work-{run_id}")
+
+
+@contextmanager
+def hold_at_once(home: Home, run_id: str) -> Iterator[None]:
+    """Hold the lock of a run that nobody works at.
+
+    Raises:
+        UserError: somebody does.
+    """
+    try:
+        lock = work_lock(home, run_id).acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{run_id}: another command works at it; fix: wait until that has ended") from None
+    with lock:
+        yield
 
 
 @contextmanager

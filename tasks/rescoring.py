@@ -13,8 +13,9 @@ from tasks.benchmarks import TASKS
 from tasks.errors import UserError, unknown_name
 from tasks.experiment_log import show_log, write_row
 from tasks.finetuning import read_predictions, score_split
+from tasks.leases import hold_at_once
 from tasks.records import CellResult, Result, RunRecord, Score, load_record
-from tasks.run_folder import RunFolder
+from tasks.run_folder import Home, RunFolder
 
 Key = tuple[str, str, str]
 
@@ -36,21 +37,22 @@ def rescore_run(run: RunFolder, log: Path) -> list[Change]:
     All predictions are read and scored before anything is written.
 
     Raises:
-        UserError: the run is not finished, or predictions are missing or do not fit; nothing is written.
+        UserError: the run is not finished or worked at, or predictions are missing or do not fit; nothing is written.
     """
-    record = load_record(run)
-    if record.status == "running":
-        raise UserError(f"{run.run_id}: is not finished; fix: finish it with `cogito run` or `cogito evaluate`")
-    if not any(cell.status == "complete" for cell in record.cells):
-        raise UserError(f"{run.run_id}: has no predictions to score; fix: name a run with a finished fine-tuning")
-    if log.exists():
-        show_log(log)  # a log that cannot be read is found before anything is written
-    scores = _scores(record, run)
-    changes = _changes(record.scores, scores)
-    record.scores = scores
-    record.save(run)
-    write_row(log, record)
-    return changes
+    with hold_at_once(Home(run.root.parent.parent), run.run_id):
+        record = load_record(run)
+        if record.status == "running":
+            raise UserError(f"{run.run_id}: is not finished; fix: finish it with `cogito run` or `cogito evaluate`")
+        if not any(cell.status == "complete" for cell in record.cells):
+            raise UserError(f"{run.run_id}: has no predictions to score; fix: name a run with a finished fine-tuning")
+        if log.exists():
+            show_log(log)  # a log that cannot be read is found before anything is written
+        scores = _scores(record, run)
+        changes = _changes(record.scores, scores)
+        record.scores = scores
+        record.save(run)
+        write_row(log, record)
+        return changes
 
 
 def _scores(record: RunRecord, run: RunFolder) -> list[Score]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from models.variants import VARIANTS
 from tasks.environment import describe_environment
 from tasks.errors import Paused, RunPaused, UserError
-from tasks.leases import hold
+from tasks.leases import hold, work_lock
 from tasks.records import Checkpoint, CorpusResult, RunRecord, first_mistake, load_record
 from tasks.run_folder import Home, RunFolder, claim_run, content_hash, read_json, remove_tree, write_json
 from tasks.spec_file import build_spec
@@ -237,7 +237,7 @@ def _open(
         kind, prefix, spec, identity, asked, home, log, head=head, checkpoint=checkpoint, fresh=fresh, repeats=repeats
     )
     try:
-        with hold(home.lock(f"work-{run.run_id}"), run.run_id):
+        with hold(work_lock(home, run.run_id), run.run_id):
             record = load_record(run)
             if not needs_evaluation_run(record, asked):
                 _ask_again(record, spec, asked, head)
@@ -251,10 +251,6 @@ def _open(
 
 @contextmanager
 def _keeping_status(record: RunRecord, run: RunFolder) -> Iterator[None]:
-    if record.status in ("failed", "paused"):
-        record.status, record.finished = "running", None
-        record.save(run)
-
     def leave(status: Literal["failed", "paused"]) -> None:
         try:
             if load_record(run).status == "running":
@@ -264,6 +260,9 @@ def _keeping_status(record: RunRecord, run: RunFolder) -> Iterator[None]:
             logger.warning("%s: its record goes on saying running: %s", run.run_id, error)
 
     try:
+        if record.status in ("failed", "paused"):
+            record.status, record.finished = "running", None
+            record.save(run)
         yield
     except Paused:
         leave("paused")

@@ -10,6 +10,7 @@ import stat
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -23,7 +24,7 @@ from packaging.requirements import Requirement
 from tasks.errors import UserError
 from tasks.experiment_log import check_log_place, default_log
 from tasks.launch import end_process_tree
-from tasks.leases import active_locks, visible_devices
+from tasks.leases import active_locks, hold_at_once, visible_devices
 from tasks.processes import owner_lives
 from tasks.records import RunRecord, load_record
 from tasks.run_folder import PRIVATE, Home, RunFolder, check_manifest, remove_tree
@@ -323,18 +324,21 @@ def _silent_runs(home: Home) -> Iterator[Finding]:
     silent = [(run, record) for run, record in _records(home) if record.status == "running"]
     if not silent:
         yield Finding("runs", "ok", "none is said to be running that is not")
-    for run, record in silent:
+    for run, _ in silent:
         yield Finding(
             "runs", "warning", f"{run.run_id}: is said to be running, and its process is gone",
             "run its experiment again, it continues; or `cogito doctor --fix` calls it failed",
-            lambda run=run, record=record: _call_failed(run, record),  # type: ignore[misc]
+            lambda run=run: _call_failed(run, home),  # type: ignore[misc]
         )  # fmt: skip
 
 
-def _call_failed(run: RunFolder, record: RunRecord) -> None:
-    record.status = "failed"
-    record.finished = datetime.now(UTC)
-    record.save(run)
+def _call_failed(run: RunFolder, home: Home) -> None:
+    with suppress(UserError), hold_at_once(home, run.run_id):  # else somebody has come meanwhile
+        record = load_record(run)
+        if record.status == "running":
+            record.status = "failed"
+            record.finished = datetime.now(UTC)
+            record.save(run)
 
 
 def _records(home: Home) -> Iterator[tuple[RunFolder, RunRecord]]:

@@ -205,5 +205,6 @@ def test_a_paused_run_goes_on_to_the_same_weights(place: Path) -> None:
 def test_a_time_budget_pauses_and_goes_on(place: Path) -> None:
     words = ["--set", "training.max_steps=70", "--set", "training.epochs=60", "--set", "evaluation.tasks=[mrpc]"]
     paused = run(place, *words, "--max-hours", "0")
-    assert paused["status"] == "paused"
+    record = place / "home" / "runs" / paused["run_id"] / "record.json"
+    assert paused["status"] == json.loads(record.read_text(encoding="utf-8"))["status"] == "paused"
     assert run(place, *words)["status"] == "complete"

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import Paused, RunPaused, StageError, UserError
-from tasks.leases import pausing
+from tasks.leases import lease_devices, pausing
 from tasks.records import RunRecord, load_record
+from tasks.rescoring import rescore_run
 from tasks.run_folder import Home, RunFolder
 from tasks.runs import open_training_run
 from tasks.specs import DataSpec, ExperimentSpec, ModelSpec
+from tasks.upkeep import _silent_runs
 
 PATIENCE = 60
 SPEC = ExperimentSpec(name="test", data=DataSpec(), model=ModelSpec())
@@ -115,6 +117,29 @@ def test_a_second_command_waits_and_finds_what_the_first_did(home: Home, caplog:
         record.save(run)
     other.join(PATIENCE)
     assert other.found == "complete" and len(list(home.runs.iterdir())) == 1
+
+
+def test_a_pause_that_comes_before_the_work_is_written_down(home: Home) -> None:
+    """A lock that is free is taken all the same, so that the record is the pausing command's to write."""
+    pausing.set()
+    with pytest.raises(RunPaused), work(home) as (run, _), lease_devices(home):
+        raise AssertionError("it must not begin")
+    assert load_record(run).status == "paused"
+
+
+def test_nobody_else_writes_the_record_of_a_run_at_work(home: Home) -> None:
+    with work(home) as (run, record):
+        record.status = "complete"
+        record.save(run)
+        with pytest.raises(UserError, match="another command works at it"):
+            rescore_run(run, home.root / "log.md")
+        record.status = "running"
+        record.save(run)
+        (found,) = [one for one in _silent_runs(home) if one.clear]
+        found.clear()
+        assert load_record(run).status == "running"
+    found.clear()
+    assert load_record(run).status == "failed"
 
 
 def test_one_that_waits_and_is_paused_leaves_the_record_alone(home: Home, caplog: pytest.LogCaptureFixture) -> None:
