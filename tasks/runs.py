@@ -66,10 +66,10 @@ def open_training_run(
     Raises:
         RunPaused: the work, or the wait for another command, was told to pause.
     """
-    return _open(
-        "training", spec.run_prefix, spec, identity, asked, home, log, head=spec.head, fresh=fresh,
-        repeats=repeats,
-    )  # fmt: skip
+    run = _find_or_claim(
+        "training", spec.run_prefix, spec, identity, asked, home, log, head=spec.head, fresh=fresh, repeats=repeats
+    )
+    return _work_at(run, spec, asked, spec.head, home)
 
 
 def open_evaluation_run(
@@ -82,9 +82,10 @@ def open_evaluation_run(
     """
     head = evaluation_head(spec, checkpoint)
     identity = content_hash([checkpoint.name, checkpoint.revision, checkpoint.weights_sha256, asked])
-    return _open(
+    run = _find_or_claim(
         "evaluation", head, spec, identity, asked, home, log, head=head, checkpoint=checkpoint, repeats=repeats
     )
+    return _work_at(run, spec, asked, head, home)
 
 
 def evaluation_head(spec: ExperimentSpec, checkpoint: Checkpoint) -> str:
@@ -219,23 +220,9 @@ def _index(kind: Literal["training", "evaluation"], identity: str, repeats: str 
 
 
 @contextmanager
-def _open(
-    kind: Literal["training", "evaluation"],
-    prefix: str,
-    spec: ExperimentSpec,
-    identity: str,
-    asked: str,
-    home: Home,
-    log: Path,
-    *,
-    head: str,
-    checkpoint: Checkpoint | None = None,
-    fresh: bool = False,
-    repeats: str | None = None,
+def _work_at(
+    run: RunFolder, spec: ExperimentSpec, asked: str, head: str, home: Home
 ) -> Iterator[tuple[RunFolder, RunRecord]]:
-    run = _find_or_claim(
-        kind, prefix, spec, identity, asked, home, log, head=head, checkpoint=checkpoint, fresh=fresh, repeats=repeats
-    )
     try:
         with hold(work_lock(home, run.run_id), run.run_id):
             record = load_record(run)
@@ -285,9 +272,9 @@ def _find_or_claim(
     log: Path,
     *,
     head: str,
-    checkpoint: Checkpoint | None,
-    fresh: bool,
-    repeats: str | None,
+    checkpoint: Checkpoint | None = None,
+    fresh: bool = False,
+    repeats: str | None = None,
 ) -> RunFolder:
     index = _index(kind, identity, repeats, home)
     with home.lock(f"run-{index.stem.partition('-')[2]}"):
