@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from models.checkpoints import load_checkpoint
-from tasks.corpus import prepare_corpus
-from tasks.corruption import CorruptionSettings
-from tasks.pretraining import pretrain
-from tasks.records import CorpusResult
-from tasks.run_folder import claim_run, cogito_home
-from tasks.sources import find_dataset, resolve_data_root
-from tasks.spec_file import load_spec
-from tasks.specs import ExperimentSpec
-from tasks.token_blocks import HeldOutBatches, TokenBlocks, epoch_order
+from models.objectives import CorruptionSettings
+from tasks.data.corpus import prepare_corpus
+from tasks.data.sources import find_dataset, resolve_data_root
+from tasks.data.token_blocks import HeldOutBatches, TokenBlocks, epoch_order
+from tasks.pretraining.stage import pretrain
+from tasks.spec.experiment import ExperimentSpec
+from tasks.spec.reading import load_spec
+from tasks.store.home import claim_run, cogito_home
+from tasks.store.records import CorpusResult
 
 MODES = ("concat", "document")
 
@@ -41,9 +41,14 @@ def held_out_loss(model_folder: Path, corpus: CorpusResult, spec: ExperimentSpec
         spec.objective.mask_prob, special["mask_token_id"], corpus.vocab_size, tuple(special.values())
     )
     batches = HeldOutBatches(
-        TokenBlocks(corpus.folder, "held_out"), "mlm", settings, special["pad_token_id"],
-        seed=0, batch_size=32, max_blocks=1000,
-    )  # fmt: skip
+        TokenBlocks(corpus.folder, "held_out"),
+        "mlm",
+        settings,
+        special["pad_token_id"],
+        seed=0,
+        batch_size=32,
+        max_blocks=1000,
+    )
     total = count = 0.0
     for number in range(len(batches)):
         batch = batches[number]
@@ -84,8 +89,9 @@ def main() -> None:
             padding = padding_share(blocks, specs[mode].training.per_device_batch_size)
             print(
                 f"| {mode} | {seed} | {mean_length:.1f} | {padding:.1%} | {speed:,.0f} "
-                f"| {losses[0]:.3f} | {losses[1]:.3f} |", flush=True,
-            )  # fmt: skip
+                f"| {losses[0]:.3f} | {losses[1]:.3f} |",
+                flush=True,
+            )
     print(f"\nunigram entropy: {corpora['concat'].unigram_entropy_nats:.3f} nats")
 
 

@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from models.autoencoder import ConceptModel
 from models.checkpoints import load_checkpoint
-from tasks.analysis_loop import measure_concepts
-from tasks.corpus import prepare_corpus
-from tasks.pretraining import pretrain
-from tasks.run_folder import claim_run, cogito_home
-from tasks.sources import find_dataset, resolve_data_root
-from tasks.spec_file import load_spec
-from tasks.token_blocks import Batch, TokenBlocks
+from tasks.analysis.loop import measure_concepts
+from tasks.data.corpus import prepare_corpus
+from tasks.data.sources import find_dataset, resolve_data_root
+from tasks.data.token_blocks import Batch, TokenBlocks
+from tasks.pretraining.stage import pretrain
+from tasks.spec.reading import load_spec
+from tasks.store.home import claim_run, cogito_home
 
 COLUMNS = {
     "old ratio": ("nuclear_rank_of_mean", "{:.1f}"),
@@ -86,9 +86,13 @@ def main() -> None:
     print("|" + "---|" * (len(COLUMNS) + 1))
     for name, encode in encoders.items():
         _, figures = measure_concepts(
-            encode, (concepts, width), blocks, spec.analysis.max_samples, spec.analysis.batch_size,
+            encode,
+            (concepts, width),
+            blocks,
+            spec.analysis.max_samples,
+            spec.analysis.batch_size,
             corpus.special_token_ids,
-        )  # fmt: skip
+        )
         print(f"| {name} | {' | '.join(form.format(figures[key]) for key, form in COLUMNS.values())} |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the environment that `tasks.launch` gives a CPU job is worth: one training step, alone and beside a busy one.
+"""What the environment of a CPU job (`tasks.jobs.launch`) is worth: one training step, alone and beside a busy one.
 
 Run: `python benchmarks/cpu_environment.py [--threads 2]`
 Each setting is timed in a process of its own, in turn, several rounds; printed are medians and the ratio to torch's own

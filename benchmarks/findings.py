@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.sweeps import mean_interval
+from tasks.review.sweeps import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 L2, L6, BIXT = "perceiver_mlm_H512L2C128", "perceiver_mlm_H512L6C128", "tsdae_bixt_H512L6C128"
@@ -50,7 +50,7 @@ FINDINGS = [
     Finding("self-attention in the diffusion decoder is less stable", CROSS, SELF, GRADIENT, 1),
     Finding("tsdae with BiXT has a higher rank than perceiver_mlm", L6, BIXT, RANK, 1),
     Finding("tsdae with BiXT is better on STS-B than perceiver_mlm", L6, BIXT, "stsb", 1),
-]  # fmt: skip
+]
 
 
 def sweep(experiments: list[str], settings: list[str], seeds: str, log: Path | None) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.launch import KEPT_MEMORY
+from tasks.jobs.launch import KEPT_MEMORY
 
 LENGTHS = [1024, 2048, 4096, 8192, 16384, 32768]
 ROUNDS = 5

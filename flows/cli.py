@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 import typer
 
 from flows import LOG_LEVEL
-from flows.checkpoint_commands import analyse, encode
-from flows.checkpoint_commands import app as checkpoint_app
-from flows.log_commands import app as log_app
-from flows.result_commands import compare, report, rescore
-from flows.run_commands import evaluate, reproduce, run, sweep
-from flows.spec_commands import check, list_kind, show
-from flows.upkeep_commands import clean, doctor, ui
+from flows.commands.checkpoint import analyse, encode
+from flows.commands.checkpoint import app as checkpoint_app
+from flows.commands.log import app as log_app
+from flows.commands.result import compare, report, rescore
+from flows.commands.run import evaluate, reproduce, run, sweep
+from flows.commands.spec import check, list_kind, show
+from flows.commands.upkeep import clean, doctor, ui
 from tasks.errors import StageError, UserError, unknown_name
 from tasks.secrets import redact
 
@@ -31,10 +31,22 @@ app = typer.Typer(
     add_completion=False,
 )
 COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run, "sweep": sweep, "evaluate": evaluate, "reproduce": reproduce, "compare": compare, "rescore": rescore,
-    "report": report, "analyse": analyse, "encode": encode, "check": check, "show": show, "ls": list_kind, "ui": ui,
-    "doctor": doctor, "clean": clean,
-}  # fmt: skip
+    "run": run,
+    "sweep": sweep,
+    "evaluate": evaluate,
+    "reproduce": reproduce,
+    "compare": compare,
+    "rescore": rescore,
+    "report": report,
+    "analyse": analyse,
+    "encode": encode,
+    "check": check,
+    "show": show,
+    "ls": list_kind,
+    "ui": ui,
+    "doctor": doctor,
+    "clean": clean,
+}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(log_app, name="log")
@@ -84,8 +96,8 @@ def main() -> None:
         if hasattr(error, "format_message"):  # Typer's, of a wrong word on the command line
             _fail_usage(error)
         from flows.prefect_api import lost_server
-        from tasks.hub import gave_up, is_transient
-        from tasks.run_folder import disk_full
+        from tasks.data.hub import gave_up, is_transient
+        from tasks.store.files import disk_full
 
         if message := lost_server(error):
             _leave_at_once(message)

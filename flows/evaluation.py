@@ -11,24 +11,18 @@ from prefect import flow
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.fan_out import (
-    carry_out,
-    evaluate_checkpoint,
-    finish_run,
-    prepare_tasks,
-    settle,
-    workers,
-)
+from flows.fan_out import carry_out, evaluate_checkpoint, finish_run, prepare_tasks, settle, workers
 from tasks import stages
+from tasks.checkpoints.inputs import find_evaluation_inputs
+from tasks.data.sources import find_dataset, resolve_data_root
+from tasks.data.task_data import PreparedTask
 from tasks.errors import StageError
-from tasks.experiment_log import default_log
-from tasks.preflight import find_evaluation_inputs, find_task_sources
-from tasks.records import Checkpoint, CorpusResult
-from tasks.run_folder import cogito_home
-from tasks.runs import evaluation_head, evaluation_identity, evaluation_spec, open_evaluation_run
-from tasks.sources import find_dataset, resolve_data_root
-from tasks.specs import ExperimentSpec
-from tasks.task_data import PreparedTask
+from tasks.log.experiment_log import default_log
+from tasks.runs.claiming import evaluation_head, evaluation_identity, evaluation_spec, open_evaluation_run
+from tasks.runs.preflight import find_task_sources
+from tasks.spec.experiment import ExperimentSpec
+from tasks.store.home import cogito_home
+from tasks.store.records import Checkpoint, CorpusResult
 
 
 @flow(

@@ -12,27 +12,19 @@ from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.evaluation import evaluate_in_own_run
-from flows.fan_out import (
-    carry_out,
-    evaluate_checkpoint,
-    finish_run,
-    note_stage,
-    prepare_tasks,
-    settle,
-    workers,
-)
+from flows.fan_out import carry_out, evaluate_checkpoint, finish_run, note_stage, prepare_tasks, settle, workers
 from tasks import stages
-from tasks.checkpoint_source import resolve_checkpoint
+from tasks.checkpoints.finding import resolve_checkpoint
+from tasks.data.sources import resolve_data_root
+from tasks.data.task_data import PreparedTask
 from tasks.errors import StageError
-from tasks.experiment_log import default_log
-from tasks.preflight import Inputs, find_inputs
-from tasks.pretraining import pretraining_identity
-from tasks.records import CorpusResult, RunRecord, StageRecord
-from tasks.run_folder import RunFolder, cogito_home
-from tasks.runs import evaluation_identity, needs_evaluation_run, open_training_run
-from tasks.sources import resolve_data_root
-from tasks.specs import ExperimentSpec
-from tasks.task_data import PreparedTask
+from tasks.log.experiment_log import default_log
+from tasks.pretraining.stage import pretraining_identity
+from tasks.runs.claiming import evaluation_identity, needs_evaluation_run, open_training_run
+from tasks.runs.preflight import Inputs, find_inputs
+from tasks.spec.experiment import ExperimentSpec
+from tasks.store.home import RunFolder, cogito_home
+from tasks.store.records import CorpusResult, RunRecord, StageRecord
 
 
 @flow(

@@ -17,14 +17,16 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from tasks import stages
+from tasks.data.sources import Source
+from tasks.data.task_data import PreparedTask
 from tasks.errors import Paused, StageError, UserError
-from tasks.launch import pause_all_jobs, pause_on_sigterm, stop_all_jobs
-from tasks.leases import TAG, active, pausing, stopping, visible_devices
-from tasks.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
-from tasks.run_folder import RunFolder, cogito_home
-from tasks.sources import Source
-from tasks.specs import ExperimentSpec
-from tasks.task_data import PreparedTask
+from tasks.interruption import pause_on_sigterm, pausing, stopping
+from tasks.jobs.devices import visible_devices
+from tasks.jobs.launch import pause_all_jobs, stop_all_jobs
+from tasks.spec.experiment import ExperimentSpec
+from tasks.store.home import RunFolder, cogito_home
+from tasks.store.locks import TAG, active
+from tasks.store.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
 
 log = logging.getLogger("cogito.flow")
 
@@ -143,12 +145,20 @@ def evaluate_checkpoint(
             (
                 seed,
                 stages.finetune_cell.submit(
-                    name, seed, start, checkpoint, tasks[name], protocol, head, run, begin.get(seed, first),
+                    name,
+                    seed,
+                    start,
+                    checkpoint,
+                    tasks[name],
+                    protocol,
+                    head,
+                    run,
+                    begin.get(seed, first),
                     wait_for=wait_for,
                 ),
             )
             for seed in (protocol.seeds[:1] if start == "zero_shot" else protocol.seeds)
-        ]  # fmt: skip
+        ]
     results: dict[tuple[str, Start], list[CellResult]] = {}
     for (name, start), futures in cells.items():
         results[name, start] = []
@@ -177,9 +187,13 @@ def evaluate_checkpoint(
     scores: list[Score] = []
     for name, start in order:
         future = stages.score_cells.submit(
-            name, start, results[name, start], tasks[name], run,
+            name,
+            start,
+            results[name, start],
+            tasks[name],
+            run,
             wait_for=[allow_failure(future) for _, future in cells[name, start]],
-        )  # fmt: skip
+        )
         found, problem = settle(future)
         if problem is not None:
             record.stages["scores"] = StageRecord(status="failed", message=f"{name}: {problem}")
@@ -200,8 +214,10 @@ def report_on(folder: Path) -> None:
     if problem is not None:
         log.warning(
             "NO REPORT of %s: %s; the run, its record and its row are not touched by this; fix: `cogito report %s`",
-            folder.name, problem, folder.name,
-        )  # fmt: skip
+            folder.name,
+            problem,
+            folder.name,
+        )
 
 
 @contextmanager

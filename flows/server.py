@@ -37,10 +37,11 @@ from flows.prefect_api import (
     why_unhealthy,
 )
 from tasks.errors import StageError, UserError, unknown_name
-from tasks.leases import TAG, end_lost_work
 from tasks.processes import OWNER_BORN, OWNER_PID, birth, lives, own_mark, owner_lives
-from tasks.run_folder import Home, read_json, write_json
 from tasks.secrets import environment_without_secrets
+from tasks.store.files import read_json, write_json
+from tasks.store.home import Home
+from tasks.store.locks import TAG, end_lost_work
 
 # A word of the command line of the temporary server that Prefect starts where there is no other.
 TEMPORARY_SERVER = "prefect.server.api.server:create_app"

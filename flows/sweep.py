@@ -12,9 +12,9 @@ from prefect.states import Completed, Failed, State
 from flows.experiment import experiment
 from flows.fan_out import known_as_active, report_on, without_tags
 from tasks import stages
-from tasks.run_folder import cogito_home
-from tasks.specs import ExperimentSpec
-from tasks.sweeps import compare_runs, sweep_folder
+from tasks.review.sweeps import compare_runs, sweep_folder
+from tasks.spec.experiment import ExperimentSpec
+from tasks.store.home import cogito_home
 
 
 @flow(flow_run_name="sweep-of-{count}")

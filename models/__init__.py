@@ -9,7 +9,7 @@ def __getattr__(name: str) -> Any:
 
         return load_checkpoint
     if name == "load_encoder":
-        from models.encoding import load_encoder
+        from models.text_encoder import load_encoder
 
         return load_encoder
     raise AttributeError(f"module 'models' has no attribute {name!r}")

@@ -8,13 +8,32 @@ from typing import Any
 
 WIDTH, LAYERS, LENGTH, ENTRIES = 65_536, 1_000, 1_000_000, 10_000_000
 LIMITS = {
-    "vocab_size": ENTRIES, "hidden_size": WIDTH, "token_embedding_dim": WIDTH, "num_concepts": WIDTH,
-    "concept_num": WIDTH, "num_layers": LAYERS, "num_hidden_layers": LAYERS, "num_iterations": LAYERS,
-    "num_decoder_layers": LAYERS, "num_attention_heads": WIDTH, "intermediate_size": LENGTH,
-    "max_sequence_length": LENGTH, "max_position_embeddings": LENGTH, "type_vocab_size": LENGTH, "num_labels": LENGTH,
-    "embedding_size": WIDTH, "d_model": WIDTH, "d_ff": LENGTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS,
-    "num_hidden_groups": LAYERS, "n_layers": LAYERS, "n_layer": LAYERS, "dim": WIDTH, "n_embd": WIDTH,
-}  # fmt: skip
+    "vocab_size": ENTRIES,
+    "hidden_size": WIDTH,
+    "token_embedding_dim": WIDTH,
+    "num_concepts": WIDTH,
+    "concept_num": WIDTH,
+    "num_layers": LAYERS,
+    "num_hidden_layers": LAYERS,
+    "num_iterations": LAYERS,
+    "num_decoder_layers": LAYERS,
+    "num_attention_heads": WIDTH,
+    "intermediate_size": LENGTH,
+    "max_sequence_length": LENGTH,
+    "max_position_embeddings": LENGTH,
+    "type_vocab_size": LENGTH,
+    "num_labels": LENGTH,
+    "embedding_size": WIDTH,
+    "d_model": WIDTH,
+    "d_ff": LENGTH,
+    "encoder_layers": LAYERS,
+    "decoder_layers": LAYERS,
+    "num_hidden_groups": LAYERS,
+    "n_layers": LAYERS,
+    "n_layer": LAYERS,
+    "dim": WIDTH,
+    "n_embd": WIDTH,
+}
 MAY_BE_NONE = ("token_embedding_dim", "num_iterations", "num_labels")
 
 

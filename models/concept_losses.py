@@ -96,7 +96,14 @@ def spanning_tree(concepts: Tensor) -> Tensor:
 CONCEPT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     loss.__name__: loss
     for loss in (
-        orthogonality, soft_orthogonality, uniformity, variance, covariance, vicreg, combined, t_regs_mst,
+        orthogonality,
+        soft_orthogonality,
+        uniformity,
+        variance,
+        covariance,
+        vicreg,
+        combined,
+        t_regs_mst,
         spanning_tree,
     )
-}  # fmt: skip
+}

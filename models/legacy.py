@@ -78,10 +78,24 @@ LAYER_NAMES = {
 }
 # Configuration keys whose name changed; those in SAME kept theirs.
 SAME = (
-    "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_sequence_length", "use_bixt",
-    "concept_position_type", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range",
-    "token_embedding_dim", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "id2label", "label2id",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_sequence_length",
+    "use_bixt",
+    "concept_position_type",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "token_embedding_dim",
+    "pad_token_id",
+    "cls_token_id",
+    "sep_token_id",
+    "mask_token_id",
+    "id2label",
+    "label2id",
+)
 _LAYER = re.compile(r"((?:encoder|decoder)\.layers\.\d+)\.(\w+)(\..+)?")
 
 

@@ -53,9 +53,13 @@ def load_plain_classifier(
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
             return model, LoadReport([], sorted(model.state_dict()), [])
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=num_labels, local_files_only=True, trust_remote_code=False, output_loading_info=True,
+            path,
+            num_labels=num_labels,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
             ignore_mismatched_sizes=True,
-        )  # fmt: skip
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path}: transformers cannot load it: {str(error).splitlines()[0]}") from error
     mismatched = {str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]}

@@ -8,7 +8,7 @@ class Variant:
     """One row of the family.
 
     Attributes:
-        objective: key of `tasks.corruption.OBJECTIVES`: how a batch is corrupted.
+        objective: key of `models.objectives.OBJECTIVES`: how a batch is corrupted.
         decoder: key of `models.decoders.DECODERS`.
         default_head: key of `models.heads.HEADS` that fine-tuning uses unless told otherwise.
         tie_word_embeddings: default for new models; whether the LM head shares the token embedding.
@@ -42,30 +42,57 @@ VARIANTS: dict[str, Variant] = {
     row.name: row
     for row in [
         Variant(
-            "perceiver_mlm", "mlm", "perceiver", "via_decoder", True,
+            "perceiver_mlm",
+            "mlm",
+            "perceiver",
+            "via_decoder",
+            True,
             "masked LM; decoder queries are masked tokens + positions",
         ),
         Variant(
-            "perceiver_posonly_mlm", "mlm", "perceiver_posonly", "via_decoder", True,
+            "perceiver_posonly_mlm",
+            "mlm",
+            "perceiver_posonly",
+            "via_decoder",
+            True,
             "masked LM; decoder queries are positions only",
         ),
         Variant(
-            "weighted_mlm", "mlm", "weighted", "weighted_decoder", False,
+            "weighted_mlm",
+            "mlm",
+            "weighted",
+            "weighted_decoder",
+            False,
             "masked LM; every position mixes the concepts with fixed learned weights",
         ),
         Variant(
-            "tsdae", "denoising", "perceiver_posonly", "via_decoder", True,
+            "tsdae",
+            "denoising",
+            "perceiver_posonly",
+            "via_decoder",
+            True,
             "denoising autoencoder: from a text with tokens deleted back to all of it, by positions only",
         ),
         Variant(
-            "diffusion", "masked_diffusion", "diffusion", "weighted_pooling", False,
+            "diffusion",
+            "masked_diffusion",
+            "diffusion",
+            "weighted_pooling",
+            False,
             "masked diffusion; the decoder reads concepts by cross-attention alone, AdaLN-Zero",
-            label_smoothing=0.1, t_min=0.1, has_decoder_layers=True,
+            label_smoothing=0.1,
+            t_min=0.1,
+            has_decoder_layers=True,
         ),
         Variant(
-            "diffusion_selfattn", "masked_diffusion_with_padding", "diffusion_selfattn", "weighted_pooling", False,
+            "diffusion_selfattn",
+            "masked_diffusion_with_padding",
+            "diffusion_selfattn",
+            "weighted_pooling",
+            False,
             "masked diffusion with self-attention in the decoder; kept to reproduce its failure",
-            t_min=0.05, has_decoder_layers=True,
+            t_min=0.05,
+            has_decoder_layers=True,
         ),
     ]
-}  # fmt: skip
+}

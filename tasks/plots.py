@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.run_folder import replacing
+from tasks.store.files import replacing
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -51,8 +51,11 @@ def plot_live_geometry(points: Sequence[dict[str, float]], num_concepts: int, pa
     figure, axes = _figure(6, 3.5)
     seen = [p for p in points if "nuclear_rank_of_mean" in p]
     for name in (
-        "nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean", "centred_effective_rank",
-    ):  # fmt: skip
+        "nuclear_rank_of_mean",
+        "effective_rank_of_mean",
+        "effective_rank_per_sample_mean",
+        "centred_effective_rank",
+    ):
         values = [p.get(name, np.nan) for p in seen]  # earlier curves lack the last
         axes.plot([p["step"] for p in seen], values, marker=".", label=name.replace("_", " "))
     axes.axhline(num_concepts, ls="--", color="gray", lw=1, label=f"{num_concepts} concepts")

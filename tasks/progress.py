@@ -34,9 +34,12 @@ class ProgressDisplay:
             yield
             return
         columns = (
-            TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description:32}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
+        )
         with Progress(*columns, console=console, transient=True) as bars:
             self._bars = bars
             try:

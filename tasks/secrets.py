@@ -15,9 +15,14 @@ from urllib.parse import quote
 
 # Variables that hold a secret.
 SECRETS = (
-    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING",
-    "PREFECT_SERVER_API_AUTH_STRING", "WANDB_API_KEY",
-)  # fmt: skip
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HUGGINGFACE_HUB_TOKEN",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "WANDB_API_KEY",
+)
 HIDDEN = "***"
 _SHORTEST = 8  # a shorter one would be found inside words
 

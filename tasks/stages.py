@@ -29,20 +29,28 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from tasks.benchmarks import TASKS
-from tasks.concept_analysis import analyse_concepts
-from tasks.corpus import prepare_corpus
+from tasks.analysis.stage import analyse_concepts
+from tasks.checkpoints.publishing import publish_checkpoint
+from tasks.data.corpus import prepare_corpus
+from tasks.data.hub import asked_wait, gave_up, is_transient
+from tasks.data.sources import Source
+from tasks.data.task_data import PreparedTask, prepare_task
 from tasks.errors import Paused, StageError, UserError
-from tasks.experiment_log import write_row
-from tasks.finetuning import finetune, score_task
-from tasks.hub import asked_wait, gave_up, is_transient
-from tasks.launch import OnProgress
-from tasks.leases import pausing, stopping
+from tasks.finetuning.stage import finetune, score_task
+from tasks.interruption import pausing, stopping
+from tasks.jobs.messages import OnProgress
+from tasks.log.experiment_log import write_row
 from tasks.plots import plot_curve, plot_live_geometry
-from tasks.pretraining import pretrain
+from tasks.pretraining.stage import pretrain
 from tasks.progress import DISPLAY
-from tasks.publishing import publish_checkpoint
-from tasks.records import (
+from tasks.report.writing import write_report
+from tasks.review.sweeps import comparison_table
+from tasks.secrets import redact, redact_all
+from tasks.spec.benchmarks import TASKS
+from tasks.spec.experiment import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
+from tasks.store.files import disk_full
+from tasks.store.home import RunFolder, cogito_home
+from tasks.store.records import (
     AnalysisResult,
     CellResult,
     Checkpoint,
@@ -52,13 +60,6 @@ from tasks.records import (
     RunRecord,
     Score,
 )
-from tasks.report import write_report
-from tasks.run_folder import RunFolder, cogito_home, disk_full
-from tasks.secrets import redact, redact_all
-from tasks.sources import Source
-from tasks.specs import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
-from tasks.sweeps import comparison_table
-from tasks.task_data import PreparedTask, prepare_task
 
 log = logging.getLogger("cogito.stages")
 
@@ -200,9 +201,13 @@ def artifact_key(*parts: str) -> str:
 def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokenizer: Path | None = None) -> CorpusResult:
     note = _report("corpus", lambda figures: "documents")
     result = prepare_corpus(
-        spec, source, cogito_home(), data_root, tokenizer_folder=tokenizer,
+        spec,
+        source,
+        cogito_home(),
+        data_root,
+        tokenizer_folder=tokenizer,
         progress=lambda done, total: note({"step": done, "steps": total}),
-    )  # fmt: skip
+    )
     DISPLAY.finish("corpus")
     facts = result.model_dump(mode="json", exclude={"folder", "tokenizer", "special_token_ids"})
     _show(create_table_artifact, [{"figure": name, "value": value} for name, value in facts.items()], key="corpus")
@@ -268,9 +273,16 @@ def analyse(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec, ru
 
 @stage("finetune-{name}-seed{seed}-{start}")
 def finetune_cell(
-    name: str, seed: int, start: str, checkpoint: Checkpoint, data: PreparedTask, protocol: CellProtocol, head: str,
-    run: RunFolder, begin: CellResult | None = None,
-) -> CellResult:  # fmt: skip
+    name: str,
+    seed: int,
+    start: str,
+    checkpoint: Checkpoint,
+    data: PreparedTask,
+    protocol: CellProtocol,
+    head: str,
+    run: RunFolder,
+    begin: CellResult | None = None,
+) -> CellResult:
     title = f"{name} seed {seed}" + ("" if start == "checkpoint" else f" {start.replace('_', '-')}")
 
     def note(figures: dict[str, Any]) -> str:
@@ -278,9 +290,17 @@ def finetune_cell(
 
     try:
         return finetune(
-            checkpoint, data, protocol, head, seed, start, run, cogito_home(), begin=begin,
+            checkpoint,
+            data,
+            protocol,
+            head,
+            seed,
+            start,
+            run,
+            cogito_home(),
+            begin=begin,
             on_progress=_report(title, note),
-        )  # fmt: skip
+        )
     finally:
         DISPLAY.finish(title)
 
@@ -316,7 +336,7 @@ def show_comparison(rows: list[dict[str, Any]], folder: Path) -> None:
 
 def row_markdown(record: RunRecord) -> str:
     """The log's row as a small table of column and cell."""
-    from tasks.log_rows import render_row
+    from tasks.log.rows import render_row
 
     cells = "\n".join(f"| {title} | {cell} |" for title, cell in render_row(record).items())
     return f"# {record.run_id}\n\n| column | cell |\n|---|---|\n{cells}\n"

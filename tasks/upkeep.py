@@ -21,15 +21,17 @@ import psutil
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 
+from tasks.data.sources import resolve_data_root
 from tasks.errors import UserError
-from tasks.experiment_log import check_log_place, default_log
-from tasks.launch import end_process_tree
-from tasks.leases import active_locks, hold_at_once, visible_devices
+from tasks.jobs.devices import visible_devices
+from tasks.jobs.launch import end_process_tree
+from tasks.log.experiment_log import check_log_place, default_log
 from tasks.processes import owner_lives
-from tasks.records import RunRecord, load_record
-from tasks.run_folder import PRIVATE, Home, RunFolder, check_manifest, remove_tree
 from tasks.secrets import SECRETS
-from tasks.sources import resolve_data_root
+from tasks.store.files import check_manifest, remove_tree
+from tasks.store.home import PRIVATE, Home, RunFolder
+from tasks.store.locks import active_locks, hold_at_once
+from tasks.store.records import RunRecord, load_record
 
 Status = Literal["ok", "warning", "problem"]
 GIGABYTE = 10**9
@@ -58,9 +60,12 @@ class Finding:
 
     def as_json(self) -> dict[str, str | bool]:
         return {
-            "name": self.name, "status": self.status, "found": self.found, "fix": self.fix,
+            "name": self.name,
+            "status": self.status,
+            "found": self.found,
+            "fix": self.fix,
             "can_be_cleared": self.clear is not None,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,19 @@ class Waste:
 def examine(home: Home) -> list[Finding]:
     """All that can be seen without a server, the most basic first."""
     return [
-        *_home(home), *_log(), *_disk(home), *_devices(), *_versions(), *_tokens(), *_mirror(), *_orphans(home),
-        *_locks(home), *_parts(home), *_caches(home), *_silent_runs(home),
-    ]  # fmt: skip
+        *_home(home),
+        *_log(),
+        *_disk(home),
+        *_devices(),
+        *_versions(),
+        *_tokens(),
+        *_mirror(),
+        *_orphans(home),
+        *_locks(home),
+        *_parts(home),
+        *_caches(home),
+        *_silent_runs(home),
+    ]
 
 
 def find_waste(home: Home, keep: int) -> list[Waste]:
@@ -148,9 +163,12 @@ def _home(home: Home) -> Iterator[Finding]:
     mode = stat.S_IMODE(root.stat().st_mode)
     if os.name == "posix" and mode & 0o077:
         yield Finding(
-            "home", "warning", f"{root}: others of this machine may look into it (mode {mode:04o})",
-            f"chmod 0700 {root}", lambda: root.chmod(PRIVATE),
-        )  # fmt: skip
+            "home",
+            "warning",
+            f"{root}: others of this machine may look into it (mode {mode:04o})",
+            f"chmod 0700 {root}",
+            lambda: root.chmod(PRIVATE),
+        )
     else:
         yield Finding("home", "ok", f"{root}, {size_of(root) / GIGABYTE:.2f} GB")
 
@@ -236,9 +254,12 @@ def _orphans(home: Home) -> Iterator[Finding]:
         yield Finding("jobs", "ok", "none without an owner")
     for process in orphans:
         yield Finding(
-            "jobs", "problem", f"process {process.pid} works for a command that is gone", f"kill {process.pid}",
+            "jobs",
+            "problem",
+            f"process {process.pid} works for a command that is gone",
+            f"kill {process.pid}",
             lambda pid=process.pid: end_process_tree(pid),  # type: ignore[misc]
-        )  # fmt: skip
+        )
 
 
 def orphan_jobs(home: Home) -> list[psutil.Process]:
@@ -247,7 +268,7 @@ def orphan_jobs(home: Home) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            mine = "tasks.worker" in words and any(Path(word).is_relative_to(home.root) for word in words[-1:])
+            mine = "tasks.jobs.worker" in words and any(Path(word).is_relative_to(home.root) for word in words[-1:])
             if mine and not owner_lives(process.environ()):
                 found.append(process)
         except (psutil.Error, ValueError):
@@ -262,9 +283,12 @@ def _locks(home: Home) -> Iterator[Finding]:
         yield Finding("locks", "ok", f"a run is active: {', '.join(path.stem for path in active[:5])}")
     if stale:
         yield Finding(
-            "locks", "warning", f"{len(stale)} runs ended without saying so", "`cogito doctor --fix`",
+            "locks",
+            "warning",
+            f"{len(stale)} runs ended without saying so",
+            "`cogito doctor --fix`",
             lambda: _remove_locks(stale),
-        )  # fmt: skip
+        )
     elif not active:
         yield Finding("locks", "ok", "nobody holds one")
 
@@ -288,9 +312,12 @@ def _parts(home: Home) -> Iterator[Finding]:
     size = sum(map(size_of, parts))
     shown = ", ".join(path.relative_to(home.root).as_posix() for path in parts[:3])
     yield Finding(
-        "half-written files", "warning", f"{len(parts)}, {size:,} bytes: {shown}{', ...' if len(parts) > 3 else ''}",
-        "`cogito doctor --fix`", lambda: remove_paths(parts),
-    )  # fmt: skip
+        "half-written files",
+        "warning",
+        f"{len(parts)}, {size:,} bytes: {shown}{', ...' if len(parts) > 3 else ''}",
+        "`cogito doctor --fix`",
+        lambda: remove_paths(parts),
+    )
 
 
 def _caches(home: Home) -> Iterator[Finding]:
@@ -299,9 +326,12 @@ def _caches(home: Home) -> Iterator[Finding]:
         yield Finding("caches", "ok", "all whole")
     for path, reason in broken:
         yield Finding(
-            "caches", "warning", f"{path.relative_to(home.root).as_posix()}: {reason}", "`cogito doctor --fix`",
+            "caches",
+            "warning",
+            f"{path.relative_to(home.root).as_posix()}: {reason}",
+            "`cogito doctor --fix`",
             lambda path=path: remove_paths([path]),  # type: ignore[misc]
-        )  # fmt: skip
+        )
 
 
 def _half_built(home: Home) -> Iterator[tuple[Path, str]]:
@@ -326,10 +356,12 @@ def _silent_runs(home: Home) -> Iterator[Finding]:
         yield Finding("runs", "ok", "none is said to be running that is not")
     for run, _ in silent:
         yield Finding(
-            "runs", "warning", f"{run.run_id}: is said to be running, and its process is gone",
+            "runs",
+            "warning",
+            f"{run.run_id}: is said to be running, and its process is gone",
             "run its experiment again, it continues; or `cogito doctor --fix` calls it failed",
             lambda run=run: _call_failed(run, home),  # type: ignore[misc]
-        )  # fmt: skip
+        )
 
 
 def _call_failed(run: RunFolder, home: Home) -> None:

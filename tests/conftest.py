@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tasks.run_folder import Home
+from tasks.store.home import Home
 
 # Hugging Face's libraries read these when they are imported, which is later than this line.
 _HF_HOME = tempfile.mkdtemp(prefix="cogito-tests-")
@@ -25,10 +25,10 @@ settings.load_profile("cogito")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("chaos", "tests/chaos: kills by a seeded schedule")
+    group = parser.getgroup("chaos", "tests/whole/chaos: kills by a seeded schedule")
     group.addoption("--chaos-seed", type=int, default=0, help="seed of the schedule")
     group.addoption("--chaos-kills", type=int, default=4, help="how many processes are killed")
-    parser.addoption("--fuzz-seconds", type=float, default=600, help="for how long tests/test_fuzz.py goes on")
+    parser.addoption("--fuzz-seconds", type=float, default=600, help="for how long tests/whole/test_fuzz.py goes on")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

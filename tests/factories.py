@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.finetuning import score_split
-from tasks.records import (
+from tasks.finetuning.stage import score_split
+from tasks.spec.experiment import DataSpec, ExperimentSpec
+from tasks.store.home import Home
+from tasks.store.records import (
     AnalysisResult,
     CellResult,
     Checkpoint,
@@ -20,8 +22,6 @@ from tasks.records import (
     Score,
     StageRecord,
 )
-from tasks.run_folder import Home
-from tasks.specs import DataSpec, ExperimentSpec
 
 RUN_ID = "perceiver_mlm_H512L6C128_20260301_120000"
 
@@ -152,12 +152,7 @@ def make_record(**changes: Any) -> RunRecord:
 
 
 def put_scored_run(
-    home: Home,
-    run_id: str,
-    references: np.ndarray,
-    answers: dict[int, np.ndarray],
-    task: str = "mrpc",
-    **changes: Any,
+    home: Home, run_id: str, references: np.ndarray, answers: dict[int, np.ndarray], task: str = "mrpc", **changes: Any
 ) -> RunRecord:
     """A run of one task with stored predictions and scores, without a training.
 

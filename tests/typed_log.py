@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import ROOT
 
-from tasks.log_check import Finding, check_log
+from tasks.log.check import Finding, check_log
 
-USER_LOG = Path(__file__).resolve().parents[2] / "shared" / "seeds" / "master_experiment_log.md"
+USER_LOG = ROOT.parent / "shared" / "seeds" / "master_experiment_log.md"
 needs_user_log = pytest.mark.skipif(not USER_LOG.is_file(), reason="the user's log is not beside this checkout")
 
 TRAINING = """# Log
@@ -52,10 +53,15 @@ def training_row(run: str = RUN, **cells: str) -> str:
 
 def evaluation_row(**cells: str) -> str:
     texts = {
-        "date": "2026-02-22", "type": "`head_sweep` (ViaDecoder)", "checkpoint": f"`{RUN}`", "machine": "testbench",
-        "tasks": "qqp", "scores": "**QQP F1:** 75.0%", "link": f"[Link](https://wandb.ai/lab/concepts/runs/{RUN})",
+        "date": "2026-02-22",
+        "type": "`head_sweep` (ViaDecoder)",
+        "checkpoint": f"`{RUN}`",
+        "machine": "testbench",
+        "tasks": "qqp",
+        "scores": "**QQP F1:** 75.0%",
+        "link": f"[Link](https://wandb.ai/lab/concepts/runs/{RUN})",
         "conclusion": "Measured.",
-    } | cells  # fmt: skip
+    } | cells
     return "| " + " | ".join(texts.values()) + " |\n"
 
 

@@ -1,0 +1,124 @@
+"""The commands that use a checkpoint as it is: `cogito checkpoint show` and `convert`, `analyse`, `encode`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import AsJson, CheckpointName, DataRoot, Overrides, Tokenizer, console, print_json
+from tasks.errors import UserError
+
+app = typer.Typer(help="Look at checkpoints and convert those of earlier code.", no_args_is_help=True)
+
+
+@app.command()
+def show(checkpoint: CheckpointName, data_root: DataRoot = None, as_json: AsJson = False) -> None:
+    """Tell variant, size, parameters and tokenizer of a checkpoint, and what can be done with it."""
+    from tasks.checkpoints.converting import checkpoint_facts
+    from tasks.checkpoints.finding import resolve_checkpoint
+    from tasks.data.sources import resolve_data_root
+    from tasks.store.home import cogito_home
+
+    facts = checkpoint_facts(resolve_checkpoint(checkpoint, cogito_home(), resolve_data_root(data_root)))
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        text = "; ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value
+        if value is not None:
+            print(f"{name.replace('_', ' '):18}{text}")
+
+
+@app.command()
+def convert(
+    old: CheckpointName,
+    new: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    tokenizer: Tokenizer = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Write a checkpoint of the earlier code in our format; it then also loads in plain transformers."""
+    from tasks.checkpoints.converting import convert_checkpoint
+    from tasks.checkpoints.finding import resolve_checkpoint
+    from tasks.data.sources import find_tokenizer, resolve_data_root
+    from tasks.store.home import cogito_home
+
+    home, mirror = cogito_home(), resolve_data_root(data_root)
+    found = resolve_checkpoint(old, home, mirror)
+    convert_checkpoint(found, new, find_tokenizer(tokenizer, home, mirror) if tokenizer else None)
+    print(new)
+
+
+def analyse(
+    checkpoint: CheckpointName,
+    tokenizer: Tokenizer = None,
+    data_root: DataRoot = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the concept geometry of a checkpoint on held-out text; writes no row."""
+    from tasks.analysis.stage import analyse_concepts
+    from tasks.checkpoints.inputs import find_evaluation_inputs
+    from tasks.data.corpus import prepare_corpus
+    from tasks.data.sources import find_dataset, resolve_data_root
+    from tasks.runs.claiming import evaluation_spec
+    from tasks.store.home import RunFolder, cogito_home
+
+    home, mirror = cogito_home(), resolve_data_root(data_root)
+    found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
+    if found.family == "plain":
+        raise UserError(f"checkpoint {found.name}: is a plain {found.variant} and has no concepts to analyse")
+    spec = evaluation_spec(found, None, None, None, overrides or [])
+    source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
+    corpus = prepare_corpus(spec.data, source, home, mirror, tokenizer_folder=tokenizer_folder)
+    folder = RunFolder(home.root / "analyses" / f"{found.weights_sha256[:16]}-{corpus.corpus_id}")
+    result = analyse_concepts(found, corpus, spec.analysis, folder, home)
+    if as_json:
+        print_json({"checkpoint": found.name, **result.model_dump(mode="json")})
+        return
+    from rich.table import Table
+
+    table = Table("figure", "value", title=f"Concept geometry of {found.name}, {result.samples} samples")
+    for name, value in result.figures.items():
+        table.add_row(name, f"{value:.5g}")
+    console().print(table)
+    for name, path in result.plots.items():
+        print(f"{name}: {path}")
+
+
+def encode(
+    checkpoint: CheckpointName,
+    file: Annotated[Path, typer.Argument(help="Texts: .txt (one per line), .jsonl, .csv or .parquet.")],
+    output: Annotated[Path, typer.Option(help="Vectors in the order of the texts: .parquet or .safetensors.")],
+    pool: Annotated[str, typer.Option(help="none: all concepts of a text; mean: their mean.")] = "none",
+    column: Annotated[str, typer.Option(help="The column with the texts.")] = "text",
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts per batch.")] = 32,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a text; default all positions.")] = None,
+    tokenizer: Tokenizer = None,
+    data_root: DataRoot = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+) -> None:
+    """Encode a file of texts into concept vectors."""
+    from functools import partial
+
+    from tasks.checkpoints.encoding import encode_file
+    from tasks.data.sources import resolve_data_root
+    from tasks.progress import DISPLAY
+    from tasks.store.home import cogito_home
+
+    mirror, progress = resolve_data_root(data_root), partial(DISPLAY.update, "encode")
+    with DISPLAY.on_terminal():
+        done = encode_file(
+            checkpoint,
+            file,
+            output,
+            cogito_home(),
+            mirror,
+            pool=pool,
+            column=column,
+            batch_size=batch_size,
+            max_length=max_length,
+            tokenizer=tokenizer,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print(f"{output}: {done.texts:,} texts, float32 {list(done.shape)} each")

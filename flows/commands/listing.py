@@ -1,0 +1,213 @@
+"""What `cogito ls` lists and how a finished run is shown in a terminal."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.commands.options import console
+from tasks.store.home import RunFolder
+from tasks.store.records import RunRecord, Score
+
+if TYPE_CHECKING:
+    from tasks.review.comparisons import Comparison
+    from tasks.review.reproduction import Verdict
+    from tasks.review.rescoring import Change
+
+Rows = list[tuple[str, str]]
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0] if text else ""
+
+
+def _variants() -> Rows:
+    from models.variants import VARIANTS
+
+    return [(row.name, row.summary) for row in VARIANTS.values()]
+
+
+def _objectives() -> Rows:
+    from models.objectives import OBJECTIVES
+
+    return [(name, _first_line(row.corrupt.__doc__)) for name, row in OBJECTIVES.items()]
+
+
+def _decoders() -> Rows:
+    from models.decoders import DECODERS
+
+    return [(name, _first_line(decoder.__doc__)) for name, decoder in DECODERS.items()]
+
+
+def _heads() -> Rows:
+    from models.heads import HEADS
+
+    return [(name, head.summary) for name, head in HEADS.items()]
+
+
+def _losses() -> Rows:
+    from models.concept_losses import CONCEPT_LOSSES
+
+    return [(name, _first_line(loss.__doc__)) for name, loss in CONCEPT_LOSSES.items()]
+
+
+def _tasks() -> Rows:
+    from tasks.spec.benchmarks import TASKS
+
+    rows = []
+    for row in TASKS.values():
+        splits = ", ".join(split.label for split in row.eval_splits)
+        rows.append((row.name, f"{row.dataset} {row.config}: {', '.join(row.metrics)} on {splits}"))
+    return rows
+
+
+def _experiments() -> Rows:
+    import yaml
+
+    rows = []
+    for path in sorted(Path("experiments").glob("*.yaml")):
+        comment = _first_line(path.read_text(encoding="utf-8")).lstrip("# ")
+        try:
+            name = str((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("name", path.stem))
+        except (yaml.YAMLError, AttributeError):
+            name = path.stem
+        rows.append((name, f"{path.as_posix()}: {comment}"))
+    return rows
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "variants": _variants,
+    "objectives": _objectives,
+    "decoders": _decoders,
+    "heads": _heads,
+    "losses": _losses,
+    "tasks": _tasks,
+    "experiments": _experiments,
+}
+
+
+def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
+    """The scores of a run beside their floors, and where everything lies."""
+    from rich.table import Table
+
+    terminal = console()
+    made = " (made data: says nothing about the real tasks)" if record.made_data else ""
+    table = Table(title=f"{record.run_id}: {record.status}{made}")
+    for title in (
+        "task",
+        "metric",
+        "score",
+        "95 % interval",
+        "floor",
+        "word overlap",
+        "random start",
+        "zero-shot",
+        "n",
+        "seeds",
+    ):
+        table.add_column(title, justify="left" if title in ("task", "metric") else "right")
+    others = {(score.start, score.task, score.metric): score for score in record.scores}
+    for score in record.scores:
+        if score.start != "checkpoint":
+            continue
+        beside = [others.get((start, score.task, score.metric)) for start in ("random", "zero_shot")]
+        origin = f" from {score.start_from.upper()}" if score.start_from else ""
+        table.add_row(
+            score.task + origin,
+            score.metric,
+            _value(score),
+            _interval(score),
+            f"{score.floor:.3f}",
+            "--" if score.overlap_baseline is None else f"{score.overlap_baseline:.3f}",
+            *("--" if one is None else _value(one) for one in beside),
+            str(score.n),
+            str(len(score.seed_values)),
+        )
+    terminal.print(table)
+    if record.pretraining and record.corpus:
+        loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
+        near = "; within 0.2 of it: nothing contextual was learned" if loss > entropy - 0.2 else ""
+        terminal.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
+        for warning in record.pretraining.warnings:
+            terminal.print(f"warning: {warning}", style="yellow", markup=False)
+        if (diverged := record.pretraining.diverged) is not None:
+            kept = f"kept: the weights after step {diverged.kept_step}"
+            terminal.print(f"diverged at step {diverged.step}: {diverged.reason}; {kept}", style="red", markup=False)
+    if record.analysis:
+        figures = record.analysis.figures
+        terminal.print(
+            f"concept ranks of {record.analysis.num_concepts}: nuclear of mean {figures['nuclear_rank_of_mean']:.1f}, "
+            f"effective of mean {figures['effective_rank_of_mean']:.1f}, "
+            f"effective per sample {figures['effective_rank_per_sample_mean']:.1f}"
+        )
+        if "input_variance_share" in figures:  # earlier records lack it
+            terminal.print(
+                f"of their variance the text decides {figures['input_variance_share']:.1%}, of effective rank "
+                f"{figures['centred_effective_rank']:.1f}; of texts with tokens left out "
+                f"{figures['retrieval_top_1']:.1%} are found again, by chance {figures['retrieval_chance']:.1%}"
+            )
+    for name, stage in record.stages.items():
+        if stage.status != "complete":
+            terminal.print(f"{name} {stage.status}: {stage.message}", style="red", markup=False)
+    print(f"record: {folder.record}")
+    print(f"row in: {log_path}")
+    if (page := folder.root / "report.html").exists():
+        print(f"report: {page}")
+
+
+def _value(score: Score) -> str:
+    if score.value is None:
+        return "failed"
+    mark = "" if score.above_floor else " (at floor)"
+    mark += " (interval unreliable)" if score.unreliable else ""
+    return f"{score.value:.3f}{mark}"
+
+
+def _interval(score: Score) -> str:
+    return "--" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}"
+
+
+def print_comparison(comparison: "Comparison") -> None:
+    """What differs between A and B, their figures side by side, and what is not known or not comparable."""
+    from rich.table import Table
+
+    from tasks.review.comparisons import delta_text, shown, value_text
+
+    terminal = console(markup=False, highlight=False)
+    terminal.print(f"A: {comparison.a}\nB: {comparison.b}")
+    table = Table("differs", "A", "B")
+    for one in comparison.differs:
+        table.add_row(one.key, value_text(one.a), value_text(one.b))
+    terminal.print(table)
+    table = Table("figure", "A", "B", "n", "B - A (95 % interval)")
+    for figure in comparison.figures:
+        values = shown(figure, figure.a), shown(figure, figure.b)
+        table.add_row(figure.name, *values, "--" if figure.n is None else str(figure.n), delta_text(figure))
+    terminal.print(table)
+    for side, names in comparison.not_known.items():
+        if names:
+            terminal.print(f"not known for {side.upper()}: {'; '.join(names)}")
+
+
+def print_verdicts(row: str, again: str, verdicts: "list[Verdict]", log_path: Path) -> None:
+    """What a repetition says of every figure of a row."""
+    from rich.table import Table
+
+    terminal = console(markup=False, highlight=False)
+    table = Table("figure", "row", "again", "verdict", title=f"{row}, repeated as {again}")
+    for one in verdicts:
+        table.add_row(one.figure, one.stated, one.repeated, one.verdict)
+    terminal.print(table)
+    counts = Counter(one.outcome for one in verdicts)
+    print(", ".join(f"{counts[name]} {name}" for name in ("agrees", "differs", "undecided")))
+    print(f"row in: {log_path}")
+
+
+def print_changes(changes: "list[Change]", folder: RunFolder, log_path: Path) -> None:
+    """What scoring again changed, and where it was written."""
+    for change in changes:
+        start = "" if change.start == "checkpoint" else f" ({change.start.replace('_', '-')})"
+        print(f"{change.task} {change.metric}{start}: {change.field} {change.before} -> {change.after}")
+    print(f"{folder.run_id}: " + (f"{len(changes)} changes" if changes else "every score comes out as it was"))
+    print(f"record: {folder.record}")
+    print(f"row in: {log_path}")

@@ -1,0 +1,99 @@
+"""The commands of the Master Experiment Log: `cogito log show`, `add`, `check`, `export`."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import AsJson, LogPath, console, print_json
+
+app = typer.Typer(help="Read, check and write the Master Experiment Log.", no_args_is_help=True)
+
+STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+@app.command()
+def show(log: LogPath = None, as_json: AsJson = False) -> None:
+    """Show the rows of the log."""
+    from tasks.log.experiment_log import default_log, show_log
+
+    path = default_log(log)
+    rows = show_log(path)
+    if as_json:
+        print_json(rows)
+        return
+    from rich.table import Table
+
+    table = Table("table", "run", "checkpoint", "scores", title=str(path))
+    for row in rows:
+        # the text of the cell, because it says which scores are at their floor
+        scores = next((row[name] for name in ("key_glue_scores", "key_scores") if row.get(name)), None)
+        table.add_row(row["table"], row["run_id"], row["checkpoint"], _readable(scores or ""))
+    console().print(table)
+
+
+@app.command()
+def add(
+    record: Annotated[Path, typer.Argument(help="The record.json of a run's folder.")], log: LogPath = None
+) -> None:
+    """Write the row of a run's record: inserted, or its machine-written cells renewed."""
+    from tasks.log.experiment_log import add_record, default_log
+
+    path = default_log(log)
+    changed = add_record(record, path)
+    print(f"{path}: {'row written' if changed else 'the row is already there'}")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="Any Markdown log, ours or hand-typed.")],
+    against: Annotated[Path | None, typer.Option(help="Another version of the same log.")] = None,
+    reports: Annotated[Path | None, typer.Option(help="A folder of Markdown files that state the same runs.")] = None,
+    git: Annotated[Path | None, typer.Option(help="A checkout with the log's tags and commits.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find what a log states that cannot be, contradicts itself or means too little; changes nothing.
+
+    Exit code 1 when there are errors.
+    """
+    from tasks.log.check import check_log
+
+    findings = check_log(file, against=against, reports=reports, repository=git)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        print_json([finding.as_json() for finding in findings])
+        raise typer.Exit(1 if errors else 0)
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("line", "row, column", "severity", "rule", "finding", title=str(file))
+    for one in findings:
+        place = ", ".join(text for text in (one.row, one.column) if text)
+        line = f"{Path(one.file).name}:{one.line}" if one.file else str(one.line)
+        style = STYLES[one.severity]
+        table.add_row(
+            line, escape(place), f"[{style}]{one.severity}[/] {one.confidence:.0%}", one.rule, escape(one.message)
+        )
+    if findings:
+        console().print(table)
+    counts = ", ".join(f"{sum(one.severity == name for one in findings)} {name}s" for name in STYLES)
+    print(f"{file}: {counts}")
+    raise typer.Exit(1 if errors else 0)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Argument(help="A .csv, .json or .html file; replaced if it exists.")],
+    log: LogPath = None,
+) -> None:
+    """Write the rows of both tables with typed columns as CSV, JSON or HTML."""
+    from tasks.log.experiment_log import default_log, export_log
+
+    print(f"{output}: {export_log(default_log(log), output)} rows")
+
+
+def _readable(cell: str) -> str:
+    from rich.markup import escape
+
+    return escape(re.sub(r"\s*<br\s*/?>\s*", "\n", cell.replace("**", "").replace("`", "")))

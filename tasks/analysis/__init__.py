@@ -1,0 +1,1 @@
+"""Concept analysis: the stage, and the job that measures."""

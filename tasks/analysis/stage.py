@@ -1,0 +1,42 @@
+"""The launch side of concept analysis: geometry of a checkpoint's concepts on held-out text."""
+
+from tasks.jobs.launch import claimed_job, run_on_one_device
+from tasks.jobs.messages import OnProgress
+from tasks.spec.experiment import AnalysisSpec
+from tasks.store.files import content_hash
+from tasks.store.home import Home, RunFolder
+from tasks.store.records import AnalysisResult, Checkpoint, CorpusResult
+
+# Raise when the same checkpoint and text would give other figures.
+CONTRACT_VERSION = 2
+
+
+def analyse_concepts(
+    checkpoint: Checkpoint,
+    corpus: CorpusResult,
+    spec: AnalysisSpec,
+    run: RunFolder,
+    home: Home,
+    on_progress: OnProgress | None = None,
+) -> AnalysisResult:
+    """Analyse a checkpoint, or find it analysed.
+
+    Raises:
+        StageError: the job failed.
+    """
+    identity = content_hash(
+        [CONTRACT_VERSION, checkpoint.weights_sha256, corpus.corpus_id, spec.model_dump(mode="json")]
+    )
+    with claimed_job(run.analysis, identity, home) as done:
+        if done is not None:
+            return AnalysisResult.of_job(done, run.analysis, reused=True)
+        job = {
+            "kind": "analysis",
+            "identity": identity,
+            "checkpoint": checkpoint.folder,
+            "corpus": corpus.folder,
+            "special_token_ids": corpus.special_token_ids,
+            "max_samples": spec.max_samples,
+            "batch_size": spec.batch_size,
+        }
+        return AnalysisResult.of_job(run_on_one_device(run.analysis, job, home, on_progress), run.analysis)

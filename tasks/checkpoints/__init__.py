@@ -1,0 +1,1 @@
+"""Checkpoints: finding, publishing, converting and using them."""

@@ -1,0 +1,92 @@
+"""What can be done with a checkpoint as such: tell what it is, and write one of the earlier code in our format.
+
+Example: `cogito checkpoint show DIR`, `cogito checkpoint convert OLD NEW`
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tasks.data.sources import TOKENIZER_FILES
+from tasks.errors import UserError
+from tasks.spec.experiment import fitting_heads
+from tasks.store.files import building, read_json, write_manifest
+from tasks.store.records import Checkpoint
+
+
+def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Variant, shape, parameters, tokenizer and uses of a checkpoint.
+
+    Raises:
+        UserError: its weights do not fit its configuration.
+    """
+    model = _load(checkpoint)
+    config = model.config
+    pretrained = type(model).__name__ == "ConceptModelForMaskedLM"
+    size = f"H{config.hidden_size} L{config.num_layers} C{config.num_concepts}"
+    encoder = [name for name, on in (("BiXT", config.use_bixt), ("recursive", config.recursive)) if on]
+    uses = [f"evaluate with head {', '.join(fitting_heads(checkpoint.variant))}", "analyse", "encode"]
+    if pretrained:
+        uses.append("start another pretraining from it (training.init_from)")
+    if pretrained and config.decoder.startswith("diffusion"):
+        uses.append("fill masks (models.generation)")
+    has_tokenizer = (checkpoint.folder / "tokenizer.json").is_file()
+    if not has_tokenizer:
+        uses = [f"{use} --tokenizer ID" if use.startswith(("evaluate", "analyse", "encode")) else use for use in uses]
+    return {
+        "name": checkpoint.name,
+        "origin": checkpoint.origin,
+        "revision": checkpoint.revision,
+        "model_type": read_json(checkpoint.folder / "config.json").get("model_type"),
+        "class": type(model).__name__,
+        "variant": checkpoint.variant,
+        "size": size,
+        "encoder": " ".join(encoder) or "plain",
+        "decoder": config.decoder if getattr(model, "decoder", None) is not None else "none",
+        "head": "LM head" if pretrained else config.head,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "frozen_parameters": sum(p.numel() for p in model.parameters() if not p.requires_grad),
+        "vocab_size": config.vocab_size,
+        "positions": config.max_sequence_length,
+        "tokenizer": "in the folder" if has_tokenizer else "none",
+        "weights_sha256": checkpoint.weights_sha256,
+        "uses": uses,
+    }
+
+
+def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | None) -> None:
+    """Write a checkpoint in our format, with the remote code that plain transformers needs and a manifest.
+
+    Args:
+        target: a folder that does not exist yet.
+        tokenizer: folder of its tokenizer; None takes the files beside the weights, if there are any.
+
+    Raises:
+        UserError: the target exists, or the checkpoint's weights do not fit its configuration.
+    """
+    if target.exists():
+        raise UserError(f"{target}: exists already; fix: name a new folder")
+    model = _load(checkpoint)
+    from models.checkpoints import save_checkpoint
+
+    try:
+        with building(target) as folder:
+            save_checkpoint(model, folder)
+            for name in TOKENIZER_FILES:
+                path = (tokenizer or checkpoint.folder) / name
+                if path.is_file():
+                    shutil.copyfile(path, folder / name)
+            if (checkpoint.folder / "experiment.json").is_file():
+                shutil.copyfile(checkpoint.folder / "experiment.json", folder / "experiment.json")
+            write_manifest(folder)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error}); fix: name another folder") from None
+
+
+def _load(checkpoint: Checkpoint) -> Any:
+    from models.checkpoints import CheckpointError, load_checkpoint
+
+    try:
+        return load_checkpoint(checkpoint.folder)
+    except CheckpointError as error:
+        raise UserError(f"checkpoint {checkpoint.name}: {error}; fix: copy or download it again") from None

@@ -1,0 +1,340 @@
+"""Finding a checkpoint by the name a user gives: a run, a folder or a Hub id; and checking it before any work is done.
+
+Example: `resolve_checkpoint("someone/perceiver_mlm_H512L6C128_20260208_211633@main", cogito_home())`.
+No weights are loaded here: a header that does not fit its file is found with struct and json alone.
+"""
+
+import json
+import re
+import struct
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from models.bounds import check_config
+from models.variants import VARIANTS
+from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
+from tasks.errors import UserError, unknown_name
+from tasks.store.files import (
+    building,
+    check_manifest,
+    disk_full,
+    file_sha256,
+    is_safe_name,
+    read_json,
+    remove_tree,
+    write_atomic,
+)
+from tasks.store.home import Home, user_path
+from tasks.store.records import Checkpoint, load_record
+
+MODEL_TYPE = "concept_autoencoder"
+# Of the lab's earlier code: `models.legacy` reads them.
+LEGACY_MODEL_TYPES = ("concept_encoder", "recursive_concept_encoder")
+WEIGHTS = "model.safetensors"
+LEGACY_WEIGHTS = "pytorch_model.bin"
+CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja"}
+
+Origin = Literal["run", "local", "hub"]
+
+_HUB_ID = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_HUB_ID = 200  # the Hub allows 96 characters a name; a revision may follow
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_DTYPE_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+}
+
+
+def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> Checkpoint:
+    """Find a checkpoint, bring it to this machine's disk and check it.
+
+    Args:
+        name: a run id, a folder (or one of that name under `data_root`), or a Hub id `account/name[@revision]`.
+        home: where runs lie and downloads are kept.
+        data_root: a folder searched for the name, before the Hub is asked.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is corrupt, or not one of this project.
+        Exception: an error of the network or the Hub that may pass (`tasks.data.hub.is_transient`) is raised as it is.
+    """
+    if not name.strip():
+        raise UserError("checkpoint: got an empty name; allowed: a run id, a folder, or account/name[@revision]")
+    if is_safe_name(name) and _is_folder(home.root / "runs" / name):
+        return _from_run(name, home)
+    places = [user_path(name)]
+    if data_root is not None and ".." not in Path(name).parts:
+        places.append(data_root / name)
+    if is_safe_name(name):
+        places.append(home.published / name)
+    for place in places:
+        if _is_folder(place):
+            folder = place.resolve()
+            run_id = folder.name if folder.parent == home.published.resolve() else None
+            return _describe(folder, name=folder.name, origin="local", run_id=run_id)
+    return _from_hub(name, home)
+
+
+def check_safetensors(path: Path) -> None:
+    """Check that a safetensors file is whole: its header reads, and its tensors fill the file exactly.
+
+    Raises:
+        UserError: it is truncated, or its header is not what the format says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise _corrupt(path, f"has {size} bytes, too few for a header")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > min(size - 8, _MAX_HEADER_BYTES):
+            raise _corrupt(path, f"its header claims {length} bytes of {size}: truncated, or not safetensors")
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"))
+        tensors = {name: facts for name, facts in header.items() if name != "__metadata__"}
+        spans = sorted(_span(name, facts) for name, facts in tensors.items())
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise _corrupt(path, f"its header does not read ({error})") from None
+    position = 0
+    for begin, end in spans:
+        if begin != position:
+            raise _corrupt(path, f"a tensor starts at byte {begin} of the data, where {position} is expected")
+        position = end
+    if position != size - 8 - length:
+        kind = "truncated" if position > size - 8 - length else "too long"
+        raise _corrupt(path, f"is {kind}: its tensors take {position} bytes, it holds {size - 8 - length}")
+
+
+def _span(name: str, facts: Any) -> tuple[int, int]:
+    """The byte range of one tensor, checked against its type and shape."""
+    try:
+        begin, end = facts["data_offsets"]
+        shape, itemsize = list(facts["shape"]), _DTYPE_BYTES.get(facts["dtype"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"the entry of tensor {name!r} is not whole") from None
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError(f"the entry of tensor {name!r} holds something else than counts")
+    if begin > end or (itemsize is not None and end - begin != prod(shape) * itemsize):
+        raise ValueError(f"the bytes of tensor {name!r} do not fit its shape")
+    return begin, end
+
+
+def _corrupt(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: corrupt: {reason}; fix: copy or download the checkpoint again")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for this file system
+        return False
+
+
+def _from_run(run_id: str, home: Home) -> Checkpoint:
+    run = home.run(run_id)
+    record = load_record(run)
+    if record.kind == "evaluation" and record.checkpoint is not None:
+        source = record.checkpoint
+        return _describe(
+            source.folder, name=source.name, origin=source.origin, revision=source.revision, run_id=source.run_id
+        )
+    if record.pretraining is None:
+        raise UserError(
+            f"run {run_id}: has no finished checkpoint (its status is {record.status}); "
+            "fix: run its experiment again, it continues where it stopped"
+        )
+    stated, own = record.pretraining.model, run.pretraining / "model"
+    # A home that was moved or copied still holds the model, though not at the path its record states.
+    return _describe(stated if _is_folder(stated) else own, name=run_id, origin="run", run_id=run_id)
+
+
+def _describe(
+    folder: Path, *, name: str, origin: Origin, revision: str | None = None, run_id: str | None = None
+) -> Checkpoint:
+    """Check a folder, the cheap things first, and describe it."""
+    if not _is_folder(folder):
+        raise UserError(f"{folder}: the folder of checkpoint {name} is gone; fix: name another checkpoint")
+    try:
+        config = _read_config(folder, name)
+        weights = next((folder / file for file in (WEIGHTS, LEGACY_WEIGHTS) if (folder / file).is_file()), None)
+        if weights is None:
+            raise UserError(
+                f"{folder}: has no {WEIGHTS} or {LEGACY_WEIGHTS}; fix: name a folder with a finished checkpoint"
+            )
+        if weights.name == WEIGHTS:
+            check_safetensors(weights)
+        stated_run = config.get("run_id")
+        variant = _variant(folder, config, name)
+        return Checkpoint(
+            name=name,
+            folder=folder,
+            origin=origin,
+            revision=revision,
+            weights_sha256=_checked_hash(folder, weights),
+            variant=variant,
+            family="plain" if _is_plain(config) else "concept",
+            run_id=run_id or (stated_run if isinstance(stated_run, str) else None),
+        )
+    except OSError as error:
+        raise UserError(f"{folder}: checkpoint {name} cannot be read: {error}") from None
+
+
+def _checked_hash(folder: Path, weights: Path) -> str:
+    """The SHA-256 of the weights, after every file agreed with the manifest where there is one."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return file_sha256(weights)
+    try:
+        check_manifest(folder)
+        stated = read_json(manifest)["files"].get(weights.name)
+        return str(stated["sha256"]) if stated else file_sha256(weights)
+    except (KeyError, TypeError, AttributeError):
+        raise _corrupt(manifest, "is not a list of files with size and sha256") from None
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: is no checkpoint: config.json is missing; fix: name the folder that holds it")
+    try:
+        config = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(path, f"is not readable JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise _corrupt(path, "is not a JSON object")
+    _check_kind(config, name)
+    return config
+
+
+def _check_kind(config: dict[str, Any], name: str) -> None:
+    kind = config.get("model_type")
+    try:
+        check_config(config, strict=kind in (MODEL_TYPE, *LEGACY_MODEL_TYPES))
+    except ValueError as error:
+        raise UserError(f"checkpoint {name}: its config.json: {error}; fix: copy or download it again") from None
+    if kind in LEGACY_MODEL_TYPES or _is_plain(config):
+        return
+    if kind != MODEL_TYPE or config.get("variant") is None:
+        allowed = ", ".join(map(repr, (MODEL_TYPE, *LEGACY_MODEL_TYPES)))
+        raise UserError(
+            f"checkpoint {name}: its config.json has model_type {kind!r}; allowed: {allowed}, the first with a "
+            "variant, or a model_type of transformers"
+        )
+    _known_variant(config["variant"], name)
+
+
+def _is_plain(config: dict[str, Any]) -> bool:
+    """Whether this is an encoder that transformers knows by itself."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind in (MODEL_TYPE, *LEGACY_MODEL_TYPES):
+        return False
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return kind in CONFIG_MAPPING_NAMES
+
+
+def _variant(folder: Path, config: dict[str, Any], name: str) -> str:
+    """What a checkpoint was pretrained as. One of the earlier code does not say so, but its weights do."""
+    if _is_plain(config):
+        return str(config["model_type"])
+    if config["model_type"] == MODEL_TYPE:
+        return _known_variant(config["variant"], name)
+    from models.checkpoints import CheckpointError, read_checkpoint
+
+    try:
+        return str(read_checkpoint(folder).config.variant)
+    except CheckpointError as error:
+        raise UserError(f"checkpoint {name}: corrupt: {error}; fix: copy or download it again") from None
+
+
+def _known_variant(variant: Any, name: str) -> str:
+    if not isinstance(variant, str) or variant not in VARIANTS:
+        raise UserError(f"checkpoint {name}: {unknown_name('variant', variant, VARIANTS)}")
+    return variant
+
+
+def _from_hub(name: str, home: Home) -> Checkpoint:
+    match = _HUB_ID.fullmatch(name) if len(name) <= _MAX_HUB_ID else None
+    near = get_close_matches(name, [path.name for path in home.runs.iterdir()], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    # A name without an account may be one of the Hub's oldest models; a mistyped run id is the likelier reading.
+    if match is None or ".." in name or (near and "/" not in name):
+        raise UserError(
+            f"checkpoint {name!r}: {hint}neither a run id, a folder, nor a Hub id; "
+            "allowed: a run id of `cogito log show`, a folder, or account/name[@revision]"
+        )
+    repo, revision = match["repo"], match["revision"] or "main"
+    kept = home.cache / "checkpoints" / repo.replace("/", "--")
+    with home.lock(f"checkpoint-{kept.name}"):
+        commit = _resolve_revision(name, repo, revision, kept)
+        folder = kept / commit
+        if not folder.is_dir():
+            _download(name, repo, commit, folder)
+    return _describe(folder, name=repo, origin="hub", revision=commit)
+
+
+def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
+    """The commit of a revision: asked of the Hub, or offline as it was when last asked."""
+    reference = kept / "refs" / quote(revision, safe="")
+    if _COMMIT.fullmatch(revision) and (kept / revision).is_dir():
+        return revision
+    if not hub_reachable():
+        if reference.is_file() and (kept / reference.read_text()).is_dir():
+            return reference.read_text()
+        raise UserError(
+            f"checkpoint {name!r}: neither a run id, a folder, nor reachable on the Hub (offline); fix: name a run of "
+            "`cogito log show` or a folder, or connect to the Hub"
+        )
+    try:
+        commit = str(hub_api().model_info(repo, revision=revision).sha)
+    except Exception as error:
+        raise _hub_problem(name, error) from None
+    write_atomic(reference, commit)
+    return commit
+
+
+def _download(name: str, repo: str, commit: str, folder: Path) -> None:
+    """Download one commit whole; its config comes first, so that a model of another kind costs no gigabytes."""
+    patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + [LEGACY_WEIGHTS, "*.md"]
+    with building(folder) as part:
+        for wanted in (["config.json"], patterns):
+            try:
+                hub_api().snapshot_download(
+                    repo, revision=commit, local_dir=part, allow_patterns=wanted, ignore_patterns=["*/*"]
+                )
+            except Exception as error:
+                raise _hub_problem(name, error) from None
+            _read_config(part, name)
+        remove_tree(part / ".cache")
+
+
+def _hub_problem(name: str, error: Exception) -> Exception:
+    """The error to raise for one of the Hub: itself when it may pass, else one clear message."""
+    if is_transient(error) or disk_full(error):
+        return error
+    reasons = {
+        "RevisionNotFoundError": "the Hub has this repository, not this revision; fix: name a branch, tag or commit",
+        "GatedRepoError": "access to it is gated; fix: ask for access on its page and set HF_TOKEN",
+        "RepositoryNotFoundError": "neither a run id nor a folder, and the Hub has no such repository or your token "
+        "may not see it; fix: check the name, and set HF_TOKEN if it is private",
+    }
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    reason = next((reasons[kind] for kind in kinds if kind in reasons), plain_text(error))
+    return UserError(f"checkpoint {name!r}: {reason}")

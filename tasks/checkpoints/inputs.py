@@ -1,0 +1,44 @@
+"""A checkpoint with its tokenizer, held against each other before any work is done."""
+
+from pathlib import Path
+
+from tasks.checkpoints.finding import resolve_checkpoint
+from tasks.data.corpus import load_tokenizer
+from tasks.data.sources import find_tokenizer
+from tasks.errors import UserError
+from tasks.store.files import read_json
+from tasks.store.home import Home
+from tasks.store.records import Checkpoint
+
+
+def find_evaluation_inputs(
+    name: str, tokenizer: str | None, home: Home, data_root: Path | None
+) -> tuple[Checkpoint, Path]:
+    """A checkpoint by name, and the folder of its tokenizer.
+
+    Raises:
+        UserError: there is no such checkpoint, it is corrupt, or it has no tokenizer and none is given.
+    """
+    checkpoint = resolve_checkpoint(name, home, data_root)
+    folder = find_tokenizer(tokenizer, home, data_root) if tokenizer else checkpoint.folder
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"checkpoint {name}: has no tokenizer.json; fix: --tokenizer ID or DIR")
+    check_weights(checkpoint)
+    vocabulary = read_json(checkpoint.folder / "config.json").get("vocab_size")
+    if isinstance(vocabulary, int) and (size := len(load_tokenizer(folder))) > vocabulary:
+        raise UserError(
+            f"tokenizer: has {size} tokens, {checkpoint.name} knows {vocabulary}; "
+            "fix: --tokenizer with the one that the checkpoint was trained with"
+        )
+    return checkpoint, folder
+
+
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Hold a checkpoint's weights against its config before a run is opened for it."""
+    from models.checkpoints import CheckpointError, check_checkpoint
+    from models.plain import check_plain
+
+    try:
+        (check_plain if checkpoint.family == "plain" else check_checkpoint)(checkpoint.folder)
+    except CheckpointError as error:
+        raise UserError(f"checkpoint {checkpoint.name}: corrupt: {error}; fix: copy or download it again") from None

@@ -1,0 +1,361 @@
+"""Publishing a finished checkpoint: to the Hub, or to a directory store when no token is set.
+
+What is published is the checkpoint's own files, a model card rendered from the run's record, and a manifest with the
+hash of every file. It counts as published only after it was read back and agreed with that manifest.
+"""
+
+import logging
+import shutil
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal
+
+import yaml
+
+from tasks.checkpoints.finding import CHECKPOINT_SUFFIXES, WEIGHTS, check_safetensors
+from tasks.data.hub import hub_api, hub_endpoint, hub_offline, is_transient, plain_text
+from tasks.errors import StageError, UserError
+from tasks.secrets import redact
+from tasks.spec.experiment import PublishSpec
+from tasks.store.files import (
+    building,
+    check_manifest,
+    file_sha256,
+    read_json,
+    remove_tree,
+    write_atomic,
+    write_manifest,
+    writing,
+)
+from tasks.store.home import Home
+from tasks.store.records import PublishResult, RunRecord
+
+log = logging.getLogger("cogito.publishing")
+
+CARD = "README.md"
+MANIFEST = "manifest.json"
+
+
+def choose_store(spec: PublishSpec) -> Literal["hub", "local"]:
+    """Where a checkpoint will go, known before any work is done.
+
+    Raises:
+        UserError: the Hub is asked for and cannot be used.
+    """
+    if spec.store == "local":
+        return "local"
+    from huggingface_hub import get_token
+
+    token, offline = get_token(), hub_offline()
+    if token and not offline:
+        return "hub"
+    missing = "HF_HUB_OFFLINE is set" if token else "no Hugging Face token is set"
+    if spec.store == "hub":
+        fix = "unset it" if token else "set HF_TOKEN or run `hf auth login`"
+        raise UserError(f"publish.store: got 'hub', but {missing}; fix: {fix}, or state publish.store local or auto")
+    return "local"
+
+
+def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec, home: Home) -> PublishResult:
+    """Publish a finished checkpoint once; one that is already there with the same weights is left as it is.
+
+    Args:
+        model_folder: config.json, model.safetensors, tokenizer files and the flat .py files of the remote code.
+        record: the run, from which the model card is rendered.
+
+    Raises:
+        UserError: the Hub is asked for and cannot be used.
+        StageError: the checkpoint is not whole, or the store refuses it for good.
+        Exception: an error of the network or the Hub that may pass (`is_transient`) is raised as it is.
+    """
+    store = choose_store(spec)
+    weights_sha256 = _check_finished(model_folder)
+    with home.lock(f"publish-{record.run_id}"):
+        if store == "local":
+            if spec.store == "auto":
+                log.info("publishing to the directory store: no Hugging Face token is set, or the Hub is switched off")
+            return _publish_locally(model_folder, record, weights_sha256, home)
+        try:
+            with writing(home.cache / "publishing" / record.run_id):  # where it is staged and read back to
+                return _publish_to_hub(model_folder, record, weights_sha256, spec, home)
+        except (UserError, StageError):
+            raise
+        except (
+            Exception
+        ) as error:  # a redirect loop, an answer that is no JSON or lacks a field: each is of another kind
+            if is_transient(error):
+                raise
+            raise StageError(_explain_refusal(error)) from None
+
+
+def render_card(record: RunRecord) -> str:
+    """The model card: what the checkpoint is, how to load it, how it was made. A pure rendering of the record.
+
+    Machine names and local folders are left out; a data set or tokenizer read from a folder shows its last name only.
+    """
+    spec = record.spec
+    model, data = spec.get("model", {}), spec.get("data", {})
+    variant = str(model.get("variant", "concept autoencoder"))
+    source = record.corpus.dataset if record.corpus else str(data.get("dataset", ""))
+    head: dict[str, Any] = {"library_name": "transformers", "tags": ["concept-encoder", variant]}
+    if _is_hub_id(source):
+        head["datasets"] = [source]
+    if license_name := spec.get("publish", {}).get("license"):
+        head["license"] = license_name
+    sections = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
+        f"# {record.run_id}",
+        f"A `{variant}` concept encoder: it reads text through a small set of concept vectors. "
+        f"It was pretrained on {public_name(source) or 'unnamed text'} in experiment `{record.name}`.",
+    ]
+    if record.made_data:
+        sections.append("**Corpus or tasks of this run are made as stand-ins: it shows the way, not a result.**")
+    sections += [
+        _how_to_load(record),
+        _table("Figures", _figures(record)),
+        _table("Model", flat_keys(model)),
+        _table("Objective", flat_keys(spec.get("objective", {}))),
+        _table("Data", flat_keys(data)),
+        _table("Training", flat_keys(spec.get("training", {}))),
+        _table("Environment", _environment(record)),
+    ]
+    return redact("\n\n".join(section for section in sections if section) + "\n")
+
+
+def _check_finished(model_folder: Path) -> str:
+    for name in ("config.json", WEIGHTS):
+        if not (model_folder / name).is_file():
+            raise StageError(f"{model_folder}: {name} is missing, so there is no finished checkpoint to publish")
+    try:
+        check_safetensors(model_folder / WEIGHTS)
+    except UserError as error:
+        raise StageError(f"not published: {error}") from None
+    return file_sha256(model_folder / WEIGHTS)
+
+
+def _assemble(model_folder: Path, record: RunRecord, target: Path) -> None:
+    """Fill `target` with all that is published. Only known kinds of files, so that no pickle or log slips through."""
+    for path in sorted(model_folder.iterdir()):
+        if path.name in (CARD, MANIFEST) or not path.is_file():
+            continue
+        if path.suffix in CHECKPOINT_SUFFIXES and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)
+        else:
+            log.warning("not published, as it is no part of a checkpoint: %s", path.name)
+    write_atomic(target / CARD, render_card(record))
+    write_manifest(target)
+
+
+def _weights_in(manifest: Path) -> str | None:
+    """The hash of the weights that a manifest states; None for a manifest that is missing or not readable."""
+    try:
+        return str(read_json(manifest)["files"][WEIGHTS]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _publish_locally(model_folder: Path, record: RunRecord, weights_sha256: str, home: Home) -> PublishResult:
+    target = home.published / record.run_id
+    result = PublishResult(store="local", location=str(target), revision=None, url=None, weights_sha256=weights_sha256)
+    if _weights_in(target / MANIFEST) == weights_sha256:
+        try:
+            check_manifest(target)
+            return result
+        except UserError as error:
+            log.warning("publishing again: %s", error)
+    with building(target) as part:
+        _assemble(model_folder, record.model_copy(update={"publishing": result}), part)
+        check_manifest(part)
+    return result
+
+
+def _publish_to_hub(
+    model_folder: Path, record: RunRecord, weights_sha256: str, spec: PublishSpec, home: Home
+) -> PublishResult:
+    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub.utils import validate_repo_id
+
+    api = hub_api()
+    repo = spec.repo or record.run_id
+    if "/" not in repo:
+        repo = f"{api.whoami()['name']}/{repo}"
+    validate_repo_id(repo)
+    result = PublishResult(
+        store="hub",
+        location=repo,
+        revision=None,
+        url=f"{hub_endpoint()}/{repo}/tree/{record.run_id}",
+        weights_sha256=weights_sha256,
+    )
+    staging = home.cache / "publishing" / record.run_id
+    remove_tree(staging)  # what a killed publishing left behind
+    try:
+        api.create_repo(repo, private=spec.private, exist_ok=True)
+        seen = api.model_info(repo)
+        if spec.private and seen.private is False:
+            raise StageError(
+                f"the Hub repository {repo} is public, but publish.private is true; nothing was uploaded; "
+                "fix: make it private on the Hub, name another publish.repo, or state publish.private false"
+            )
+        revision = _tagged_commit(api, repo, record.run_id, weights_sha256, staging / "tagged")
+        if revision is None:
+            folder = staging / "folder"
+            folder.mkdir(parents=True)
+            _assemble(model_folder, record.model_copy(update={"publishing": result}), folder)
+            # One commit on what was seen, and none if nothing differs. The client's upload_folder may cut a folder into
+            # several commits, and repeats a commit whose answer was lost.
+            commit = api.create_commit(
+                repo,
+                [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())],
+                commit_message=f"Publish {record.run_id}",
+                parent_commit=seen.sha,
+            )
+            revision = str(commit.oid)
+            _verify_upload(api, repo, revision, folder, staging / "verified")
+            # The tag comes last: it says that this commit was read back and is whole.
+            api.create_tag(repo, tag=record.run_id, revision=revision, exist_ok=True)
+        return result.model_copy(update={"revision": revision})
+    finally:
+        remove_tree(staging)
+
+
+def _tagged_commit(api: Any, repo: str, run_id: str, weights_sha256: str, folder: Path) -> str | None:
+    """The commit that already holds this run's weights; None when the run was not published yet."""
+    commits = [tag.target_commit for tag in api.list_repo_refs(repo).tags if tag.name == run_id]
+    if not commits:
+        return None
+    commit = str(commits[0])
+    api.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=[MANIFEST])
+    if _weights_in(folder / MANIFEST) != weights_sha256:
+        raise StageError(
+            f"the tag {run_id} of the Hub repository {repo} names other weights than this run's; nothing was "
+            "uploaded; fix: delete that tag on the Hub, or name another publish.repo"
+        )
+    return commit
+
+
+def _verify_upload(api: Any, repo: str, revision: str, source: Path, copy: Path) -> None:
+    names = [path.name for path in source.iterdir()]
+    api.snapshot_download(repo, revision=revision, local_dir=copy, allow_patterns=names)
+    try:
+        same = read_json(copy / MANIFEST) == read_json(source / MANIFEST)
+        check_manifest(copy)
+    except (UserError, OSError) as error:
+        raise StageError(f"the upload to {repo} at commit {revision} does not read back whole: {error}") from None
+    if not same:
+        raise StageError(f"the upload to {repo} at commit {revision} reads back with another manifest than was sent")
+
+
+def _explain_refusal(error: Exception) -> str:
+    """One message, without the token, for an error that no retry heals."""
+    fixes = {
+        401: "set a valid HF_TOKEN (`hf auth whoami` shows whose it is)",
+        402: "see what the account may store and pay for on the Hub",
+        403: "use a token with write permission for this repository",
+        404: "check publish.repo, and that the token may see it",
+        507: "make room in the account's storage on the Hub",
+    }
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        fix = fixes.get(status, "check publish.repo (account/name)")
+        return f"the Hub refused the checkpoint: {plain_text(error)}; fix: {fix}, or state publish.store local"
+    if type(error).__name__ == "HFValidationError":
+        return f"publish.repo: {plain_text(error)}; fix: state account/name, or publish.store local"
+    if isinstance(error, OSError):
+        return f"the checkpoint could not be published: {plain_text(error)}; fix: run the same command again"
+    return (
+        f"the Hub answered the checkpoint with something else than a Hub says: {type(error).__name__}: "
+        f"{plain_text(error)}; fix: check HF_ENDPOINT and the proxy on the way, or state publish.store local"
+    )
+
+
+def _how_to_load(record: RunRecord) -> str:
+    published = record.publishing
+    if published and published.store == "hub":
+        name, revision = published.location, f', revision="{record.run_id}"'
+    else:
+        name, revision = record.run_id, ""
+    note = "" if revision else "`name` is the path of this folder. "
+    return f"""## How to load it
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+name = "{name}"
+tokenizer = AutoTokenizer.from_pretrained(name{revision})
+model = AutoModelForMaskedLM.from_pretrained(name{revision}, trust_remote_code=True)
+```
+
+{note}The model's code is in the `.py` files beside the weights. `manifest.json` states the SHA-256 of every file."""
+
+
+def _figures(record: RunRecord) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    if result := record.pretraining:
+        figures |= {
+            "parameters": f"{result.parameters:,}",
+            "evaluation loss (nats per labelled token)": f"{result.eval_loss:.4f}",
+            "training loss (nats per labelled token)": f"{result.train_loss:.4f}",
+        }
+    if corpus := record.corpus:
+        figures |= {
+            "unigram entropy of the held-out text (nats, no context)": f"{corpus.unigram_entropy_nats:.4f}",
+            "tokens: training / held out": f"{corpus.train_tokens:,} / {corpus.held_out_tokens:,}",
+            "documents: training / held out": f"{corpus.train_documents:,} / {corpus.held_out_documents:,}",
+            "tokenizer": f"{public_name(corpus.tokenizer_name)}, {corpus.vocab_size:,} tokens",
+        }
+    if result := record.pretraining:
+        figures |= {
+            "steps": f"{result.steps:,} ({result.epochs:g} epochs)",
+            "speed": f"{result.steps_per_second:.3g} steps/s, {result.tokens_per_second:,.0f} tokens/s",
+            "ran on": f"{result.processes} process(es), {result.device}, {result.precision}",
+            "curves": result.wandb_url,
+        }
+    if record.publishing:
+        figures["SHA-256 of model.safetensors"] = record.publishing.weights_sha256
+    return figures
+
+
+def _environment(record: RunRecord) -> dict[str, Any]:
+    place = record.environment
+    changed = {True: " (with uncommitted changes)", False: "", None: ""}[place.git_dirty]
+    return {
+        "date": f"{record.created:%Y-%m-%d %H:%M} UTC",
+        "git commit": place.git_commit and f"{place.git_commit}{changed}",
+        "git tag": place.git_tag,
+        "platform": place.platform,
+        "python": place.python,
+        "GPUs": place.gpus or "none",
+        **place.versions,
+    }
+
+
+def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested part of a spec as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in part.items():
+        if isinstance(value, dict) and value:
+            flat |= flat_keys(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _table(title: str, rows: dict[str, Any]) -> str:
+    lines = [f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items() if value not in (None, "", {}, [], ())]
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *lines]) if lines else ""
+
+
+def _cell(value: Any) -> str:
+    values = value if isinstance(value, list | tuple) else [value]
+    text = ", ".join(public_name(str(one)) for one in values)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def public_name(text: str) -> str:
+    """A text that is a path of this machine cut to its last name; anything else as it is."""
+    is_path = text.startswith(("~", "/", "./", "../", "file:")) or PureWindowsPath(text).is_absolute()
+    return PurePosixPath(text.replace("\\", "/")).name if is_path else text
+
+
+def _is_hub_id(name: str) -> bool:
+    return public_name(name) == name and not name.startswith("builtin/") and name.count("/") <= 1 and bool(name)

@@ -1,0 +1,1 @@
+"""Data sets, tokenizers, corpora and task data."""

@@ -1,0 +1,330 @@
+"""Data preparation: documents -> token blocks on disk, streamed, cached by content.
+
+A prepared corpus is a folder: `tokenizer/`, and for `train` and `held_out` each `tokens.bin` (uint16 or uint32),
+`blocks.npy` (start and length of every block) and `documents.npy` (start of every document). No text is thrown away:
+with `concat` the documents are joined as [CLS] text [SEP] and cut into full blocks, the last of which reaches back to
+be full; with `document` every document is cut into [CLS] part [SEP] blocks of its own.
+"""
+
+import hashlib
+import logging
+import shutil
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.data.python_docs import iterate_documents
+from tasks.data.sources import TOKENIZER_FILES, Source, find_tokenizer, load_split, tokenizer_fingerprint
+from tasks.errors import UserError
+from tasks.spec.experiment import PYTHON_DOCS, DataSpec
+from tasks.store.files import building, content_hash, is_complete, read_json, write_json, write_manifest
+from tasks.store.home import Home
+from tasks.store.records import CorpusResult
+
+log = logging.getLogger("cogito.corpus")
+
+# Raise when the same input would give other bytes on disk.
+CONTRACT_VERSION = 1
+DOCUMENTS_PER_BATCH = 256
+SPECIAL_TOKENS = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
+
+# transformers' lazy modules break when several threads import from them at once.
+_IMPORTING = threading.Lock()
+
+# Called with documents done and documents in all (None when unknown).
+Progress = Callable[[int, int | None], None]
+
+
+def data_identity(spec: DataSpec, source: Source, home: Home, data_root: Path | None) -> str:
+    """The identity of what a corpus is made from; it changes with the text, the tokenizer or a setting."""
+    if spec.train_tokenizer_vocab_size:
+        tokenizer = f"trained:{spec.train_tokenizer_vocab_size}"
+    else:
+        tokenizer = tokenizer_fingerprint(find_tokenizer(spec.tokenizer_name, home, data_root))
+    settings = spec.model_dump(mode="json", exclude={"tokenizer", "dataset", "revision"}, exclude_defaults=True)
+    return content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer, settings])
+
+
+def prepare_corpus(
+    spec: DataSpec,
+    source: Source,
+    home: Home,
+    data_root: Path | None = None,
+    *,
+    tokenizer_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> CorpusResult:
+    """Tokenise a data set into blocks, or find it prepared.
+
+    Args:
+        spec: the data section of an experiment.
+        source: where the data set was found.
+        tokenizer_folder: a checkpoint's own tokenizer, which then replaces the one of the spec.
+        progress: called as documents are read.
+
+    Raises:
+        UserError: the data set has no such split or column, the tokenizer lacks a special token, too little text.
+    """
+    tokenizer = tokenizer_folder or _tokenizer_folder(spec, source, home, data_root)
+    unread = {"tokenizer", "train_tokenizer_vocab_size", "dataset", "revision"}
+    settings = spec.model_dump(mode="json", exclude=unread, exclude_defaults=True)
+    corpus_id = content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), settings])
+    target = home.corpora / corpus_id
+    with home.lock(f"corpus-{corpus_id}"):
+        reused = is_complete(target)
+        if not reused:
+            with building(target) as folder:
+                facts = _tokenise(spec, source, home, tokenizer, folder, progress)
+                write_json(folder / "corpus.json", facts)
+                write_manifest(folder)
+    return CorpusResult(
+        corpus_id=corpus_id,
+        folder=target,
+        tokenizer=target / "tokenizer",
+        reused=reused,
+        **read_json(target / "corpus.json"),
+    )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder, with the special tokens that the models need.
+
+    Raises:
+        UserError: it cannot be read, or lacks a special token.
+    """
+    with _IMPORTING:
+        from transformers import PreTrainedTokenizerFast
+
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise UserError(f"tokenizer {folder}: cannot be read: {reason}; fix: copy or download it again") from error
+    missing = [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None and name != "unk"]
+    if missing:
+        raise UserError(
+            f"tokenizer {folder}: has no {', '.join(missing)} token; "
+            "fix: take a tokenizer of the BERT kind, or train one with data.train_tokenizer_vocab_size"
+        )
+    # What tokenizer.json says of cutting and padding is meant for its own model; here it would silently lose text.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def _documents(spec: DataSpec, source: Source, home: Home, split: str) -> tuple[Iterator[str], int | None]:
+    """All texts of a split, and how many there are if that is known."""
+    if source.name == PYTHON_DOCS:
+        texts, total = iterate_documents(), None
+    else:
+        table = load_split(source, spec.config, split, [spec.text_column], home)
+        total = len(table)
+        batches = table.select_columns([spec.text_column]).iter(batch_size=DOCUMENTS_PER_BATCH)
+        texts = (text for batch in batches for text in batch[spec.text_column])
+    if spec.max_documents is not None:
+        texts = islice(texts, spec.max_documents)
+        total = spec.max_documents if total is None else min(total, spec.max_documents)
+    return _checked_texts(spec, texts), total
+
+
+def _checked_texts(spec: DataSpec, texts: Iterator[Any]) -> Iterator[str]:
+    """The texts that hold something; what is no text at all is an error."""
+    for number, text in enumerate(texts):
+        if text is not None and not isinstance(text, str):
+            raise UserError(
+                f"data set {spec.dataset!r}: column {spec.text_column!r} holds {type(text).__name__} in row {number}; "
+                "allowed: text; fix: state another data.text_column"
+            )
+        if text and text.strip():
+            yield text
+
+
+def _is_held_out(text: str, share: float) -> bool:
+    """Decide by the text itself, so that a repeated document never stands on both sides."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64 < share
+
+
+def _sides(spec: DataSpec, source: Source, home: Home) -> Iterator[tuple[str, str, int | None]]:
+    """(side, text, total) of every document, in order."""
+    texts, total = _documents(spec, source, home, spec.split)
+    others: Iterator[str] = iter(())
+    if spec.held_out_split is not None:
+        others, more = _documents(spec, source, home, spec.held_out_split)
+        total = None if total is None or more is None else total + more
+    for text in texts:
+        held_out = spec.held_out_split is None and _is_held_out(text, spec.held_out_share)
+        yield ("held_out" if held_out else "train"), text, total
+    for text in others:
+        yield "held_out", text, total
+
+
+def _tokenise(
+    spec: DataSpec, source: Source, home: Home, tokenizer_folder: Path, folder: Path, progress: Progress | None
+) -> dict[str, Any]:
+    started = time.monotonic()
+    tokenizer = load_tokenizer(tokenizer_folder)
+    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    vocab_size = len(tokenizer)
+    dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+    (folder / "tokenizer").mkdir()
+    for name in TOKENIZER_FILES:
+        if (tokenizer_folder / name).is_file():
+            shutil.copyfile(tokenizer_folder / name, folder / "tokenizer" / name)
+    writers = {
+        side: _BlockWriter(folder / side, spec, dtype, tokenizer.cls_token_id, tokenizer.sep_token_id, vocab_size)
+        for side in ("train", "held_out")
+    }
+    done = 0
+    sides = _sides(spec, source, home)
+    while group := list(islice(sides, DOCUMENTS_PER_BATCH)):
+        encodings = encode([text for _, text, _ in group], add_special_tokens=False)
+        for (side, text, _), encoding in zip(group, encodings, strict=True):
+            writers[side].add(np.asarray(encoding.ids, dtype=dtype), len(text.encode("utf-8", "replace")))
+        done += len(group)
+        if progress:
+            progress(done, group[-1][2])
+    for side, writer in writers.items():
+        writer.close(side)
+    train, held_out = writers["train"], writers["held_out"]
+    special = np.array(sorted(set(tokenizer.all_special_ids)))
+    return {
+        "tokenizer_name": f"trained BPE {vocab_size:,}" if spec.train_tokenizer_vocab_size else spec.tokenizer_name,
+        "dataset": spec.dataset,
+        "source_fingerprint": source.fingerprint,
+        "blocks": spec.blocks,
+        "block_tokens": spec.block_tokens,
+        "vocab_size": vocab_size,
+        "train_documents": train.documents_written,
+        "train_blocks": train.blocks_written,
+        "train_tokens": train.tokens_written,
+        "held_out_documents": held_out.documents_written,
+        "held_out_blocks": held_out.blocks_written,
+        "held_out_tokens": held_out.tokens_written,
+        "bytes_per_token": held_out.bytes_read / max(held_out.text_tokens, 1),
+        "unigram_entropy_nats": unigram_cross_entropy(train.counts, held_out.counts, special),
+        "special_token_ids": {
+            f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")
+        },
+        "seconds": time.monotonic() - started,
+    }
+
+
+def unigram_cross_entropy(train: np.ndarray, held_out: np.ndarray, special: np.ndarray) -> float:
+    """Nats per token of the best guess without context: add-one unigram of train, on held-out text, no special tokens.
+
+    Args:
+        train, held_out: token counts [V].
+        special: ids left out of both.
+    """
+    train, held_out = train.astype(np.float64) + 1.0, held_out.astype(np.float64)
+    train[special] = 0.0
+    held_out[special] = 0.0
+    log_probability = np.log(train / train.sum(), where=train > 0, out=np.zeros_like(train))
+    return float(-(held_out * log_probability).sum() / held_out.sum())
+
+
+class _BlockWriter:
+    """Streams one side of a corpus to disk."""
+
+    def __init__(self, folder: Path, spec: DataSpec, dtype: type, cls_id: int, sep_id: int, vocab_size: int) -> None:
+        folder.mkdir()
+        self.folder, self.spec, self.dtype = folder, spec, dtype
+        self.file = (folder / "tokens.bin").open("wb")
+        self.first: np.ndarray = np.array([cls_id], dtype=dtype)
+        self.last: np.ndarray = np.array([sep_id], dtype=dtype)
+        self.documents, self.starts, self.lengths = array("q"), array("q"), array("q")
+        self.counts = np.zeros(vocab_size, dtype=np.int64)
+        self.tokens_written = self.text_tokens = self.bytes_read = 0
+
+    @property
+    def documents_written(self) -> int:
+        return len(self.documents)
+
+    @property
+    def blocks_written(self) -> int:
+        return len(self.starts)
+
+    def add(self, ids: np.ndarray, size: int) -> None:
+        """One document's token ids and its length in bytes."""
+        self.documents.append(self.tokens_written)
+        self.bytes_read += size
+        self.text_tokens += len(ids)
+        self.counts += np.bincount(ids, minlength=len(self.counts))
+        if self.spec.blocks == "concat":
+            self._write(np.concatenate([self.first, ids, self.last]))
+            return
+        room = self.spec.block_tokens - 2
+        for start in range(0, len(ids), room):
+            part = np.concatenate([self.first, ids[start : start + room], self.last])
+            self.starts.append(self.tokens_written)
+            self.lengths.append(len(part))
+            self._write(part)
+
+    def _write(self, ids: np.ndarray) -> None:
+        self.file.write(ids.tobytes())
+        self.tokens_written += len(ids)
+
+    def close(self, side: str) -> None:
+        self.file.close()
+        size = self.spec.block_tokens
+        if self.spec.blocks == "concat" and self.tokens_written >= size:
+            starts = list(range(0, self.tokens_written - size + 1, size))
+            if starts[-1] + size < self.tokens_written:
+                starts.append(self.tokens_written - size)
+            self.starts, self.lengths = array("q", starts), array("q", [size] * len(starts))
+        if not self.starts:
+            raise UserError(
+                f"data set {self.spec.dataset!r}: its {side} part has {self.tokens_written} tokens, "
+                f"which fill no block of {size}; fix: more text, smaller data.block_tokens or another held-out part"
+            )
+        blocks = np.stack([np.asarray(self.starts, dtype=np.int64), np.asarray(self.lengths, dtype=np.int64)])
+        np.save(self.folder / "blocks.npy", blocks)
+        np.save(self.folder / "documents.npy", np.asarray(self.documents, dtype=np.int64))
+
+
+def _tokenizer_folder(spec: DataSpec, source: Source, home: Home, data_root: Path | None) -> Path:
+    if spec.train_tokenizer_vocab_size is None:
+        return find_tokenizer(spec.tokenizer_name, home, data_root)
+    text_settings = {"config", "split", "text_column", "held_out_split", "held_out_share", "max_documents"}
+    settings = spec.model_dump(mode="json", include=text_settings, exclude_defaults=True)
+    size = spec.train_tokenizer_vocab_size
+    target = home.tokenizers / content_hash([CONTRACT_VERSION, source.fingerprint, size, settings])
+    with home.lock(f"tokenizer-{target.name}"):
+        if not is_complete(target):
+            log.info("training a byte-level BPE tokenizer of %s entries", f"{size:,}")
+            texts = (text for side, text, _ in _sides(spec, source, home) if side == "train")
+            with building(target) as folder:
+                train_tokenizer(texts, size, folder)
+                write_manifest(folder)
+    return target
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> None:
+    """Train a byte-level BPE tokenizer with BERT's special tokens and save it as a transformers folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
+    ).save_pretrained(str(folder))

@@ -1,0 +1,240 @@
+"""Small made stand-ins for the five real tasks: same names, columns, label ids and split names, generated sentences.
+
+Meaning decides, not word overlap. Words come in groups that mean the same and groups that mean the opposite; a label
+says whether the two sentences use the same groups, and they never share a word of a group. All other words are drawn
+without regard to the label, so their overlap tells nothing, and one sentence alone tells next to nothing. The words
+are those of Python's documentation. Scores on this data say nothing about scores on the real tasks.
+
+GLUE's test splits, whose labels are hidden, have no stand-in.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from tasks.errors import UserError, unknown_name
+from tasks.spec.benchmarks import TASKS
+from tasks.store.files import content_hash
+
+# Raise it when the generator makes other examples: fine-tuning results are cached by it.
+CONTRACT_VERSION = 1
+
+MADE_SIZES: dict[str, dict[str, int]] = {
+    "mrpc": {"train": 2000, "validation": 500},
+    "stsb": {"train": 2600, "validation": 500},
+    "qqp": {"train": 1800, "validation": 600},
+    "mnli": {"train": 2600, "validation_matched": 500, "validation_mismatched": 500},
+    "paws": {"train": 2000, "validation": 400, "test": 600},
+}
+
+# Of the pairs that agree in a meaning, this share uses the first group and the rest the second; pairs that differ are
+# drawn evenly. An even share would be an exclusive or, of which a small model sees nothing until it sees all. MNLI has
+# two meanings and no majority class, so its share is smaller: one sentence alone would tell too much.
+FIRST_GROUP_SHARE = 0.65
+MNLI_FIRST_GROUP_SHARE = 0.6
+# Share of labels that are wrong, as in data that people labelled.
+LABEL_NOISE = 0.04
+# One combination of meaningful words in so many is never in train.
+UNSEEN_ONE_IN = 4
+
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Opposites:
+    """Two groups of words; words of one group mean the same, words of both mean the opposite."""
+
+    first: Words
+    second: Words
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One example before it is put into a split.
+
+    Attributes:
+        words: the meaningful words whose combination may be kept out of train.
+        style: fillers whose combination tells MNLI's mismatched examples from all others.
+    """
+
+    one: str
+    other: str
+    label: float
+    words: Words
+    style: Words = ()
+
+
+def _words(text: str) -> Words:
+    return tuple(word.strip() for word in text.split(","))
+
+
+KEEPING = Opposites(
+    _words("add, insert, append, create, keep, store, save, set"),
+    _words("remove, delete, drop, clear, discard, cancel, erase, ignore"),
+)
+INPUT = Opposites(
+    _words("read, get, load, import, receive, fetch, accept, take"),
+    _words("write, print, send, output, export, emit, dump, pass"),
+)
+TOPIC = Opposites(
+    _words("file, path, directory, folder, program, script, disk, stream"),
+    _words("socket, server, host, client, connection, network, port, address"),
+)
+KIND = Opposites(
+    _words("string, text, line, word, character, message, name, prefix"),
+    _words("number, integer, float, digit, count, index, size, length"),
+)
+FREQUENCY = Opposites(
+    _words("always, often, usually, also, still, normally"), _words("never, not, rarely, hardly, seldom, no longer")
+)
+
+THINGS = _words("value, item, key, object, entry, element, result, module")
+DEEDS = _words("check, read, use, return, change, copy, test, update")
+STATEMENTS = _words("You can, It will, They may, We should, Programs can, Functions will, Methods may, Users should")
+QUESTIONS = (
+    "What is the use of",
+    "Where can I read about",
+    "How does Python handle",
+    "Which module is for",
+    "What should I know about",
+    "Is there a class for",
+)
+ENDS = ("", "", " by default", " at once", " when called", " if needed")
+
+
+def make_split(task: str, split: str, seed: int = 0) -> dict[str, list[Any]]:
+    """Make one split as columns. The same arguments always give the same examples; splits never share a pair.
+
+    Raises:
+        UserError: there is no such task or split.
+    """
+    if task not in MADE_SIZES:
+        raise UserError(unknown_name("made task", task, MADE_SIZES))
+    sizes = MADE_SIZES[task]
+    if split not in sizes:
+        raise UserError(unknown_name(f"split of the made task {task}", split, sizes))
+    rng = random.Random(f"{task} {split} {seed}")
+    pairs: dict[tuple[str, str], Pair] = {}
+    while len(pairs) < sizes[split]:
+        pair = _MAKERS[task](rng)
+        if _belongs(pair, split, list(sizes)):
+            pairs.setdefault((pair.one, pair.other), pair)
+    row = TASKS[task]
+    labels = [pair.label if row.is_regression else _read_label(pair, len(row.labels), rng) for pair in pairs.values()]
+    first, second = row.text_columns
+    columns: dict[str, list[Any]] = {
+        first: [pair.one for pair in pairs.values()],
+        second: [pair.other for pair in pairs.values()],
+        row.label_column: labels,
+    }
+    number = list(range(len(pairs)))
+    return {"id": number, **columns} if task == "paws" else {**columns, "idx": number}
+
+
+def made_fingerprint() -> str:
+    """The identity of all made examples."""
+    return content_hash([CONTRACT_VERSION, MADE_SIZES])
+
+
+def _belongs(pair: Pair, split: str, splits: list[str]) -> bool:
+    """Whether a pair may be in a split: a hash of its two sentences, in either order, gives every pair to one split."""
+    if _hash(sorted((pair.one, pair.other))) % len(splits) != splits.index(split):
+        return False
+    if split == "train" and _hash(pair.words) % UNSEEN_ONE_IN == 0:
+        return False
+    return not pair.style or (_hash(pair.style) % 3 == 0) == (split == "validation_mismatched")
+
+
+def _read_label(pair: Pair, count: int, rng: random.Random) -> int:
+    """The class as a person would have noted it: sometimes another one."""
+    is_wrong = rng.random() < LABEL_NOISE
+    return (int(pair.label) + is_wrong * rng.randrange(1, count)) % count
+
+
+def _hash(words: Words | list[str]) -> int:
+    return crc32("|".join(words).encode())
+
+
+def _draw_two(
+    rng: random.Random, groups: Opposites, agree: bool, first_share: float = FIRST_GROUP_SHARE
+) -> tuple[Words, Words]:
+    """Draw two words for each sentence, all from one group or from one group each; no word is drawn twice."""
+    is_first = rng.random() < (first_share if agree else 0.5)
+    near, far = (groups.first, groups.second) if is_first else (groups.second, groups.first)
+    if not agree:
+        return tuple(rng.sample(near, 2)), tuple(rng.sample(far, 2))
+    words = tuple(rng.sample(near, 4))
+    return words[:2], words[2:]
+
+
+def _make_mrpc(rng: random.Random) -> Pair:
+    """Equivalent: both sentences keep the thing, or both get rid of it."""
+    agree = rng.random() < 0.64
+    verbs = _draw_two(rng, KEEPING, agree)
+    thing = rng.choice(THINGS)
+    one, other = (
+        f"{rng.choice(STATEMENTS)} {verb} the {thing} and {next_verb} it{rng.choice(ENDS)}."
+        for verb, next_verb in verbs
+    )
+    return Pair(one, other, agree, (verbs[0][0], verbs[1][0]))
+
+
+def _make_qqp(rng: random.Random) -> Pair:
+    """Duplicate: both questions are about files, or both about the network."""
+    agree = rng.random() < 0.37
+    nouns = _draw_two(rng, TOPIC, agree)
+    one, other = (f"{rng.choice(QUESTIONS)} the {noun} and the {next_noun}?" for noun, next_noun in nouns)
+    return Pair(one, other, agree, (nouns[0][0], nouns[1][0]))
+
+
+def _make_mnli(rng: random.Random) -> Pair:
+    """Neutral: the sentences are about text and about numbers. Else they do the same with it, or the opposite."""
+    label = rng.randrange(3)
+    same_deed = rng.random() < 0.5 if label == 1 else label == 0
+    nouns = _draw_two(rng, KIND, label != 1, MNLI_FIRST_GROUP_SHARE)
+    verbs = _draw_two(rng, KEEPING, same_deed, MNLI_FIRST_GROUP_SHARE)
+    openers = rng.choice(STATEMENTS), rng.choice(STATEMENTS)
+    one, other = (
+        f"{opener} {verb} the {noun} and {next_verb} the {next_noun}."
+        for opener, (verb, next_verb), (noun, next_noun) in zip(openers, verbs, nouns, strict=True)
+    )
+    return Pair(one, other, label, (verbs[0][0], verbs[1][0]), openers)
+
+
+def _make_stsb(rng: random.Random) -> Pair:
+    """Score: 3 points for the same deed, 2 for the same kind of thing, and some noise."""
+    same_deed, same_kind = rng.random() < 0.5, rng.random() < 0.5
+    verbs, nouns = _draw_two(rng, INPUT, same_deed), _draw_two(rng, KIND, same_kind)
+    one, other = (
+        f"{rng.choice(STATEMENTS)} {verb} the {noun} and {next_verb} the {next_noun}{rng.choice(ENDS)}."
+        for (verb, next_verb), (noun, next_noun) in zip(verbs, nouns, strict=True)
+    )
+    score = min(5.0, max(0.0, 3 * same_deed + 2 * same_kind + rng.gauss(0, 0.4)))
+    return Pair(one, other, round(score, 2), (verbs[0][0], verbs[1][0]))
+
+
+def _make_paws(rng: random.Random) -> Pair:
+    """Paraphrase: both sentences say that things happen, or both deny it; half of the pairs swap their two clauses."""
+    agree = rng.random() < 0.44
+    adverbs = _draw_two(rng, FREQUENCY, agree)
+    opener = rng.choice(STATEMENTS)
+    clauses = list(zip(rng.sample(DEEDS, 2), rng.sample(THINGS, 2), strict=True))
+    swapped = clauses[::-1] if rng.random() < 0.5 else clauses
+    one, other = (
+        f"{opener} {adverb} {deed} the {thing} and {next_adverb} {next_deed} the {next_thing}."
+        for (adverb, next_adverb), ((deed, thing), (next_deed, next_thing)) in zip(
+            adverbs, (clauses, swapped), strict=True
+        )
+    )
+    return Pair(one, other, agree, (adverbs[0][0], adverbs[1][0]))
+
+
+_MAKERS: dict[str, Callable[[random.Random], Pair]] = {
+    "mrpc": _make_mrpc,
+    "qqp": _make_qqp,
+    "mnli": _make_mnli,
+    "stsb": _make_stsb,
+    "paws": _make_paws,
+}

@@ -1,0 +1,246 @@
+"""Downstream data, tokenised once for all seeds: a folder of arrays that a fine-tuning job maps and reads.
+
+`train.npz`, `selection.npz` (where the epoch is chosen) and `eval-LABEL.npz` hold the pairs `[CLS] a [SEP] b [SEP]`
+as one flat array with offsets, the length of each first text, the labels and, of pairs, word-overlap features.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.data.corpus import load_tokenizer
+from tasks.data.made_tasks import made_fingerprint, make_split
+from tasks.data.sources import Source, find_dataset, load_split, tokenizer_fingerprint
+from tasks.errors import UserError
+from tasks.spec.benchmarks import Task
+from tasks.spec.experiment import CellProtocol
+from tasks.store.files import building, content_hash, is_complete, read_json, write_json, write_manifest
+from tasks.store.home import Home
+
+log = logging.getLogger("cogito.task_data")
+
+CONTRACT_VERSION = 2
+# Part of train held out for choosing the epoch: 10 %, at least 200, at most 2,000 examples.
+SELECTION_SHARE, SELECTION_MIN, SELECTION_MAX = 0.10, 200, 2_000
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task's arrays on disk; `identity` changes with text, labels, tokenizer or protocol."""
+
+    task: str
+    identity: str
+    folder: Path
+    train_examples: int
+
+
+def find_task_source(task: Task, data: str, home: Home, data_root: Path | None) -> Source:
+    """Where the data of a task lies.
+
+    Raises:
+        UserError: it cannot be found.
+    """
+    if data == "made":
+        return Source(f"made {task.name}", "made", None, made_fingerprint())
+    return find_dataset(task.dataset, home, data_root)
+
+
+def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: Source, home: Home) -> PreparedTask:
+    """Tokenise a task's splits, or find them prepared."""
+    settings = {"max_length": protocol.max_length, "max_train": protocol.max_train_examples, "on": protocol.select_on}
+    row = [
+        task.dataset,
+        task.config,
+        task.text_columns,
+        task.label_column,
+        task.labels,
+        task.selection_split,
+        task.metrics,
+    ]
+    splits = [(split.name, split.label) for split in task.eval_splits]
+    identity = content_hash(
+        [CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), row, splits, settings]
+    )
+    target = home.cache / "tasks" / f"{task.name}-{identity}"
+    with home.lock(f"task-{identity}"):
+        if not is_complete(target):
+            with building(target) as folder:
+                _tokenise_splits(task, protocol, tokenizer, source, home, folder)
+                write_manifest(folder)
+    with np.load(target / "train.npz") as train:
+        return PreparedTask(task.name, identity, target, len(train["labels"]))
+
+
+def load_examples(folder: Path, part: str) -> dict[str, np.ndarray]:
+    """The arrays of one part: `ids` flat, `offsets` [n + 1], `first_lengths` and `labels` [n], `features` [n, f].
+
+    `first_lengths` counts [CLS], the first text and its [SEP]; a single text has no features (f = 0).
+    """
+    with np.load(folder / f"{part}.npz") as arrays:
+        return dict(arrays)
+
+
+def special_ids(folder: Path) -> dict[str, int]:
+    return read_json(folder / "special.json")
+
+
+def selection_split(labels: np.ndarray, regression: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of train and of the part held out for choosing the epoch: seeded and stratified.
+
+    Regression labels are stratified by their rounded value; where a class has a single example nothing is stratified.
+    """
+    from sklearn.model_selection import train_test_split
+
+    size = min(max(round(SELECTION_SHARE * len(labels)), SELECTION_MIN), SELECTION_MAX, len(labels) // 2)
+    classes = np.round(labels).astype(np.int64) if regression else labels
+    _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    strata = None if (counts[inverse] < 2).any() else classes
+    train, held_out = train_test_split(np.arange(len(labels)), test_size=size, random_state=SPLIT_SEED, stratify=strata)
+    return np.asarray(train), np.asarray(held_out)
+
+
+def encode_pairs(
+    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids of `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, the longest text cut first.
+
+    Returns:
+        ids, flat, offsets [n + 1], and lengths [n] of `[CLS] a [SEP]`.
+    """
+    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    tokenizer.backend_tokenizer.no_truncation()
+    texts = [[encoding.ids for encoding in encode(list(column), add_special_tokens=False)] for column in columns]
+    rows, first_lengths = [], []
+    for parts in zip(*texts, strict=True):
+        lengths = cut_longest_first([len(part) for part in parts], max_length - len(parts) - 1)
+        row = [tokenizer.cls_token_id]
+        for part, length in zip(parts, lengths, strict=True):
+            row += [*part[:length], tokenizer.sep_token_id]
+        rows.append(row)
+        first_lengths.append(lengths[0] + 2)
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    flat = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
+    return flat, offsets, np.asarray(first_lengths, dtype=np.int64)
+
+
+def cut_longest_first(lengths: Sequence[int], budget: int) -> list[int]:
+    """Shorten lengths to a total of `budget`, one token at a time from whichever is longest (the first on a tie)."""
+    cut = list(lengths)
+    excess = sum(cut) - budget
+    while excess > 0:
+        longest = cut.index(max(cut))
+        others = [length for position, length in enumerate(cut) if position != longest]
+        step = min(excess, max(1, cut[longest] - max(others, default=0)))
+        cut[longest] -= step
+        excess -= step
+    return cut
+
+
+def _read_split(task: Task, protocol: CellProtocol, source: Source, split: str, home: Home) -> Mapping[str, Any]:
+    if protocol.data == "made":
+        return make_split(task.name, split)
+    columns = [*task.text_columns, task.label_column]
+    table = load_split(source, task.config, split, columns, home)
+    return {column: table[column][:] for column in columns}
+
+
+def _checked_labels(task: Task, source: Source, split: str, rows: Mapping[str, Any]) -> np.ndarray:
+    """The labels of a split as numbers, after its texts were seen to be texts."""
+    place = f"task {task.name}: split {split} of {source.name}"
+    given = rows[task.label_column]
+    if len(given) == 0:
+        raise UserError(f"{place} is empty; fix: mirror the data set again")
+    for column in task.text_columns:
+        wrong = next(((number, text) for number, text in enumerate(rows[column]) if not isinstance(text, str)), None)
+        if wrong is not None:
+            kind = type(wrong[1]).__name__
+            raise UserError(f"{place}: column {column!r} holds {kind} in row {wrong[0]}; allowed: text; fix: mend it")
+    try:
+        labels = np.asarray(given, dtype=np.float64)
+    except (ValueError, TypeError):
+        labels = np.array([np.nan])
+    if labels.ndim != 1 or not np.isfinite(labels).all():
+        raise UserError(
+            f"{place}: column {task.label_column!r} holds something else than numbers, such as {given[0]!r}; "
+            "allowed: a number in every row; fix: mend the data set"
+        )
+    return labels
+
+
+def _tokenise_splits(
+    task: Task, protocol: CellProtocol, tokenizer_folder: Path, source: Source, home: Home, folder: Path
+) -> None:
+    tokenizer = load_tokenizer(tokenizer_folder)
+
+    def save(part: str, rows: Mapping[str, Any], chosen: np.ndarray | None = None) -> None:
+        labels = np.asarray(rows[task.label_column], dtype=np.float64 if task.is_regression else np.int64)
+        chosen = np.arange(len(labels)) if chosen is None else np.sort(chosen)
+        columns = [[rows[column][index] for index in chosen] for column in task.text_columns]
+        ids, offsets, first_lengths = encode_pairs(tokenizer, columns, protocol.max_length)
+        features = np.zeros((len(chosen), 0))
+        if task.is_pair:
+            features = np.array([overlap_features(first, second) for first, second in zip(*columns, strict=True)])
+        np.savez(
+            folder / f"{part}.npz",
+            ids=ids,
+            offsets=offsets,
+            first_lengths=first_lengths,
+            labels=labels[chosen],
+            features=features,
+        )
+
+    def labelled(split: str) -> Mapping[str, Any]:
+        rows = _read_split(task, protocol, source, split, home)
+        labels = _checked_labels(task, source, split, rows)
+        if task.is_regression:
+            return rows
+        # -1 marks an example without a gold label.
+        kept = np.flatnonzero(labels >= 0)
+        if len(kept) == 0 or labels.min() < -1 or labels.max() >= len(task.labels) or (labels != labels.round()).any():
+            shown = ", ".join(f"{label:g}" for label in sorted(set(labels.tolist()))[:20])
+            raise UserError(
+                f"task {task.name}: split {split} of {source.name} has labels {shown}; "
+                f"allowed: 0 to {len(task.labels) - 1}, and -1 for none; fix: mend the data set"
+            )
+        return {column: [values[index] for index in kept] for column, values in rows.items()}
+
+    train = labelled("train")
+    labels = np.asarray(train[task.label_column], dtype=np.float64)
+    chosen = np.arange(len(labels))
+    if protocol.select_on == "dev":
+        save("selection", labelled(task.eval_splits[0].name))
+    elif task.selection_split is not None:
+        save("selection", labelled(task.selection_split))
+    else:
+        try:
+            chosen, held_out = selection_split(labels, task.is_regression)
+        except ValueError as error:  # scikit-learn's, of classes that do not fit into the part
+            raise UserError(
+                f"task {task.name}: split train of {source.name} has {len(labels)} labelled examples, too few to hold "
+                f"a part out ({error}); fix: a larger data set, or --set evaluation.select_on=dev"
+            ) from None
+        save("selection", train, held_out)
+    if protocol.max_train_examples is not None and protocol.max_train_examples < len(chosen):
+        chosen = np.random.default_rng(SPLIT_SEED).choice(chosen, protocol.max_train_examples, replace=False)
+    save("train", train, chosen)
+    for split in task.eval_splits:
+        save(f"eval-{split.label}", labelled(split.name))
+    write_json(folder / "special.json", {"pad_token_id": tokenizer.pad_token_id})
+
+
+def overlap_features(first: str, second: str) -> tuple[float, float, float, float]:
+    """Share of common words (Jaccard), share of the shorter text's words, number in common, difference in length."""
+    a, b = first.lower().split(), second.lower().split()
+    common, union = len({*a} & {*b}), len({*a} | {*b})
+    return (
+        common / max(union, 1),
+        common / max(min(len({*a}), len({*b})), 1),
+        float(common),
+        float(abs(len(a) - len(b))),
+    )

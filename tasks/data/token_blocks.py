@@ -1,0 +1,218 @@
+"""Reading a prepared corpus: blocks from a memory map, the order of an epoch, corrupted micro-batches.
+
+The order of samples is a pure function of (seed, epoch); a step takes the next `global_batch_size` samples of the
+endless stream of epochs, whatever the number of processes.
+Legend: B samples of a micro-batch, N tokens.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from models.objectives import (
+    IGNORE_INDEX,
+    OBJECTIVES,
+    CorruptedSample,
+    CorruptionSettings,
+    sample_generator,
+    uncorrupted,
+)
+
+# Blocks of unequal length are sorted within windows of this many global batches.
+GROUPING_WINDOW = 50
+
+
+class TokenBlocks:
+    """The blocks of one side (`train` or `held_out`) of a prepared corpus."""
+
+    def __init__(self, corpus: Path, side: str) -> None:
+        facts = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))
+        dtype = np.uint16 if facts["vocab_size"] <= 2**16 else np.uint32
+        self.tokens = np.memmap(corpus / side / "tokens.bin", dtype=dtype, mode="r")
+        self.starts, self.lengths = np.load(corpus / side / "blocks.npy", mmap_mode="r")
+        self.equal_lengths = facts["blocks"] == "concat"
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def block(self, index: int) -> np.ndarray:
+        """Token ids of a block as int64."""
+        start = int(self.starts[index])
+        return self.tokens[start : start + int(self.lengths[index])].astype(np.int64)
+
+
+def epoch_order(blocks: TokenBlocks, seed: int, epoch: int, global_batch_size: int) -> np.ndarray:
+    """All block indices in the order of an epoch; blocks of like length stand together when lengths differ."""
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(blocks))
+    if blocks.equal_lengths:
+        return order
+    window = GROUPING_WINDOW * global_batch_size
+    lengths = np.asarray(blocks.lengths)
+    parts = [order[start : start + window] for start in range(0, len(order), window)]
+    order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+    whole = len(order) // global_batch_size * global_batch_size
+    batches = order[:whole].reshape(-1, global_batch_size)
+    return np.concatenate([batches[generator.permutation(len(batches))].ravel(), order[whole:]])
+
+
+# A batch as the model's forward takes it; `attention_mask` is None where nothing is hidden or padded.
+Batch = dict[str, torch.Tensor | None]
+
+
+def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
+    """Stack samples into input_ids, labels, attention_mask [B, N] and, where they have them, noisy_ids, t and weights.
+
+    All samples of a batch come from one objective, so they have the same parts.
+    """
+    longest = max(len(sample.input_ids) for sample in samples)
+
+    def stack(parts: list[np.ndarray], padding: float, dtype: Any) -> np.ndarray:
+        table = np.full((len(parts), longest), padding, dtype=dtype)
+        for row, part in enumerate(parts):
+            table[row, : len(part)] = part
+        return table
+
+    whole = [
+        np.ones(len(sample.input_ids)) if sample.attention_mask is None else sample.attention_mask for sample in samples
+    ]
+    mask = stack(whole, 0, np.int64)
+    labels = stack([sample.labels for sample in samples], IGNORE_INDEX, np.int64)
+    batch: dict[str, Any] = {
+        "input_ids": stack([sample.input_ids for sample in samples], pad_token_id, np.int64),
+        "labels": labels,
+        "attention_mask": None if mask.all() else mask,
+    }
+    if samples[0].noisy_ids is not None:
+        noisy = stack([np.asarray(sample.noisy_ids) for sample in samples], pad_token_id, np.int64)
+        for row, sample in enumerate(samples):
+            _mask_padding(sample, noisy[row], labels[row], pad_token_id)
+        batch |= {"noisy_ids": noisy, "t": np.array([sample.t for sample in samples], dtype=np.float32)}
+    if samples[0].loss_weights is not None:
+        batch["loss_weights"] = stack([np.asarray(sample.loss_weights) for sample in samples], 0.0, np.float32)
+    return {name: None if value is None else torch.from_numpy(value) for name, value in batch.items()}
+
+
+def _mask_padding(sample: CorruptedSample, noisy: np.ndarray, labels: np.ndarray, pad_token_id: int) -> None:
+    """Where the objective asks for it, mask padding with probability t and label it, in place."""
+    if sample.padding_noise is None or sample.t is None:
+        return
+    length = len(sample.input_ids)
+    masked = sample.labels != IGNORE_INDEX
+    hidden = sample.padding_noise.random(len(noisy) - length) < sample.t
+    noisy[length:][hidden] = np.asarray(sample.noisy_ids)[masked][0]  # the mask token, of which there is always one
+    labels[length:][hidden] = pad_token_id
+
+
+def spread_evenly(blocks: TokenBlocks, count: int) -> np.ndarray:
+    """Indices of at most `count` blocks, spread over all of them rather than taken from the beginning."""
+    return np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(np.int64)
+
+
+def clean_batches(
+    blocks: TokenBlocks,
+    count: int,
+    batch_size: int,
+    pad_token_id: int,
+    change: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> Iterator[Batch]:
+    """input_ids and attention_mask of at most `count` blocks, as they are or as `change(ids, index)` makes them."""
+    chosen = spread_evenly(blocks, count)
+    for start in range(0, len(chosen), batch_size):
+        indices = [int(index) for index in chosen[start : start + batch_size]]
+        texts = [blocks.block(index) if change is None else change(blocks.block(index), index) for index in indices]
+        batch = pad_samples([uncorrupted(text) for text in texts], pad_token_id)
+        del batch["labels"]
+        yield batch
+
+
+class MicroBatches(Dataset):
+    """All micro-batches of one rank, from the first step to the last.
+
+    Item `k` is micro-batch `k % per_step` of step `k // per_step`. The samples of a step are dealt out to the ranks and
+    then split evenly into micro-batches, so any global batch size fits any number of processes; where it does not
+    divide, a micro-batch may hold one sample more than `per_device_batch_size`.
+    """
+
+    def __init__(
+        self,
+        blocks: TokenBlocks,
+        objective: str,
+        settings: CorruptionSettings,
+        pad_token_id: int,
+        *,
+        seed: int,
+        global_batch_size: int,
+        per_device_batch_size: int,
+        rank: int,
+        world_size: int,
+        steps: int,
+    ) -> None:
+        if global_batch_size < world_size:
+            raise ValueError(f"global_batch_size {global_batch_size} is smaller than the {world_size} processes")
+        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].corrupt, settings
+        self.pad_token_id, self.seed, self.global_batch_size = pad_token_id, seed, global_batch_size
+        self.rank, self.world_size, self.steps = rank, world_size, steps
+        largest_share = -(-global_batch_size // world_size)
+        smallest_share = global_batch_size // world_size
+        self.per_step = min(-(-largest_share // per_device_batch_size), smallest_share)
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.steps * self.per_step
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            # A step may straddle two epochs, never three.
+            self._orders = {known: order for known, order in self._orders.items() if known >= epoch - 1}
+            self._orders[epoch] = epoch_order(self.blocks, self.seed, epoch, self.global_batch_size)
+        return self._orders[epoch]
+
+    def __getitem__(self, item: int) -> Batch:
+        step, part = divmod(item, self.per_step)
+        first = step * self.global_batch_size
+        mine = np.arange(first + self.rank, first + self.global_batch_size, self.world_size)
+        samples = []
+        for position in np.array_split(mine, self.per_step)[part]:
+            epoch, offset = divmod(int(position), len(self.blocks))
+            index = int(self._order(epoch)[offset])
+            generator = sample_generator(0, self.seed, epoch, index)
+            samples.append(self.corrupt(self.blocks.block(index), generator, self.settings))
+        return pad_samples(samples, self.pad_token_id)
+
+
+class HeldOutBatches(Dataset):
+    """Fixed corrupted batches of held-out text for the evaluation loss; the same at every evaluation and world size."""
+
+    def __init__(
+        self,
+        blocks: TokenBlocks,
+        objective: str,
+        settings: CorruptionSettings,
+        pad_token_id: int,
+        *,
+        seed: int,
+        batch_size: int,
+        max_blocks: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].corrupt, settings
+        self.pad_token_id, self.seed = pad_token_id, seed
+        chosen = spread_evenly(blocks, max_blocks)[rank::world_size]
+        self.batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, item: int) -> Batch:
+        samples = []
+        for index in self.batches[item]:
+            generator = sample_generator(1, self.seed, 0, int(index))
+            samples.append(self.corrupt(self.blocks.block(int(index)), generator, self.settings))
+        return pad_samples(samples, self.pad_token_id)

@@ -1,0 +1,1 @@
+"""Fine-tuning on the downstream tasks: the stage, the job, and the scores."""

@@ -1,0 +1,231 @@
+"""One fine-tuning job in its own process: train, choose the epoch, predict every split once.
+
+Legend: B batch, N tokens of the longest pair in a batch.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from models.checkpoints import CheckpointError, LoadReport, load_classifier, save_checkpoint
+from models.heads import PairHead
+from models.plain import load_plain_classifier
+from tasks.data.task_data import load_examples, special_ids
+from tasks.errors import StageError
+from tasks.finetuning.scores import METRICS
+from tasks.jobs.messages import report_progress
+from tasks.spec.benchmarks import TASKS, Task
+from tasks.spec.experiment import CellProtocol
+from tasks.store.files import building, replacing, write_manifest
+
+EVAL_BATCH_SIZE = 128
+# Pairs of like length are batched together within windows of this many batches.
+GROUPING_WINDOW = 20
+
+
+def length_grouped_batches(lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Shuffled batches of pairs of like length: little padding, yet another order in every epoch."""
+    order = generator.permutation(len(lengths))
+    window = GROUPING_WINDOW * batch_size
+    parts = [order[start : start + window] for start in range(0, len(order), window)]
+    order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [batches[number] for number in generator.permutation(len(batches))]
+
+
+def make_batch(
+    examples: dict[str, np.ndarray],
+    indices: np.ndarray,
+    pad_token_id: int,
+    device: torch.device,
+    *,
+    apart: bool = False,
+) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask [B, N], labels [B], padded to the longest sequence of the batch.
+
+    With `apart` both texts of a pair stand alone, `[CLS] a [SEP]` and `[CLS] b [SEP]`, under names that end in _a, _b.
+    """
+    offsets = examples["offsets"]
+    rows = [examples["ids"][offsets[index] : offsets[index + 1]] for index in indices]
+    labels = torch.from_numpy(examples["labels"][indices])
+    batch = {"labels": (labels.float() if labels.is_floating_point() else labels).to(device)}
+    if not apart:
+        return batch | _pad(rows, pad_token_id, device, "")
+    firsts = examples["first_lengths"][indices]
+    a = [row[:first] for row, first in zip(rows, firsts, strict=True)]
+    b = [np.concatenate([row[:1], row[first:]]) for row, first in zip(rows, firsts, strict=True)]
+    return batch | _pad(a, pad_token_id, device, "_a") | _pad(b, pad_token_id, device, "_b")
+
+
+def _pad(rows: list[np.ndarray], pad_token_id: int, device: torch.device, suffix: str) -> dict[str, torch.Tensor]:
+    longest = max(len(row) for row in rows)
+    input_ids = np.full((len(rows), longest), pad_token_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for number, row in enumerate(rows):
+        input_ids[number, : len(row)], mask[number, : len(row)] = row, 1
+    return {
+        f"input_ids{suffix}": torch.from_numpy(input_ids).to(device),
+        f"attention_mask{suffix}": torch.from_numpy(mask).to(device),
+    }
+
+
+def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Fine-tune one model on one task with one seed, or only ask it; returns the fields of a CellResult."""
+    started = time.monotonic()
+    task, protocol, seed = TASKS[job["task"]], CellProtocol.model_validate(job["protocol"]), int(job["seed"])
+    data = Path(job["data"])
+    device = torch.device(job["device"])
+    torch.manual_seed(seed)
+    try:
+        model, report = _load(job, task.num_outputs)
+    except CheckpointError as error:
+        raise StageError(str(error)) from error
+    torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that hides its types
+    answer = "logits"
+    facts: dict[str, Any] = {"history": [], "best_epoch": None, "train_examples": 0}
+    if job["start"] == "zero_shot":
+        assert isinstance(model.head, PairHead)
+        torch.nn.init.zeros_(model.head.scorer.weight)  # the mean over the concepts: nothing random answers
+        torch.nn.init.zeros_(model.head.scorer.bias)
+        answer = "cosine"
+        report_progress(step=1, steps=1, epoch=0.0, loss=0.0, selection=0.0)
+    else:
+        facts = _train(model, task, protocol, seed, data, device)
+    paths = {}
+    for split in task.eval_splits:
+        examples = load_examples(data, f"eval-{split.label}")
+        outputs = _predict(model, examples, special_ids(data)["pad_token_id"], device, answer)
+        paths[split.label] = f"predictions-{split.label}.parquet"
+        _write_predictions(folder / paths[split.label], examples["labels"], outputs, task.is_regression)
+    kept = folder / "model" if protocol.keep_model and job["start"] == "checkpoint" else None
+    if kept is not None:
+        with building(kept) as part:
+            if job["family"] == "plain":
+                model.save_pretrained(part)
+            else:
+                save_checkpoint(model, part)
+            write_manifest(part)
+    return {
+        "task": task.name,
+        "seed": seed,
+        "start": job["start"],
+        "start_from": job["start_from"],
+        "status": "complete",
+        "predictions": paths,
+        "model": kept and kept.name,
+        "loaded_weights": len(report.loaded),
+        "new_weights": ["all"] if job["start"] == "random" else report.new,
+        "dropped_weights": report.dropped,
+        "seconds": time.monotonic() - started,
+        **facts,
+    }
+
+
+def _load(job: dict[str, Any], num_labels: int) -> tuple[PreTrainedModel, LoadReport]:
+    path, random_start = Path(job["checkpoint"]), job["start"] == "random"
+    if job["family"] == "plain":
+        return load_plain_classifier(path, num_labels, random_start=random_start)
+    return load_classifier(path, job["head"], num_labels, random_start=random_start)
+
+
+def _train(
+    model: PreTrainedModel, task: Task, protocol: CellProtocol, seed: int, data: Path, device: torch.device
+) -> dict[str, Any]:
+    """Train to the end and leave the model as it was after its best epoch; what happened on the way."""
+    pad = special_ids(data)["pad_token_id"]
+    train, selection = load_examples(data, "train"), load_examples(data, "selection")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay, fused=True
+    )
+    lengths = np.diff(train["offsets"])
+    per_epoch = math.ceil(len(lengths) / protocol.global_batch_size)
+    steps = max(1, math.ceil(protocol.epochs * per_epoch))
+    warmup = max(1, round(protocol.warmup_share * steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+    )
+    metric = METRICS[task.primary_metric]
+    history: list[dict[str, float]] = []
+    best: tuple[float, int, dict[str, torch.Tensor]] | None = None
+    losses: list[float] = []
+    for step, batch_indices in enumerate(_batches(lengths, protocol.global_batch_size, seed, steps), start=1):
+        model.train()
+        batch = make_batch(train, batch_indices, pad, device, apart=_reads_apart(model))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if step % per_epoch == 0 or step == steps:
+            if not math.isfinite(losses[-1]):
+                raise StageError(f"the loss is not finite at step {step}; fix: lower evaluation.learning_rate")
+            predictions = _predict(model, selection, pad, device, "logits")
+            value = metric.compute(selection["labels"], _answers(predictions, task.is_regression))
+            mean_loss = float(np.mean(losses[-per_epoch:]))
+            history.append({"epoch": step / per_epoch, "train_loss": mean_loss, task.primary_metric: value})
+            report_progress(step=step, steps=steps, epoch=step / per_epoch, loss=mean_loss, selection=value)
+            if best is None or value > best[0]:
+                best = (value, step, copy.deepcopy({k: v.detach().cpu() for k, v in model.state_dict().items()}))
+    assert best is not None
+    model.load_state_dict(best[2])
+    return {"history": history, "best_epoch": best[1] / per_epoch, "train_examples": len(lengths)}
+
+
+def _reads_apart(model: PreTrainedModel) -> bool:
+    return isinstance(getattr(model, "head", None), PairHead)
+
+
+def _batches(lengths: np.ndarray, batch_size: int, seed: int, steps: int) -> Iterator[np.ndarray]:
+    epoch = done = 0
+    while True:
+        for batch in length_grouped_batches(lengths, batch_size, np.random.default_rng((seed, epoch))):
+            if done == steps:
+                return
+            yield batch
+            done += 1
+        epoch += 1
+
+
+@torch.no_grad()
+def _predict(
+    model: PreTrainedModel, examples: dict[str, np.ndarray], pad: int, device: torch.device, answer: str
+) -> np.ndarray:
+    """What the model says, `logits` [n, num_labels] or `cosine` [n, 1], in float32, in the order of the examples."""
+    model.eval()
+    lengths = np.diff(examples["offsets"])
+    order = np.argsort(-lengths, kind="stable")
+    outputs: list[np.ndarray] = []
+    for start in range(0, len(order), EVAL_BATCH_SIZE):
+        indices = order[start : start + EVAL_BATCH_SIZE]
+        batch = make_batch(examples, indices, pad, device, apart=_reads_apart(model))
+        batch.pop("labels")
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            outputs.append(model(**batch)[answer].float().cpu().numpy())
+    logits = np.concatenate(outputs)
+    ordered = np.empty_like(logits)
+    ordered[order] = logits
+    return ordered
+
+
+def _answers(logits: np.ndarray, regression: bool) -> np.ndarray:
+    return logits[:, 0].astype(np.float64) if regression else logits.argmax(axis=1)
+
+
+def _write_predictions(path: Path, labels: np.ndarray, logits: np.ndarray, regression: bool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"index": np.arange(len(labels)), "label": labels, "prediction": _answers(logits, regression)}
+    columns |= {f"logit_{number}": logits[:, number] for number in range(logits.shape[1])}
+    with replacing(path) as part:
+        pq.write_table(pa.table(columns), part)

@@ -1,0 +1,119 @@
+"""Leases on GPUs, or on shares of the CPU, so that jobs of all runs of one COGITO_HOME never share a device.
+
+A lease is a file lock, freed by the operating system when its owner dies.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import psutil
+from filelock import FileLock, Timeout
+
+from tasks.errors import Paused, StageError
+from tasks.interruption import pausing, stopping
+from tasks.store.home import Home
+from tasks.store.locks import POLL_SECONDS, hold
+
+log = logging.getLogger("cogito.leases")
+
+# On machines without a GPU the cores are dealt out to at most this many jobs at once.
+MAX_CPU_JOBS = 4
+
+
+@dataclass(frozen=True)
+class Device:
+    """A leased device: a GPU by its index, or a share of the CPU with its number of threads."""
+
+    kind: str
+    index: str
+    threads: int
+
+
+# GPUs that no longer answered when a job on them had failed: this command leases them to no other.
+lost_devices: set[Device] = set()
+
+
+@cache
+def visible_devices() -> tuple[Device, ...]:
+    """All devices of this machine that jobs can lease."""
+    cores = usable_cores()
+    gpus = _gpu_indices()
+    if gpus:
+        return tuple(Device("cuda", index, max(1, cores // len(gpus))) for index in gpus)
+    jobs = min(cores, MAX_CPU_JOBS)
+    return tuple(Device("cpu", str(number), max(1, cores // jobs)) for number in range(jobs))
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return len(process.cpu_affinity() or [0])
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
+    """Hold `count` devices until the block ends; waits while they are taken.
+
+    Raises:
+        StageError: too few are left that answer, or this process was told to stop.
+        Paused: it was told to pause.
+    """
+    with ExitStack() as held:
+        leased: list[Device] = []
+        # Only one asks at a time, so that a job that needs many devices is not starved by jobs that need one.
+        with hold(home.lock("device-queue")):
+            while len(leased) < count:
+                if stopping.is_set():
+                    raise StageError("interrupted")
+                if pausing.is_set():
+                    raise Paused("before it began")
+                devices = [device for device in visible_devices() if device not in lost_devices]
+                if count > len(devices):
+                    gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda one: one.index))
+                    raise StageError(
+                        f"GPU {gone} no longer answers, and {len(devices)} of the {count} needed are left; "
+                        "what is done is saved; fix: look at it (`nvidia-smi`), then run the same command again"
+                    )
+                for device in devices:
+                    if device in leased or len(leased) == count:
+                        continue
+                    lock = FileLock(home.leases / f"{device.kind}-{device.index}.lock")
+                    try:
+                        lock.acquire(timeout=0)
+                    except Timeout:
+                        continue
+                    held.callback(lock.release)
+                    leased.append(device)
+                if len(leased) < count:
+                    time.sleep(POLL_SECONDS)
+        yield leased
+
+
+@contextmanager
+def lease_for_training(home: Home, processes: int) -> Iterator[list[Device]]:
+    """Devices for one process each: that many GPUs, or the whole CPU shared out evenly."""
+    devices = visible_devices()
+    if devices[0].kind == "cuda":
+        with lease_devices(home, processes) as leased:
+            yield leased
+        return
+    with lease_devices(home, len(devices)):
+        yield [Device("cpu", str(number), max(1, usable_cores() // processes)) for number in range(processes)]
+
+
+def _gpu_indices() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [index.strip() for index in named.split(",") if index.strip()]
+    return [str(index) for index in range(torch.cuda.device_count())]

@@ -1,0 +1,1 @@
+"""The Master Experiment Log: its rows, and the check of what it states."""

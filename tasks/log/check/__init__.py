@@ -1,0 +1,86 @@
+"""`cogito log check`: what a log, ours or hand-typed, states that cannot be, contradicts itself or means too little.
+
+A new rule is one function (document -> findings) and one row of RULES. Rules read; they never change a file. Example:
+`cogito log check master_experiment_log.md --reports docs --git . --json`
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tasks.errors import UserError
+from tasks.log.check.consistency import (
+    contradictions,
+    open_entries,
+    shared_values,
+    stated_deltas,
+    versions_differ,
+    wrong_deltas,
+)
+from tasks.log.check.document import Document
+from tasks.log.check.finding import Finding
+from tasks.log.check.meaning import at_floor, collapse_claims, loss_kinds, noise
+from tasks.log.check.possibility import impossible_scores, mixed_units, out_of_range, wrong_percentages
+from tasks.log.check.provenance import dates_disagree, identity_disagrees, missing_provenance, wrong_links, young_tags
+
+# What one document shows by itself.
+RULES: tuple[Callable[[Document], Iterator[Finding]], ...] = (
+    impossible_scores,
+    out_of_range,
+    wrong_percentages,
+    mixed_units,
+    wrong_links,
+    dates_disagree,
+    identity_disagrees,
+    missing_provenance,
+    wrong_deltas,
+    stated_deltas,
+    shared_values,
+    open_entries,
+    at_floor,
+    noise,
+    loss_kinds,
+    collapse_claims,
+)
+# Rules that hold for any Markdown file that states figures.
+REPORT_RULES = (impossible_scores, out_of_range, wrong_percentages, wrong_deltas, stated_deltas)
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+def check_log(
+    path: Path, *, against: Path | None = None, reports: Path | None = None, repository: Path | None = None
+) -> list[Finding]:
+    """All findings of a log in the order of its lines, the gravest first within a line.
+
+    Args:
+        against: another version of the same log.
+        reports: a folder of Markdown files that state figures of the same runs.
+        repository: a Git checkout that holds the tags and commits of the log.
+
+    Raises:
+        UserError: a file or folder cannot be read.
+    """
+    document = Document.read(path)
+    findings = [finding for rule in RULES for finding in rule(document)]
+    findings += young_tags(document, repository)
+    files = _reports(reports, path, against) if reports else []
+    read = [Document.read(file, tuple(document.runs)) for file in files]
+    findings += contradictions(document, read)
+    if against is not None:
+        findings += versions_differ(document, Document.read(against))
+    for report in read:
+        for rule in REPORT_RULES:
+            findings += [_in_file(finding, report.path) for finding in rule(report)]
+    unique = dict.fromkeys(findings)
+    return sorted(unique, key=lambda one: (one.file or "", one.line, _ORDER[one.severity], one.rule))
+
+
+def _in_file(finding: Finding, path: Path) -> Finding:
+    return replace(finding, file=str(path))
+
+
+def _reports(folder: Path, *logs: Path | None) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"--reports {folder}: is no folder; fix: name a folder of Markdown files")
+    own = {path.resolve() for path in logs if path is not None}
+    return sorted(path for path in folder.rglob("*.md") if path.is_file() and path.resolve() not in own)

@@ -1,0 +1,386 @@
+"""Rules about what a figure means: scores at a trivial baseline, noise called improvement, kinds of loss mixed.
+
+The document alone has no predictions, so intervals here are computed from the value and the size of the split. They are
+taken as narrow as the figure allows: what is called noise is noise by any reading, up to the pairing of two runs.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+from tasks.finetuning.scores import METRICS
+from tasks.log.check.document import Document, Row
+from tasks.log.check.figures import FLOOR, SPLITS, Figure, metrics_in, sentences, tasks_in
+from tasks.log.check.finding import Finding
+
+Z = 1.96  # two-sided 95 %
+_CLAIM = re.compile(
+    r"\b(?:best(?! (?:at |on |was |is )?(?:epoch|checkpoint|step|seed))|better|improv\w*"
+    r"|wins?|beats?|outperform\w*|gain(?:s|ed)?|surpass\w*|superior|new (?:\w+ )?baselines?)\b"
+    r"|>\s*(?!MRPC|QQP|MNLI|STS|PAWS|CoLA|SST|QNLI|RTE|WNLI|SICK)[A-Za-z]",
+    re.I,
+)
+_RISE = re.compile(
+    r"(?P<old>(?<![\w.])\d+(?:\.\d+)?)\s*(?P<p1>%?)\s*(?:→|->|to)\s*(?P<new>\d+(?:\.\d+)?)(?![\w]|\.\d)\s*(?P<p2>%?)"
+)
+_MODEST = re.compile(r"\bnoise\b|\bn\.?s\.|\bsignifican|\bwithin\b|\binterval|\bp ?[<=>]|\bpaired\b|\bCI\b", re.I)
+_CURED = re.compile(
+    r"\bcollapse\W+(?:\w+\W+){0,2}?(?:fixed|solved|resolved|cured|eliminated|gone|prevented|avoided|removed|overcome)\b"
+    r"|\b(?:fix|solv|resolv|cur|eliminat|prevent|avoid|overc[ao]m|remov)(?:e[sd]?|s|ed|ing)?\W+(?:\w+\W+){0,3}?collapse\b"
+    r"|\bno longer collaps\w+|\bno (?:more |concept )*collapse\b",
+    re.I,
+)
+_NOT = re.compile(
+    r"\b(?:not|never|failed|fails|without|yet|un\w+|no (?:gain|improvement)s?|cannot|could|would|might|should|may"
+    r"|try|trying|aims?|nothing|neither|hardly)\b|n't\b|\b(?:to|if|whether|did it|no|any)\W*$",
+    re.I,
+)
+_UNIGRAM = re.compile(r"unigram(?: entropy| floor)?\D{0,4}(\d+\.\d+)", re.I)
+UNIGRAM_MARGIN_NATS = 0.2
+
+
+def floor_of(figure: Figure, metric: str | None = None) -> float | None:
+    """What the best trivial answer scores on the published split."""
+    counts = SPLITS[figure.task][1].class_counts
+    metric = metric or figure.likely_metric
+    if metric == "accuracy":
+        return max(counts) / sum(counts)
+    if metric == "f1":
+        return 2 * counts[1] / (2 * counts[1] + counts[0]) if len(counts) == 2 else None
+    return 0.0
+
+
+def half_width(figure: Figure) -> float:
+    """Half of a 95 % interval over examples, as narrow as the figure allows."""
+    counts = SPLITS[figure.task][1].class_counts
+    n, value = figure.examples or sum(counts), figure.value
+    if figure.likely_metric == "accuracy":
+        return Z * math.sqrt(max(value * (1 - value), 0) / n)
+    if figure.likely_metric == "f1":
+        return Z * _f1_deviation(value, counts[1], n)
+    # Fisher's z has the deviation 1 / sqrt(n - 3); back on the scale of r that is (1 - r^2) of it
+    return Z * (1 - min(value * value, 1)) / math.sqrt(max(n - 3, 1))
+
+
+def _f1_deviation(f1: float, positive: int, n: int) -> float:
+    """Delta method on F1 = 2 TP / (2 TP + E) with multinomial counts, all positives found: the narrowest case."""
+    if not 0 < f1 < 1:
+        return 0.0
+    hits = positive / n
+    errors = 2 * hits * (1 - f1) / f1
+    total = 2 * hits + errors
+    by_hits, by_errors = 2 * errors / total**2, -2 * hits / total**2
+    variance = (
+        by_hits**2 * hits * (1 - hits)
+        + by_errors**2 * errors * max(1 - errors, 0)
+        - 2 * by_hits * by_errors * hits * errors
+    )
+    return math.sqrt(max(variance, 0) / n)
+
+
+def at_floor(document: Document) -> Iterator[Finding]:
+    """A score that a trivial answer reaches too, without saying so."""
+    said = {
+        row.line: [one for one in sentences(row.conclusion) if FLOOR.search(one)]
+        for row in document.rows
+        if not row.is_generated  # which marks the scores themselves
+    }
+    counted = {row.line for row in document.rows if row.is_generated}  # how many scores lie above their floors
+    others = [one for one in document.other_scores if one.place.column and one.place.line not in counted]
+    for figure in document.row_scores + others:
+        floor = floor_of(figure)
+        if floor is None or figure.says_floor or (figure.examples or 0) not in (0, SPLITS[figure.task][1].examples):
+            continue
+        if figure.elsewhere or _is_made(document, figure):
+            continue
+        if any(figure.task in (tasks_in(one) or [figure.task]) for one in said.get(figure.place.line, ())):
+            continue  # its conclusion says so
+        width = half_width(figure)
+        if figure.value - width > floor:
+            continue
+        if figure.is_ambiguous and figure.value < floor - width:
+            continue  # no accuracy, which would be far worse than trivial, but a correlation times 100
+        name = METRICS[figure.likely_metric].floor_name
+        shown = f"{100 * floor:.1f}%" if METRICS[figure.likely_metric].is_percent else f"{floor:.3f}"
+        split = SPLITS[figure.task][1]
+        if figure.value <= floor + 0.0005:
+            message, confidence = f"the trivial answer ({name}) scores {shown}", 0.95
+        else:
+            message, confidence = f"not distinguishable from the trivial answer ({name}), which scores {shown}", 0.8
+        if figure.metric is None:
+            confidence -= 0.1
+        yield Finding.at(
+            figure.place,
+            "at-floor",
+            "warning",
+            confidence,
+            f"{split.title} {figure.shown}: {message}",
+            f"{figure.likely_metric}, n = {split.examples:,}, 95 % interval at least +-{half_width(figure):.3f}",
+        )
+
+
+def _is_made(document: Document, figure: Figure) -> bool:
+    return "made data" in document.lines[figure.place.line - 1].casefold()
+
+
+def noise(document: Document) -> Iterator[Finding]:
+    """A difference inside its noise that is called an improvement, or stands in a column of deltas."""
+    for number in document.statements:
+        for piece in document.pieces(number):
+            yield from _rise(number, piece.replace("*", ""), document)
+    widths = {id(one): half_width(one) for one in document.row_scores}
+    for row in document.rows:
+        if _claims(row.conclusion):
+            yield from (
+                _evaluation_claim(row, document) if row.kind == "evaluation" else _best_claim(row, document, widths)
+            )
+    by_line: dict[int, list[Figure]] = defaultdict(list)
+    for one in document.other_scores:
+        if one.table is not None:
+            by_line[one.place.line].append(one)
+    for table in document.others:
+        deltas = [title for title in table.header if re.search(r"delta|Δ|diff(?!usion)|gain|improvement", title, re.I)]
+        for place in table.rows:
+            figures = by_line[place.line + 1]
+            if len(figures) != 2 or not deltas or figures[0].likely_metric != figures[1].likely_metric:
+                continue
+            if re.search(r"noise|n\.s\.|not significant|\bto\b.*\)", " ".join(place.cells), re.I):
+                continue  # it says so, or has an interval of its own
+            if _within_noise(*figures):
+                yield Finding.at(
+                    replace(figures[1].place, column=deltas[0]),
+                    "noise",
+                    "note",
+                    0.6,
+                    f"{_difference(*figures)} lies inside the noise of two runs; a paired test could still tell",
+                    _widths(*figures),
+                )
+
+
+def _claims(text: str) -> bool:
+    """Whether a text claims an improvement, and neither denies it nor speaks of its noise."""
+    return not _MODEST.search(text) and any(
+        not _is_denied(text, match.start(), match.start()) for match in _CLAIM.finditer(text)
+    )
+
+
+def _is_denied(text: str, start: int, end: int) -> bool:
+    """Whether words of doubt stand right before a place in a text, or between it and an end."""
+    before = text[max(start - 25, 0) : start]
+    return bool(_NOT.search(before) or _NOT.search(text[start:end]))
+
+
+def _rise(number: int, line: str, document: Document) -> Iterator[Finding]:
+    """`MNLI-m improved from 59.1% to 59.4%` in one sentence."""
+    for sentence in sentences(line):
+        named, match = tasks_in(sentence), _RISE.search(sentence)
+        if match is None or len(named) != 1 or not _claims(sentence):
+            continue
+        metric = next(iter(metrics_in(sentence)), None)
+        old, new = (
+            Figure(document.place(number, match[0], plain), named[0], metric, match[one], bool(match["p2"]))
+            for one in ("old", "new")
+        )
+        if _within_noise(old, new):
+            yield Finding.at(
+                new.place,
+                "noise",
+                "warning",
+                0.7,
+                f"{_difference(old, new)} lies inside the noise of two runs and is called an improvement",
+                _widths(old, new),
+            )
+
+
+def plain(text: str) -> str:
+    return text.replace("*", "")
+
+
+def _evaluation_claim(row: Row, document: Document) -> Iterator[Finding]:
+    """An evaluation's conclusion claims more than the row of its checkpoint: task by task."""
+    mine = {one.task: one for one in document.scores_by_line.get(row.line, ())}
+    theirs = {one.task: one for one in document.scores_by_run.get(row.checkpoint, ()) if one.place.line != row.line}
+    pairs = [
+        (theirs[task], mine[task])
+        for task in mine
+        if task in theirs and theirs[task].likely_metric == mine[task].likely_metric
+    ]
+    inside = [pair for pair in pairs if _within_noise(*pair)]
+    if inside:
+        yield Finding.at(
+            row.at("conclusion"),
+            "noise",
+            "warning",
+            0.7,
+            f"an improvement is claimed; inside the noise of two runs: {', '.join(_difference(*p) for p in inside)}",
+            "; ".join(_widths(*pair) for pair in inside),
+        )
+
+
+def _best_claim(row: Row, document: Document, widths: dict[int, float]) -> Iterator[Finding]:
+    """A training row is called best on a task that it names, and others are as good within the noise."""
+    named = tasks_in(row.conclusion)
+    for mine in document.scores_by_line.get(row.line, ()):
+        if mine.task not in named:
+            continue
+        near = list(
+            islice(
+                (
+                    one
+                    for one in document.scores_by_task[mine.task, mine.likely_metric]
+                    if abs(one.value - mine.value) < math.hypot(widths[id(one)], widths[id(mine)])
+                    and one.place.line != row.line
+                ),
+                5,
+            )
+        )
+        if near:
+            lines = ", ".join(f"line {one.place.line}: {one.shown}" for one in near)
+            yield Finding.at(
+                row.at("conclusion"),
+                "noise",
+                "warning",
+                0.7,
+                f"{SPLITS[mine.task][1].title} {mine.shown} is called best; inside the noise of it: {lines}",
+                _widths(near[0], mine),
+            )
+
+
+def _within_noise(old: Figure, new: Figure) -> bool:
+    return abs(new.value - old.value) < math.hypot(half_width(old), half_width(new))
+
+
+def _difference(old: Figure, new: Figure) -> str:
+    percent = METRICS[new.likely_metric].is_percent
+    change = f"{100 * (new.value - old.value):+.2f} points" if percent else f"{new.value - old.value:+.3f}"
+    return f"{SPLITS[new.task][1].title} {change}"
+
+
+def _widths(old: Figure, new: Figure) -> str:
+    scale, unit = (100, " points") if METRICS[new.likely_metric].is_percent else (1, "")
+    return (
+        f"{old.shown} to {new.shown}: over n = {SPLITS[new.task][1].examples:,} the difference of two runs has a 95 % "
+        f"interval of at least +-{scale * math.hypot(half_width(old), half_width(new)):.3g}{unit}"
+    )
+
+
+def loss_kinds(document: Document) -> Iterator[Finding]:
+    """Training and evaluation losses, or losses of several objectives, in one column."""
+    rows = [row for row in document.rows if row.kind == "training" and re.search(r"\d\.\d", row.text("task_loss"))]
+    labelled = {figure.place.line for figure in document.row_losses if figure.metric is not None}
+    unlabelled = [
+        row
+        for row in rows
+        if row.line not in labelled and any(figure.place.line == row.line for figure in document.row_losses)
+    ]
+    by_row: dict[int, set[str | None]] = defaultdict(set)
+    for figure in document.row_losses:
+        by_row[figure.place.line].add(figure.metric)
+    trained = [row for row in rows if by_row[row.line] == {"train"}]
+    has_evaluated = any("eval" in kinds for kinds in by_row.values())
+    if not has_evaluated and 0 < len(trained) <= len(unlabelled):
+        for row in trained:
+            yield Finding.at(
+                row.at("task_loss"),
+                "loss-kinds",
+                "warning",
+                0.7,
+                "a training loss in a column whose other losses do not say that they are",
+                row.text("task_loss")[:80],
+            )
+    elif labelled and unlabelled:
+        for row in unlabelled:
+            yield Finding.at(
+                row.at("task_loss"),
+                "loss-kinds",
+                "warning",
+                0.7,
+                "the column holds training and evaluation losses, and this one does not say which it is",
+                row.text("task_loss")[:80],
+            )
+    if has_evaluated:
+        for row in trained:
+            yield Finding.at(
+                row.at("task_loss"),
+                "loss-kinds",
+                "warning",
+                0.8,
+                "a training loss in a column of evaluation losses",
+                row.text("task_loss")[:80],
+            )
+    kinds = {row.line: _objective(row.text("task_loss")) for row in rows}
+    if len(set(kinds.values())) > 1:
+        common = Counter(kinds.values()).most_common(1)[0][0]
+        for row in rows:
+            if kinds[row.line] != common:
+                yield Finding.at(
+                    row.at("task_loss"),
+                    "loss-kinds",
+                    "note",
+                    0.8,
+                    f"a loss of another objective ({kinds[row.line]}) than most of its column ({common})",
+                    row.text("task_loss")[:80],
+                )
+    for row in rows:
+        text = row.text("task_loss")
+        unigram = _UNIGRAM.search(text)
+        evaluated = [one for one in document.row_losses if one.place.line == row.line and one.metric != "train"]
+        if unigram and evaluated and "at unigram" not in text:
+            entropy = float(unigram[1])
+            if float(evaluated[0].text) > entropy - UNIGRAM_MARGIN_NATS + 0.01:
+                yield Finding.at(
+                    row.at("task_loss"),
+                    "at-floor",
+                    "warning",
+                    0.9,
+                    f"within {UNIGRAM_MARGIN_NATS} nat of the unigram entropy {entropy}: no context was learned",
+                    text[:80],
+                )
+
+
+def _objective(text: str) -> str:
+    words = re.findall(r"[A-Za-z]+", re.sub(r"\([^()]*\)", "", text.replace("*", "")))
+    kept = [word for word in words if word.casefold() not in ("train", "eval", "ce", "loss", "br", "at", "evaluation")]
+    return " ".join(kept[:2]).casefold() or "unnamed"
+
+
+_MEANT = re.compile(r"input|cent[er]{2}|retriev", re.I)
+
+
+def _cured(text: str) -> re.Match[str] | None:
+    """Where a text says that collapse is over."""
+    return next((one for one in _CURED.finditer(text) if not _is_denied(text, *one.span())), None)
+
+
+def collapse_claims(document: Document) -> Iterator[Finding]:
+    """Collapse is called cured on the strength of a rank that says nothing about the input."""
+    for number, line in document.prose.items():
+        for sentence in sentences(plain(line)):
+            match = _cured(sentence)
+            if match and re.search(r"\brank\b|\d\s*/\s*\d", sentence) and not _MEANT.search(sentence):
+                yield Finding.at(
+                    document.place(number, match[0]),
+                    "collapse-claim",
+                    "warning",
+                    0.6,
+                    "a rank is as high for constant concepts that carry nothing of the input; it cannot show this",
+                    sentence.strip()[:160],
+                )
+    for row in document.rows:
+        match = _cured(row.conclusion)
+        if match is None:
+            continue
+        rank = row.text("eff_rank").replace("*", "")
+        if _MEANT.search(rank + row.conclusion):
+            continue
+        yield Finding.at(
+            row.at("conclusion"),
+            "collapse-claim",
+            "warning",
+            0.75,
+            "sum(S)/max(S) is as high for constant concepts that carry nothing of the input; it cannot show this",
+            f"{match[0]}; {rank}"[:160],
+        )

@@ -1,0 +1,1 @@
+"""Pretraining: the stage, and the loop that every rank runs."""

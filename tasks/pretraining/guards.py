@@ -1,0 +1,93 @@
+"""What is watched while a model trains: divergence ends a run as a result; collapse and leakage are warned of.
+
+All decisions follow from losses and gradient norms that every process of a run sees alike, and their history is part of
+the training state, so a run that was interrupted decides as it would have.
+"""
+
+import math
+import statistics
+from collections import deque
+from typing import Any
+
+# A gradient norm this many times its running median is no noise: spikes of ten times are common and clipped away.
+GRADIENT_RATIO = 100.0
+MEDIAN_STEPS = 200
+LEAST_STEPS = 50
+# A held-out loss that has risen to this multiple of its best, and by this many nats.
+LOSS_RATIO, LOSS_RISE_NATS = 1.5, 1.0
+# A rank that has fallen under this share of the highest it had.
+COLLAPSE_SHARE = 0.25
+COLLAPSE_RANKS = ("centred_effective_rank", "effective_rank_per_sample_mean")
+# No text is that predictable: the answers are known, or the held-out text was trained on.
+LEAKAGE_SHARE, LEAKAGE_NATS = 0.1, 0.5
+
+
+class TrainingGuard:
+    """Watches one training.
+
+    Attributes:
+        best_loss, best_step: of the held-out evaluations so far.
+        warnings: what was warned of, once each.
+    """
+
+    def __init__(self, unigram_entropy: float) -> None:
+        self.unigram_entropy = unigram_entropy
+        self.norms: deque[float] = deque(maxlen=MEDIAN_STEPS)
+        self.highest_ranks: dict[str, float] = {}
+        self.best_loss = math.inf
+        self.best_step = 0
+        self.warnings: dict[str, str] = {}
+
+    def after_gradient(self, loss: float, norm: float) -> str | None:
+        """Why training must stop before this step is taken, or None."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the gradient norm is {norm}"
+        if len(self.norms) >= LEAST_STEPS:
+            median = statistics.median(self.norms)
+            if norm > GRADIENT_RATIO * median > 0:
+                return f"the gradient norm {norm:.4g} is {norm / median:.0f} times its running median {median:.4g}"
+        self.norms.append(norm)
+        return None
+
+    def after_evaluation(self, step: int, loss: float, geometry: dict[str, float]) -> str | None:
+        """Why training must stop after this evaluation, or None; notes the best loss and warns."""
+        if not math.isfinite(loss):
+            return f"the held-out loss is {loss}"
+        if loss > LOSS_RATIO * self.best_loss and loss > self.best_loss + LOSS_RISE_NATS:
+            return f"the held-out loss rose to {loss:.4f} from its best, {self.best_loss:.4f} at step {self.best_step}"
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, step
+        for name in COLLAPSE_RANKS:
+            rank = geometry.get(name)
+            if rank is None:
+                continue
+            highest = self.highest_ranks[name] = max(rank, self.highest_ranks.get(name, 0.0))
+            if rank < COLLAPSE_SHARE * highest:
+                self._warn("collapse", f"step {step}: {name.replace('_', ' ')} fell to {rank:.2f} from {highest:.2f}")
+        if loss < min(LEAKAGE_NATS, LEAKAGE_SHARE * self.unigram_entropy):
+            self._warn(
+                "too good to be true",
+                f"step {step}: held-out loss {loss:.4f} against a unigram entropy of {self.unigram_entropy:.2f}: "
+                "does the model see the answers, or the training text hold the held-out one?",
+            )
+        return None
+
+    def _warn(self, kind: str, text: str) -> None:
+        self.warnings.setdefault(kind, f"{kind}: {text}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "norms": list(self.norms),
+            "highest_ranks": self.highest_ranks,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "warnings": self.warnings,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.norms.extend(state["norms"])
+        self.highest_ranks = dict(state["highest_ranks"])
+        self.best_loss, self.best_step = float(state["best_loss"]), int(state["best_step"])
+        self.warnings = dict(state["warnings"])

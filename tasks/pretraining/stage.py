@@ -1,0 +1,203 @@
+"""The launch side of pretraining: what is asked of the ranks, where it lies, whether it was done before."""
+
+import logging
+from typing import Any
+
+from models.variants import VARIANTS
+from tasks.data.sources import tokenizer_fingerprint
+from tasks.errors import UserError
+from tasks.jobs.devices import lease_for_training, visible_devices
+from tasks.jobs.launch import claimed_job, finished_result, run_job
+from tasks.jobs.messages import OnProgress
+from tasks.spec.experiment import ExperimentSpec, pretraining_part, training_steps, warmup_steps
+from tasks.store.files import content_hash, is_complete
+from tasks.store.home import Home, RunFolder
+from tasks.store.records import Checkpoint, CorpusResult, PretrainingResult
+
+log = logging.getLogger("cogito.pretraining")
+
+# Raise when the same spec would train other weights, and when a default of the spec changes.
+CONTRACT_VERSION = 1
+
+
+def pretraining_identity(spec: ExperimentSpec, data_identity: str, init_from: Checkpoint | None = None) -> str:
+    """What a run id names: data, model, objective, training and start, and nothing of where or when."""
+    start = [init_from.weights_sha256] if init_from else []
+    return content_hash([CONTRACT_VERSION, data_identity, pretraining_part(spec), *start])
+
+
+def model_config(spec: ExperimentSpec, vocab_size: int, run_id: str | None, special: dict[str, int]) -> dict[str, Any]:
+    """The arguments of `models.configuration.ConceptConfig` for a spec."""
+    model, variant = spec.model, VARIANTS[spec.model.variant]
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": model.hidden_size,
+        "token_embedding_dim": model.token_embedding_dim,
+        "num_concepts": model.num_concepts,
+        "num_layers": model.num_layers,
+        "num_attention_heads": model.attention_heads,
+        "intermediate_size": model.intermediate_size,
+        "max_sequence_length": spec.max_sequence_length,
+        "hidden_dropout_prob": model.hidden_dropout_prob,
+        "attention_probs_dropout_prob": model.attention_probs_dropout_prob,
+        "concept_position_type": model.concept_position_type,
+        "use_bixt": model.use_bixt,
+        "recursive": model.recursive,
+        "initializer_range": model.initializer_range,
+        "decoder": variant.decoder,
+        "num_decoder_layers": model.decoder_layers,
+        "head": variant.default_head,
+        "variant": variant.name,
+        "run_id": run_id,
+        "tie_word_embeddings": model.tied,
+        **special,
+    }
+
+
+def pretrain(
+    spec: ExperimentSpec,
+    corpus: CorpusResult,
+    run: RunFolder,
+    home: Home,
+    *,
+    init_from: Checkpoint | None = None,
+    processes: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> PretrainingResult:
+    """Train the model of a run to the end, continue it, or find it finished.
+
+    Args:
+        init_from: the checkpoint of `training.init_from`; None starts from random weights.
+        processes: number of processes; None takes every GPU, or one process on a CPU.
+        on_progress: called with the figures of every progress line.
+
+    Raises:
+        UserError: more processes than GPUs or than sequences of a step.
+        StageError: training failed.
+        Paused: it was told to pause; the same call goes on.
+    """
+    if (init_from is None) != (spec.training.init_from is None):
+        raise UserError(f"training.init_from: got {spec.training.init_from}, but no such checkpoint was found for it")
+    if init_from is not None:
+        _compare_tokenizers(init_from, corpus)
+    identity = pretraining_identity(spec, corpus.corpus_id, init_from)
+    with claimed_job(run.pretraining, identity, home) as done:
+        if done is not None:
+            found = PretrainingResult.of_job(done, run.pretraining, reused=True)
+            if is_complete(found.model):
+                return found
+            # A model that is no longer whole is written again from the last training state.
+        return _train(spec, corpus, run, home, identity, init_from, processes, on_progress)
+
+
+def _compare_tokenizers(init_from: Checkpoint, corpus: CorpusResult) -> None:
+    known = (init_from.folder / "tokenizer.json").is_file()
+    if known and tokenizer_fingerprint(init_from.folder) != tokenizer_fingerprint(corpus.tokenizer):
+        log.warning(
+            "training.init_from: the tokenizer files of %s are others than those of %s: "
+            "its token embeddings may mean nothing here",
+            init_from.name,
+            corpus.tokenizer_name,
+        )
+
+
+def count_processes(spec: ExperimentSpec, asked: int | None) -> int:
+    """Training processes: those asked for, else one per GPU, or one on a CPU.
+
+    Raises:
+        UserError: more than GPUs or than sequences of a step.
+    """
+    devices = visible_devices()
+    on_gpu = devices[0].kind == "cuda"
+    count = asked or (len(devices) if on_gpu else 1)
+    if on_gpu and count > len(devices):
+        raise UserError(f"--processes {count}: this machine has {len(devices)} GPUs; fix: fewer processes")
+    if count > spec.training.global_batch_size:
+        raise UserError(
+            f"--processes {count}: more than training.global_batch_size {spec.training.global_batch_size}; "
+            "fix: fewer processes"
+        )
+    return count
+
+
+def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, identity: str | None = None) -> None:
+    """Refuse to go on with an unfinished training in another number of processes than it was begun with.
+
+    The order of the data would be the same, but each process has dropout and a mean of the concept losses of its own.
+
+    Args:
+        asked: number of processes; None takes what this machine has.
+        identity: of the training that goes on; None where its corpus is not prepared yet: that of the last state.
+
+    Raises:
+        UserError: it was begun with another number.
+    """
+    from tasks.pretraining.state import newest_marker
+
+    saved = newest_marker(run.pretraining / "checkpoints", identity)
+    count = count_processes(spec, asked)
+    if saved is None or saved["processes"] == count:
+        return
+    if identity is None and finished_result(run.pretraining, saved["identity"]) is not None:
+        return
+    step, known = saved["step"], saved["processes"]
+    got = f"--processes {count}" if asked else f"processes: got {count}, what this machine has,"
+    raise UserError(
+        f"{got} for {run.run_id}, which {known} trained up to step {step}: another number trains other weights; "
+        f"allowed: {known}; fix: --processes {known}, or `cogito run --fresh` for a new run"
+    )
+
+
+def _train(
+    spec: ExperimentSpec,
+    corpus: CorpusResult,
+    run: RunFolder,
+    home: Home,
+    identity: str,
+    init_from: Checkpoint | None,
+    processes: int | None,
+    on_progress: OnProgress | None,
+) -> PretrainingResult:
+    count = count_processes(spec, processes)
+    check_processes(spec, run, processes, identity)
+    for warning in spec.warnings:
+        log.warning("%s", warning)
+    steps = training_steps(spec, corpus.train_blocks)
+    if warmup_steps(spec, steps) < spec.training.warmup_steps:
+        log.warning(
+            "training.warmup_steps %d exceeds half of the %d steps: warming up for %d",
+            spec.training.warmup_steps,
+            steps,
+            warmup_steps(spec, steps),
+        )
+    with lease_for_training(home, count) as leased:
+        job = {
+            "kind": "pretraining",
+            "identity": identity,
+            "spec": spec.model_dump(mode="json"),
+            "run_id": run.run_id,
+            "corpus": corpus.folder,
+            "objective": VARIANTS[spec.model.variant].objective,
+            "config": model_config(spec, corpus.vocab_size, run.run_id, corpus.special_token_ids),
+            "init_from": init_from.folder if init_from else None,
+            "unigram_entropy": corpus.unigram_entropy_nats,
+            "processes": count,
+            "tracking_folder": run.root / "wandb",
+        }
+        result = run_job(run.pretraining, job, leased, launcher=True, on_progress=_warning_too(on_progress))
+    return PretrainingResult.of_job(result, run.pretraining)
+
+
+def _warning_too(on_progress: OnProgress | None) -> OnProgress:
+    """Say the warnings of a training once each, when they come."""
+    said: set[str] = set()
+
+    def heard(figures: dict[str, Any]) -> None:
+        for warning in figures.pop("warnings", []):
+            if warning not in said:
+                said.add(warning)
+                log.warning("%s", warning)
+        if on_progress:
+            on_progress(figures)
+
+    return heard

@@ -1,0 +1,193 @@
+"""Training states on disk: written whole by all ranks, marked complete last, old ones removed.
+
+`step-00000500/` holds `module.pt`, `optimizer.pt`, `scheduler.pt` and one `random-RANK.pt` per process;
+`complete.json` lists the files with sizes and hashes. A folder that differs from its marker is skipped with a warning.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.errors import StageError
+from tasks.store.files import (
+    building,
+    file_sha256,
+    is_complete,
+    read_json,
+    remove_tree,
+    write_json,
+    write_manifest,
+    writing,
+)
+
+log = logging.getLogger("cogito.training_state")
+
+PARTS = ("module", "optimizer", "scheduler")
+
+
+def save_state(
+    folder: Path,
+    identity: str,
+    step: int,
+    module: torch.nn.Module,
+    optimizer: Any,
+    scheduler: Any,
+    accelerator: Any,
+    keep: int,
+    guard: dict[str, Any],
+) -> None:
+    """Save the state after `step`; every rank calls this. Only the newest `keep` states stay.
+
+    Args:
+        guard: state of the training guard.
+    """
+    target = folder / f"step-{step:08d}"
+    part = folder / f".step-{step:08d}.part"
+    try:
+        with writing(target):
+            _save(target, part, identity, step, module, optimizer, scheduler, accelerator, guard)
+    except BaseException:
+        remove_tree(part)  # on a full disk it would stand in the way of everything else
+        raise
+    if accelerator.is_main_process:
+        # A newer one was skipped, since it is broken or of another training; counted, it would push out whole ones.
+        kept = sorted(state for state in folder.glob("step-*") if state.name <= target.name)[-keep:]
+        for old in [*folder.glob("step-*"), *folder.glob(".*.part")]:
+            if old not in kept:
+                remove_tree(old)
+    accelerator.wait_for_everyone()
+
+
+def _save(
+    target: Path,
+    part: Path,
+    identity: str,
+    step: int,
+    module: torch.nn.Module,
+    optimizer: Any,
+    scheduler: Any,
+    accelerator: Any,
+    guard: dict[str, Any],
+) -> None:
+    if accelerator.is_main_process:
+        remove_tree(part)
+        part.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    rank = accelerator.process_index
+    random: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    torch.save(random, part / f"random-{rank}.pt")
+    if accelerator.is_main_process:
+        torch.save(module.state_dict(), part / "module.pt")
+        torch.save(optimizer.state_dict(), part / "optimizer.pt")
+        torch.save(scheduler.state_dict(), part / "scheduler.pt")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        files = {}
+        for path in sorted(part.glob("*.pt")):
+            _flush(path)  # before the marker, so that it is true even after a loss of power
+            files[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
+        facts = {"identity": identity, "step": step, "processes": accelerator.num_processes, "guard": guard}
+        facts["files"] = files
+        write_json(part / "complete.json", facts)
+        remove_tree(target)
+        part.replace(target)
+
+
+def last_complete_state(folder: Path, identity: str, warn: Callable[[str], None] = log.warning) -> Path | None:
+    """The newest state of this training whose marker is true, else None; `warn` hears of those that are skipped."""
+    for state in sorted(folder.glob("step-*"), reverse=True):
+        problem = _problem(state, identity)
+        if problem is None:
+            return state
+        warn(f"training state {state} is skipped: {problem}")
+    return None
+
+
+def _problem(state: Path, identity: str) -> str | None:
+    """Why training cannot go on from a state, or None."""
+    try:
+        facts = read_json(state / "complete.json")
+        if facts["identity"] != identity:
+            return "it is of another training"
+        needed = {f"{part}.pt" for part in PARTS} | {f"random-{rank}.pt" for rank in range(facts["processes"])}
+        if missing := sorted(needed - facts["files"].keys()):
+            return f"its marker does not list {', '.join(missing)}"
+        for name, known in facts["files"].items():
+            size, sha256 = (known["size"], known["sha256"]) if isinstance(known, dict) else (known, None)
+            if (state / name).stat().st_size != size:
+                return f"{name} has {(state / name).stat().st_size} bytes instead of {size}"
+            if sha256 is not None and file_sha256(state / name) != sha256:  # states of earlier versions have none
+                return f"the SHA-256 of {name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"it is incomplete or unreadable ({type(error).__name__}: {error})"
+    return None
+
+
+def newest_marker(folder: Path, identity: str | None = None) -> dict[str, Any] | None:
+    """What the newest state says of itself, unread: identity, step, processes; None without one.
+
+    Args:
+        identity: of the training; None takes whatever is there.
+    """
+    for state in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            facts = read_json(state / "complete.json")
+            known = {"identity": str(facts["identity"]), **{name: int(facts[name]) for name in ("step", "processes")}}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if identity in (None, known["identity"]):
+            return known
+    return None
+
+
+def _flush(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def load_state(
+    state: Path, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any, guard: Any
+) -> int:
+    """Restore everything and return the step it was saved after."""
+    facts = read_json(state / "complete.json")
+    if facts["processes"] != accelerator.num_processes:
+        raise StageError(
+            f"{state}: was saved by {facts['processes']} processes and cannot go on with {accelerator.num_processes}; "
+            f"fix: --processes {facts['processes']}, or --fresh for a new run"
+        )
+    module.load_state_dict(torch.load(state / "module.pt", map_location="cpu", weights_only=True))
+    optimizer.load_state_dict(torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True))
+    scheduler.load_state_dict(torch.load(state / "scheduler.pt", map_location="cpu", weights_only=True))
+    random = torch.load(state / f"random-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
+    if "guard" in facts:  # states of earlier versions have none
+        guard.load_state_dict(facts["guard"])
+    return int(facts["step"])
+
+
+def save_best(folder: Path, module: torch.nn.Module, step: int) -> None:
+    """Keep the weights of the best evaluation so far, and no others; rank 0 alone calls this."""
+    target = folder / f"best-{step:08d}"
+    with building(target) as part:
+        torch.save(module.state_dict(), part / "module.pt")
+        write_manifest(part)
+    for old in folder.glob("best-*"):
+        if old != target:
+            remove_tree(old)
+
+
+def load_best(folder: Path, module: torch.nn.Module, step: int) -> bool:
+    """Take the weights of the best evaluation; False where there are none."""
+    target = folder / f"best-{step:08d}"
+    if not is_complete(target):
+        return False
+    module.load_state_dict(torch.load(target / "module.pt", map_location="cpu", weights_only=True))
+    return True

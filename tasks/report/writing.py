@@ -1,0 +1,94 @@
+"""The report of a run or of a sweep: what was run, what came of it beside its floors, what it cost, what failed.
+
+Made from records alone (`record.json`, `pretraining/curve.jsonl`, `analysis/geometry.npz`, `comparison.json`), so it
+can be made again at any time, and the same records give the same bytes. What they do not hold is said to be missing.
+Example: `cogito report RUN --baseline OTHER`
+"""
+
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+
+from tasks.errors import UserError
+from tasks.report.pages import PICTURES, Report, to_html, to_markdown
+from tasks.report.run import run_report
+from tasks.report.sweep import read_sweep, sweep_report
+from tasks.store.files import write_atomic
+from tasks.store.home import Home, RunFolder
+from tasks.store.records import load_record
+
+# Every picture that a report may have.
+DRAWN = ("loss", "learning_rate", "gradient_norm", "ranks", "singular_values", "similarity", "losses")
+
+
+def write_report(
+    name: str | Path, home: Home, *, baseline: str | Path | None = None, output: Path | None = None
+) -> list[Path]:
+    """Write `report.md`, `report.html` and the pictures of a run or a sweep; of a sweep those of its runs as well.
+
+    Args:
+        name: id or folder of a run or of a sweep.
+        baseline: id or folder of a run to compare with.
+        output: folder; default the run's or the sweep's own.
+
+    Returns:
+        The two files.
+
+    Raises:
+        UserError: there is no such run, its record cannot be read, or the folder cannot be written.
+    """
+    folder, home = _find(name, home)
+    against = None
+    if baseline is not None:
+        against_folder, _ = _find(baseline, home)
+        if not (against_folder / "record.json").exists():
+            raise UserError(f"--baseline {baseline}: is a sweep; allowed: the id or folder of one run")
+        if against_folder.samefile(folder):
+            raise UserError(f"--baseline {baseline}: is the run itself; fix: name another run")
+        against = load_record(RunFolder(against_folder))
+    target = output or folder
+    if (folder / "record.json").exists():
+        return _write(run_report(RunFolder(folder), against), target)
+    rows, runs = read_sweep(folder, home)
+    for one in runs:
+        if one.record is not None:
+            other = against if against is None or against.run_id != one.run_id else None
+            _write(run_report(home.run(one.run_id), other), target / "runs" / one.run_id)
+    return _write(sweep_report(folder, rows, runs, against), target)
+
+
+def _find(name: str | Path, home: Home) -> tuple[Path, Home]:
+    """The folder that a name means, and the home that it lies in."""
+    runs, sweeps = home.root / "runs", home.root / "sweeps"
+    with suppress(OSError):  # a name that no folder can have
+        for folder in (runs / name, sweeps / name, Path(name).resolve()):
+            if (folder / "record.json").is_file():
+                return folder, home
+            if (folder / "comparison.json").is_file():
+                return folder, Home(folder.parent.parent) if folder.parent.name == "sweeps" else home
+    known = {path.parent.name for path in (*runs.glob("*/record.json"), *sweeps.glob("*/comparison.json"))}
+    near = get_close_matches(Path(name).name, sorted(known), n=1, cutoff=0.5)
+    raise UserError(
+        f"no run or sweep {str(name)!r}: {f'did you mean {near[0]!r}? ' if near else ''}allowed: the id or folder of "
+        f"one of the {len(known)} runs and sweeps under {home.root}; fix: `cogito log show` lists the runs, "
+        "COGITO_HOME names where they lie"
+    )
+
+
+def _write(report: Report, folder: Path) -> list[Path]:
+    pictures = {}
+    try:
+        for picture in report.pictures:
+            path = folder / PICTURES / f"{picture.name}.png"
+            picture.draw(path)
+            pictures[picture.name] = path.read_bytes()
+        for name in set(DRAWN) - pictures.keys():  # of an earlier report, and of none of ours
+            (folder / PICTURES / f"{name}.png").unlink(missing_ok=True)
+        markdown = to_markdown(report)
+        write_atomic(folder / "report.md", markdown)
+        write_atomic(folder / "report.html", to_html(markdown, report.title, pictures))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the report cannot be written ({error.strerror or error}); fix: --output with a folder of yours"
+        ) from None
+    return [folder / "report.md", folder / "report.html"]

@@ -1,0 +1,301 @@
+"""From a row of a log back to an experiment: what the row says, what it leaves open, and how the repetition compares.
+
+A row of ours leads to its record, which holds everything. An old row says little: the rest is taken from the one file
+of `experiments/` that states the same, or from the defaults, and every value so assumed is listed. Example:
+`cogito reproduce master_experiment_log.md#perceiver_mlm_H512L6C128_20260208_211633 --plan`
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from models.variants import HEAD_DECODERS, VARIANTS
+from tasks.errors import UserError, unknown_name
+from tasks.log.check.document import SPLITS, Document, Row, head_in, scores_in
+from tasks.log.experiment_log import is_missing
+from tasks.review.comparisons import Comparison, delta_text, shown
+from tasks.spec.experiment import LOSS_NAMES, ExperimentSpec
+from tasks.spec.grid import miniature
+from tasks.spec.reading import build_spec, load_spec
+from tasks.store.home import Home
+from tasks.store.records import Result, first_mistake, load_record
+
+# What a hand-typed row never says, and without which a repetition can only be alike.
+NEVER_STATED = (
+    "random seeds of pretraining and fine-tuning",
+    "number of processes and their micro-batches",
+    "versions of the libraries",
+    "the very texts: revision of the data set, order of its documents",
+    "the code of that day: a variant of the same name may compute something else",
+    "epoch or checkpoint that was scored",
+    "number of seeds behind a score",
+)
+HUB_NAMES = {"minipile": "JeanKaddour/minipile"}
+_SIZES = {"H": "hidden_size", "L": "num_layers", "C": "num_concepts", "D": "num_decoder_layers"}
+
+
+OWN_RECORD = "its record"
+Outcome = Literal["agrees", "differs", "undecided"]
+
+
+class Verdict(Result):
+    """What a repetition says of one figure of a row."""
+
+    figure: str
+    stated: str
+    repeated: str
+    outcome: Outcome
+    reason: str
+
+    @property
+    def verdict(self) -> str:
+        return f"{self.outcome}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a row can be repeated.
+
+    Attributes:
+        run_id: the run that the row is of.
+        spec: the experiment.
+        source: `record`, an experiment file, or `defaults`.
+        stated: what the row says, by key of the spec.
+        assumed: what it does not say, by key, and the value taken for it.
+        unrecoverable: what no row says.
+        checkpoint: the pretraining that an evaluation row is of.
+    """
+
+    run_id: str
+    kind: str
+    spec: ExperimentSpec
+    source: str
+    stated: dict[str, Any]
+    assumed: dict[str, Any]
+    unrecoverable: tuple[str, ...]
+    checkpoint: str | None
+
+    @property
+    def has_record(self) -> bool:
+        """Whether the row's run lies here with its record and predictions, so that nothing is assumed."""
+        return self.source == OWN_RECORD
+
+    def facts(self) -> dict[str, Any]:
+        """The plan ready for JSON, without the spec."""
+        return {
+            "row": self.run_id,
+            "source": self.source,
+            "stated": self.stated,
+            "assumed": self.assumed,
+            "unrecoverable": list(self.unrecoverable),
+        }
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        lines = [f"{self.run_id}: repeated from {self.source}"]
+        lines += [f"  stated by the row: {key} = {value}" for key, value in self.stated.items()]
+        lines += [f"  assumed: {key} = {value}" for key, value in self.assumed.items()]
+        lines += [f"  unrecoverable: {text}" for text in self.unrecoverable]
+        return lines
+
+
+def plan_reproduction(
+    log: Path,
+    run_id: str,
+    home: Home,
+    experiments: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    *,
+    small: bool = False,
+) -> Plan:
+    """What a repetition of a row would run.
+
+    Args:
+        log: a Markdown log, ours or hand-typed.
+        run_id: of one of its rows.
+        experiments: files that may state what the row leaves open.
+        overrides: `key=value`, applied last.
+        small: take the miniature.
+
+    Raises:
+        UserError: no such row, or one that says too little.
+    """
+    document = Document.read(log)
+    rows = {row.run_id: row for row in document.rows if row.run_id}
+    if run_id not in rows:
+        raise UserError(f"{log}: {unknown_name('row', run_id, rows)}")
+    row = rows[run_id]
+    if home.has_run(run_id):
+        record = load_record(home.run(run_id))
+        try:
+            asked = ExperimentSpec.model_validate(record.spec)
+        except ValueError as error:
+            raise UserError(f"run {run_id}: its record holds no experiment: {first_mistake(error)}") from None
+        spec = _changed(asked, overrides, small, run_id)
+        source = record.checkpoint.name if record.kind == "evaluation" and record.checkpoint else None
+        if source is not None and not home.has_run(source):
+            raise UserError(
+                f"{run_id} evaluates {source}, which was not trained under {home.root}; "
+                f"fix: `cogito evaluate {source}` and compare"
+            )
+        return Plan(run_id, record.kind, spec, OWN_RECORD, {}, {}, (), checkpoint=source)
+    trained = row if row.kind == "training" else rows.get(row.checkpoint or "")
+    if trained is None:
+        raise UserError(
+            f"{log}: {run_id} evaluates {row.checkpoint or 'an unnamed checkpoint'}, which has no row; "
+            "fix: `cogito evaluate` that checkpoint"
+        )
+    stated = _stated(trained) | _evaluation_stated(row)
+    base, source = _base(stated, experiments)
+    raw = _nested(stated, _shown(base) if base else {})
+    raw["name"] = re.sub(r"_20\d{6}_\d{6}$", "", trained.run_id or "row")[:90] + "_again"
+    spec = _changed(build_spec(raw, [], f"the row of {run_id}"), overrides, small, run_id)
+    assumed = {
+        key: value
+        for key, value in _flat(spec.model_dump(mode="json")).items()
+        if key not in stated
+        and key.partition(".")[0] in ("data", "model", "objective", "training", "evaluation")
+        and value not in (None, {}, [])
+    }
+    return Plan(run_id, row.kind, spec, source, stated, assumed, NEVER_STATED, row.checkpoint)
+
+
+def verdicts(comparison: Comparison) -> list[Verdict]:
+    """For every figure of the row whether the repetition agrees with it within the interval of their difference."""
+    found = []
+    for figure in comparison.figures:
+        if figure.a is None and figure.refused is None:
+            continue
+        if figure.refused is not None:
+            outcome: Outcome = "undecided"
+            reason = figure.refused
+        elif figure.interval is None:
+            outcome = "agrees" if _rounds_to(figure.a, figure.b) else "undecided"
+            reason = f"difference {figure.delta:+.4g}, no interval is known"
+        else:
+            outcome = "agrees" if figure.inside_noise else "differs"
+            reason = delta_text(figure)
+        found.append(
+            Verdict(
+                figure=figure.name,
+                stated=shown(figure, figure.a),
+                repeated=shown(figure, figure.b),
+                outcome=outcome,
+                reason=reason,
+            )
+        )
+    return found
+
+
+def _rounds_to(stated: float | None, repeated: float | None) -> bool:
+    """Whether a figure is the stated one to the digits that are stated."""
+    if stated is None or repeated is None:
+        return False
+    # a float forgets the noughts behind it: rows give shares to three digits at least, ranks to one
+    digits = max(len(repr(round(stated, 8)).partition(".")[2]), 3 if abs(stated) <= 1 else 1)
+    return abs(stated - repeated) <= 0.5 * 10**-digits
+
+
+def _changed(spec: ExperimentSpec, overrides: Sequence[str], small: bool, name: str) -> ExperimentSpec:
+    return build_spec(_shown(miniature(spec) if small else spec), list(overrides), name)
+
+
+def _shown(spec: ExperimentSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude_defaults=True)
+
+
+def _stated(row: Row) -> dict[str, Any]:
+    """What a training row says, by key of the spec."""
+    name = re.sub(r"_20\d{6}_\d{6}$", "", row.run_id or "")
+    variant = max((one for one in VARIANTS if name.startswith(one)), key=len, default=None)
+    if variant is None:
+        raise UserError(f"row {row.run_id}: names no variant; allowed: {', '.join(VARIANTS)}")
+    stated: dict[str, Any] = {"model.variant": variant}
+    if "bixt" in name:
+        stated["model.use_bixt"] = True
+    sizes = dict(re.findall(r"([HLCD])(\d+)", row.text("architecture").replace("*", " ")))
+    sizes |= dict(re.findall(r"([HLCD])(\d+)", name.removeprefix(variant)))
+    for letter, key in _SIZES.items():
+        if letter in sizes and (letter != "D" or VARIANTS[variant].has_decoder_layers):
+            stated[f"model.{key}"] = int(sizes[letter])
+    data = row.text("pretraining_data").split("(")[0].strip(" *`")
+    if not is_missing(data):
+        stated["data.dataset"] = HUB_NAMES.get(data.casefold(), data)
+    epochs = re.search(r"\d+(?:\.\d+)?", row.text("epochs"))
+    if epochs:
+        stated["training.epochs"] = float(epochs[0])
+    return stated | _losses(row.text("concept_losses"))
+
+
+def _losses(cell: str) -> dict[str, Any]:
+    names = [part.strip(" `*") for part in re.split(r"\s\+\s|,\s", cell)]
+    losses = [name for name in names if name in LOSS_NAMES]
+    if not losses:
+        return {}
+    fixed = next((re.search(r"fixed\s*=\s*([\d.,]+)", name) for name in names if name.startswith("fixed")), None)
+    if fixed is None:
+        weighting = next((name for name in names if name in ("learnable", "kendall_gal")), "fixed")
+        return {"objective.concept_losses": dict.fromkeys(losses, 1.0), "objective.loss_weighting": weighting}
+    weights = [float(weight) for weight in fixed[1].strip(",").split(",")]
+    weights += weights[-1:] * (len(losses) - len(weights))
+    return {"objective.concept_losses": dict(zip(losses, weights, strict=False)), "objective.loss_weighting": "fixed"}
+
+
+def _evaluation_stated(row: Row) -> dict[str, Any]:
+    """Tasks and head of a row's scores."""
+    labels = [figure.task for figure in scores_in(row.text("key_scores"), row.at("key_scores"))]
+    stated: dict[str, Any] = {}
+    if labels:
+        stated["evaluation.tasks"] = list(dict.fromkeys(SPLITS[label][0].name for label in labels))
+    head = head_in(row.text("eval_type")) if row.kind == "evaluation" else None
+    if head in HEAD_DECODERS:
+        stated["evaluation.head"] = head
+    return stated
+
+
+def _base(stated: dict[str, Any], experiments: Sequence[Path]) -> tuple[ExperimentSpec | None, str]:
+    """The one experiment file that states the same of model, data, epochs and concept losses."""
+    found = []
+    for path in experiments:
+        try:
+            spec = load_spec(path, [])
+        except UserError:
+            continue  # a file with mistakes is no candidate; `cogito check` names them
+        flat = _flat(spec.model_dump(mode="json"))
+        keys = [key for key in stated if not key.startswith("evaluation.")]
+        losses = stated.get("objective.concept_losses", {})
+        weighed = stated.get("objective.loss_weighting") == "fixed"
+        same_losses = (
+            flat["objective.concept_losses"] == losses
+            if weighed
+            else (list(flat["objective.concept_losses"]) == list(losses))
+        )
+        same = all(flat.get(key) == stated[key] for key in keys if key != "objective.concept_losses")
+        bixt = flat["model.use_bixt"] == stated.get("model.use_bixt", False)
+        if same and same_losses and bixt:
+            found.append((path, spec))
+    if len(found) == 1:
+        return found[0][1], f"{found[0][0].as_posix()}, which states the same"
+    return None, "the defaults" + (f" ({len(found)} experiment files fit)" if found else "")
+
+
+def _flat(raw: dict[str, Any]) -> dict[str, Any]:
+    """Sections of a spec as dotted keys; dictionaries inside a section stay whole."""
+    flat: dict[str, Any] = {}
+    for section, part in raw.items():
+        if isinstance(part, dict):
+            flat |= {f"{section}.{key}": value for key, value in part.items()}
+        else:
+            flat[section] = part
+    return flat
+
+
+def _nested(flat: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    raw = {section: dict(part) if isinstance(part, dict) else part for section, part in base.items()}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        raw.setdefault(section, {})[name] = value
+    raw.setdefault("data", {})
+    return raw

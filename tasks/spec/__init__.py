@@ -1,0 +1,1 @@
+"""Experiment files and what they may state."""

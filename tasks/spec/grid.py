@@ -1,0 +1,124 @@
+"""Several experiments from few files: miniatures, and the points of a grid."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import UserError
+from tasks.spec.experiment import MADE_TASKS, PYTHON_DOCS, ExperimentSpec
+from tasks.spec.reading import build_spec, load_spec
+from tasks.spec.yaml_text import parse_yaml
+
+# A miniature is this much narrower in every width, and as deep as the original.
+SHRINK = 8
+MOST_EXPERIMENTS = 1_000
+
+
+def miniature(spec: ExperimentSpec) -> ExperimentSpec:
+    """The same variant, losses, schedule and depth in a size for two CPU cores, on text and tasks without a download.
+
+    Widths are an eighth (at least 64 for the hidden size), so ranks as shares of the concepts stay comparable.
+    """
+    raw = spec.model_dump(mode="json", exclude_defaults=True)
+    model, evaluation = spec.model, spec.evaluation
+    narrow = model.token_embedding_dim
+    tasks = [name for name in evaluation.tasks if name in MADE_TASKS]
+    if not tasks:
+        raise UserError(
+            f"{spec.name}: has no miniature: evaluation.tasks has none of {', '.join(MADE_TASKS)}, which are made "
+            "without a download; fix: --set evaluation.tasks=[mrpc]"
+        )
+    raw["name"] = f"{spec.name}_miniature"[:100]
+    raw["data"] = {
+        "dataset": PYTHON_DOCS,
+        "train_tokenizer_vocab_size": 2048,
+        "block_tokens": 64,
+        "held_out_share": 0.05,
+        "blocks": spec.data.blocks,
+    }
+    raw["model"] = raw.get("model", {}) | {
+        "hidden_size": 64,
+        "token_embedding_dim": None if narrow is None else max(4, 64 * narrow // model.hidden_size),
+        "num_concepts": max(2, model.num_concepts // SHRINK),
+        "num_attention_heads": 4,
+        "intermediate_size": max(64, model.intermediate_size // SHRINK),
+        "max_sequence_length": None,
+    }
+    raw["training"] = raw.get("training", {}) | {
+        "epochs": 3,
+        "max_steps": None,
+        "global_batch_size": 64,
+        "per_device_batch_size": 64,
+        "learning_rate": 3e-3,
+        "warmup_steps": 50,
+        "eval_every_steps": 100,
+        "checkpoint_every_steps": 200,
+    }
+    raw["evaluation"] = raw.get("evaluation", {}) | {
+        "tasks": tasks,
+        "data": "made",
+        "max_length": 64,
+        "epochs": 3,
+        "global_batch_size": 32,
+        "learning_rate": 1e-3,
+        "max_train_examples": 1000,
+        "per_task": {},
+    }
+    raw["publish"] = {"store": "local"}
+    raw["analysis"] = {"max_samples": 256}
+    return build_spec(raw, [], f"the miniature of {spec.name}")
+
+
+def expand(
+    paths: Sequence[Path], overrides: Sequence[str], grid: Sequence[str], *, small: bool = False
+) -> list[ExperimentSpec]:
+    """Every experiment file at every point of the grid, all mistakes of all of them at once.
+
+    Args:
+        paths: experiment files.
+        overrides: `key=value` for every experiment, applied after shrinking.
+        grid: `key=[a, b]`, a YAML list of values for a key; several span a product.
+        small: take the miniature of every file.
+
+    Raises:
+        UserError: with one line per mistake.
+    """
+    axes = [_axis(text) for text in grid]
+    count = len(paths) * math.prod(len(axis) for axis in axes)
+    if count > MOST_EXPERIMENTS:
+        raise UserError(f"--grid: asks for {count:,} experiments; allowed: {MOST_EXPERIMENTS:,}; fix: fewer values")
+    specs: list[ExperimentSpec] = []
+    problems: list[str] = []
+    for path in paths:
+        for point in itertools.product(*axes):
+            changes = [f"{key}={json.dumps(value, default=str)}" for key, value in point]
+            try:
+                base = load_spec(path, [] if small else overrides)
+                base = miniature(base) if small else base
+                raw = base.model_dump(mode="json", exclude_defaults=True)
+                parts = [f"{key.rpartition('.')[2]}{value}" for key, value in point]
+                raw["name"] = "_".join([base.name, *(re.sub(r"[^A-Za-z0-9_.-]", "", part) for part in parts)])[:100]
+                specs.append(build_spec(raw, [*(overrides if small else []), *changes], str(path)))
+            except UserError as error:
+                problems += [line for line in str(error).splitlines() if line not in problems]
+    if problems:
+        raise UserError("\n".join(problems))
+    return specs
+
+
+def _axis(text: str) -> list[tuple[str, Any]]:
+    key, separator, values = text.partition("=")
+    reason, parsed = "", None
+    try:
+        parsed, _ = parse_yaml(values, key)
+    except UserError as error:
+        reason = f"; {error}"
+    if not separator or not key.strip() or not isinstance(parsed, list) or not parsed:
+        raise UserError(
+            f"--grid {text[:200]}: must be KEY=[VALUE, ...], for example --grid training.seed=[1,2,3]{reason}"
+        )
+    return [(key.strip(), value) for value in parsed]

@@ -1,0 +1,152 @@
+"""Reading an experiment file: YAML and `--set` texts become a spec, or every mistake is said at once with its place."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from tasks.errors import UserError
+from tasks.spec.experiment import ExperimentSpec, TaskOverride
+from tasks.spec.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
+
+# A file of nothing but mistakes must not take a minute to say so.
+MOST_MISTAKES = 50
+SHOWN = 200  # characters of a wrong value
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
+    """Read and validate an experiment file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` texts of `--set`, keys dotted, values YAML.
+
+    Raises:
+        UserError: with one line per mistake: place, what is wrong, what is allowed.
+    """
+    raw, lines = read_yaml(path)
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must be a mapping with the keys {', '.join(ExperimentSpec.model_fields)}")
+    return build_spec(raw, overrides, str(path), lines)
+
+
+def build_spec(
+    raw: dict[str, Any], overrides: Sequence[str], source: str, lines: Lines | None = None
+) -> ExperimentSpec:
+    """Validate a mapping as a spec, with overrides applied.
+
+    Args:
+        source: named in messages.
+        lines: line of every key in the source, where there is one.
+
+    Raises:
+        UserError: with one line per mistake.
+    """
+    # A section with nothing under it is a section of defaults.
+    raw = {key: {} if value is None and key in ExperimentSpec.model_fields else value for key, value in raw.items()}
+    overridden = {tuple(key.split(".")): f"--set {key}" for key in (_apply_override(raw, text) for text in overrides)}
+    try:
+        return ExperimentSpec.model_validate(raw)
+    except ValidationError as error:
+        messages = []
+        mistakes = error.errors(include_url=False)
+        for mistake in mistakes[:MOST_MISTAKES]:
+            location = tuple(part for part in mistake["loc"] if part != "[key]")
+            messages.append(f"{_place(location, source, lines or {}, overridden)}: {_explain(mistake, location)}")
+        if len(mistakes) > MOST_MISTAKES:
+            messages.append(f"{source}: and {len(mistakes) - MOST_MISTAKES:,} more mistakes")
+        raise UserError("\n".join(messages)) from None
+
+
+def _apply_override(raw: dict[str, Any], text: str) -> str:
+    key, separator, value = text.partition("=")
+    key = key.strip()
+    if not separator or not key:
+        raise UserError(f"--set {text}: must be KEY=VALUE, for example --set training.epochs=1")
+    try:
+        parsed, _ = parse_yaml(value, f"--set {key}")
+    except UserError as error:
+        raise UserError(f"--set {text[:200]}: the value is not valid YAML: {error}") from None
+    *parents, last = key.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise UserError(f"--set {text[:200]}: names more than {MAX_DEPTH} levels; fix: SECTION.KEY=VALUE")
+    place: Any = raw
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise UserError(f"--set {text}: {parent} has no keys of its own")
+    place[last] = parsed
+    return key
+
+
+def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, str]) -> str:
+    dotted = ".".join(str(part) for part in location)
+    if location in overridden:
+        return overridden[location]
+    for key, flag in overridden.items():
+        if key[: len(location)] == location and location not in lines:
+            return f"{flag}: {dotted}"
+    for length in range(len(location), 0, -1):
+        if location[:length] in overridden:
+            return f"{overridden[location[:length]]}: {dotted}"
+        if location[:length] in lines:
+            return f"{source}:{lines[location[:length]]}: {dotted}"
+    return f"{source}: {dotted[:SHOWN]}" if dotted else source
+
+
+def _explain(mistake: Any, location: tuple) -> str:
+    kind, got = mistake["type"], mistake.get("input")
+    if kind == "extra_forbidden":
+        allowed = list(_fields_at(location[:-1]))
+        near = get_close_matches(str(location[-1])[:SHOWN], allowed, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown key {str(location[-1])[:SHOWN]!r}: {hint}allowed: {', '.join(sorted(allowed))}"
+    if kind == "missing":
+        return "is required and missing"
+    if kind == "value_error":
+        return str(mistake["ctx"]["error"])
+    if kind == "literal_error":
+        near = get_close_matches(_short(got), _literal_values(location), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"got {_short(got)}; allowed: {mistake['ctx']['expected']}{hint}"
+    text = mistake["msg"]
+    return f"got {_short(got)}; {text[0].lower()}{text[1:]}"
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it, however long it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _fields_at(location: tuple) -> Iterable[str]:
+    model: Any = ExperimentSpec
+    for part in location:
+        field = model.model_fields.get(part) if model is not TaskOverride else None
+        if field is None:
+            continue
+        candidates = [field.annotation, *get_args(field.annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return model.model_fields
+
+
+def _literal_values(location: tuple) -> list[str]:
+    model: Any = ExperimentSpec
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+        else:
+            return [str(value) for value in get_args(field.annotation)]
+    return []

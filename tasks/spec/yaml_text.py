@@ -1,0 +1,110 @@
+"""Reading YAML that anybody may have written: bounded in size and depth, without aliases, repeated keys or odd tags.
+
+Aliases are refused because ten lines of them can stand for gigabytes; depth is, because PyYAML's time grows with its
+square. Both are found while the text is scanned, before anything is built.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.errors import UserError
+
+MAX_CHARACTERS = 100_000
+MAX_DEPTH = 30
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+
+# What an escape such as "\ud800" makes, and no file name, data set or log can hold.
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+# The line of every key and item by its path.
+Lines = dict[tuple, int]
+
+
+def read_yaml(path: Path) -> tuple[Any, Lines]:
+    """The value of a YAML file, and the line of every key.
+
+    Raises:
+        UserError: it cannot be read, or `parse_yaml` refuses it.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)  # of /dev/zero too
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix: see `cogito ls experiments`") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; an experiment is a YAML file; fix: save it as UTF-8") from None
+    if len(text) > MAX_CHARACTERS:
+        size = path.stat().st_size
+        raise UserError(f"{path}: has {size or 'too many'} characters; allowed: {MAX_CHARACTERS:,}; fix: shorten it")
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> tuple[Any, Lines]:
+    """The value of a YAML text, and the line of every key.
+
+    Args:
+        source: named in messages, with the line behind it.
+
+    Raises:
+        UserError: not YAML, or YAML that is not allowed here; one line per mistake.
+    """
+    lines: Lines = {}
+    mistakes: list[str] = []
+
+    def walk(node: yaml.Node, location: tuple) -> None:
+        lines[location] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                name, place = str(key.value), f"{source}:{key.start_mark.line + 1}"
+                if name == "<<":
+                    mistakes.append(f"{place}: YAML merge keys are not allowed; fix: write the keys out")
+                if name in seen:
+                    mistakes.append(f"{place}: key {name!r} stands twice; fix: keep one")
+                seen.add(name)
+                walk(value, (*location, name))
+                lines[(*location, name)] = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode):
+            for position, value in enumerate(node.value):
+                walk(value, (*location, position))
+
+    try:
+        _check_tokens(text, source)
+        loader = yaml.SafeLoader(text)
+        tree = loader.get_single_node()
+        if tree is not None:
+            walk(tree, ())
+        value = None if tree is None else loader.construct_document(tree)
+    # A value such as a date in month 13 fails as itself, not as an error of YAML.
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError, AttributeError, KeyError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{source}:{mark.line + 1}" if mark else source
+        reason = " ".join(str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split())
+        raise UserError(f"{place}: not valid YAML: {reason[:300]}; fix: mend it there, or quote the text") from None
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return value, lines
+
+
+def _check_tokens(text: str, source: str) -> None:
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        line = token.start_mark.line + 1
+        if depth > MAX_DEPTH:
+            raise UserError(f"{source}:{line}: is nested deeper than {MAX_DEPTH} levels; fix: flatten it")
+        if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
+            raise UserError(f"{source}:{line}: YAML anchors and aliases are not allowed; fix: write the value out")
+        if isinstance(token, yaml.TagToken):
+            raise UserError(f"{source}:{line}: YAML tags are not allowed; fix: drop {''.join(map(str, token.value))!r}")
+        if isinstance(token, yaml.ScalarToken) and _NO_TEXT.search(token.value):
+            raise UserError(f"{source}:{line}: holds a character that is no text; fix: drop {token.value[:40]!a}")

@@ -1,0 +1,1 @@
+"""State on disk: files, paths, locks and records."""

@@ -1,0 +1,334 @@
+"""What came out: small results that stages hand on, and the record of a run from which every row is rendered.
+
+A result holds paths and figures, never tensors. `record.json` in a run's folder is written whole at every change
+of state; the log's row, the model card and the tables are pure renderings of it.
+"""
+
+import math
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
+
+from tasks.errors import UserError, unknown_name
+from tasks.secrets import redact_all
+from tasks.store.files import is_safe_name, read_json, write_json
+from tasks.store.home import Home, RunFolder
+
+SCHEMA_VERSION = 1
+# What a fine-tuning starts from: the pretrained weights, or random ones for comparison; `zero_shot` is none at all.
+Start = Literal["checkpoint", "random", "zero_shot"]
+
+
+def _anchored(path: Path, info: ValidationInfo) -> Path:
+    return info.context["base"] / path if info.context else path
+
+
+def _relative(path: Path, info: SerializationInfo) -> str:
+    base = (info.context or {}).get("base")
+    return path.relative_to(base).as_posix() if base and path.is_relative_to(base) else str(path)
+
+
+# A path that is stored relative to the folder `base` of the context, and read back under it: a home can be moved.
+StoredPath = Annotated[Path, AfterValidator(_anchored), PlainSerializer(_relative, when_used="json")]
+
+
+class Result(BaseModel):
+    """Base of all results: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reused: bool = Field(False, exclude=True, description="found finished rather than made now; never stored")
+
+    @classmethod
+    def of_job(cls, stored: dict[str, Any], folder: Path, *, reused: bool = False) -> Self:
+        """The result that a job stored in its folder, wherever that lies now."""
+        return cls.model_validate({**stored, "reused": reused}, context={"base": folder})
+
+
+class CorpusResult(Result):
+    """A prepared corpus: token blocks and their tokenizer."""
+
+    corpus_id: str
+    folder: StoredPath
+    tokenizer: StoredPath
+    tokenizer_name: str
+    dataset: str
+    source_fingerprint: str
+    blocks: str
+    block_tokens: int
+    vocab_size: int
+    train_documents: int
+    train_blocks: int
+    train_tokens: int
+    held_out_documents: int
+    held_out_blocks: int
+    held_out_tokens: int
+    bytes_per_token: float
+    unigram_entropy_nats: float = Field(description="what a model without context reaches on the held-out text")
+    special_token_ids: dict[str, int] = Field(default_factory=dict, description="pad, cls, sep and mask")
+    seconds: float
+
+
+class Divergence(Result):
+    """Why and when a training was ended before its time, and what is kept of it."""
+
+    reason: str
+    step: int = Field(description="the step that was not taken, or the evaluation that showed it")
+    kept_step: int = Field(description="after which the kept weights were saved: the best evaluation")
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+
+
+class PretrainingResult(Result):
+    """A finished pretraining. Losses are in nats per labelled token."""
+
+    model: StoredPath
+    steps: int
+    epochs: float
+    train_loss: float
+    eval_loss: float
+    curve: StoredPath
+    steps_per_second: float
+    tokens_per_second: float
+    processes: int
+    device: str
+    precision: str
+    parameters: int
+    wandb_url: str | None
+    seconds: float
+    loaded_weights: int = Field(0, description="weights that a warm start took from its checkpoint")
+    new_weights: list[str] = Field(default_factory=list, description="names that a warm start left new")
+    diverged: Divergence | None = None
+    warnings: list[str] = Field(default_factory=list, description="of collapse and leakage, seen while it trained")
+
+
+class PublishResult(Result):
+    """Where a checkpoint was published."""
+
+    store: Literal["hub", "local"]
+    location: str = Field(description="Hub repository or folder")
+    revision: str | None = Field(description="Hub commit; None for the directory store")
+    url: str | None
+    weights_sha256: str
+
+    @field_validator("location")
+    @classmethod
+    def _location_here(cls, location: str, info: ValidationInfo) -> str:
+        return str(_anchored(Path(location), info)) if info.data.get("store") == "local" else location
+
+    @field_serializer("location", when_used="json")
+    def _location_to_store(self, location: str, info: SerializationInfo) -> str:
+        return _relative(Path(location), info) if self.store == "local" else location
+
+
+class Checkpoint(Result):
+    """A checkpoint on this machine's disk, and where it came from."""
+
+    name: str = Field(description="run id, Hub id or folder name, as the log shows it")
+    folder: StoredPath
+    origin: Literal["run", "local", "hub"]
+    revision: str | None = Field(None, description="resolved Hub commit")
+    weights_sha256: str
+    variant: str = Field(description="row of the variants; of a plain encoder its model_type")
+    family: Literal["concept", "plain"] = "concept"
+    run_id: str | None = None
+
+
+class CellResult(Result):
+    """One fine-tuning job: task x seed x start."""
+
+    task: str
+    seed: int
+    start: Start
+    status: Literal["complete", "failed"]
+    error: str | None = None
+    predictions: dict[str, StoredPath] = Field(default_factory=dict, description="score label -> Parquet file")
+    history: list[dict[str, float]] = Field(default_factory=list, description="per epoch: loss, selection metric")
+    best_epoch: float | None = None
+    train_examples: int = 0
+    loaded_weights: int = 0
+    new_weights: list[str] = Field(default_factory=list, description="names of newly initialised weights")
+    dropped_weights: list[str] = Field(default_factory=list, description="names of the checkpoint's that have no use")
+    start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
+    model: StoredPath | None = Field(None, description="the fine-tuned model, where another task starts from it")
+    seconds: float = 0.0
+
+
+class Score(Result):
+    """One figure with all that is needed to judge it. Scores are fractions (correlations -1 to 1)."""
+
+    task: str = Field(description="label of the scored split: `mnli-m`")
+    metric: str
+    primary: bool
+    start: Start
+    value: float | None = Field(description="mean over seeds; None when every seed failed")
+    interval: tuple[float, float] | None = Field(description="95 % bootstrap interval over examples")
+    n: int
+    seed_values: dict[int, float]
+    sd: float | None = Field(description="standard deviation over seeds; None for one seed")
+    floor: float = Field(description="the best trivial baseline of this split")
+    floor_name: str
+    overlap_baseline: float | None = Field(description="regression on word-overlap features")
+    above_floor: bool = Field(description="the interval's lower end lies above the floor")
+    failed_seeds: list[int] = Field(default_factory=list)
+    start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
+    unreliable: bool = Field(
+        False, description="too few examples, in all or in a cell, for the interval to be sure to hold"
+    )
+
+
+class AnalysisResult(Result):
+    """Concept geometry of a checkpoint on held-out text."""
+
+    figures: dict[str, float]
+    samples: int
+    num_concepts: int
+    plots: dict[str, StoredPath]
+    seconds: float
+
+
+class Environment(Result):
+    """Where and with what a run was made."""
+
+    machine: str
+    platform: str
+    python: str
+    gpus: list[str]
+    git_commit: str | None
+    git_dirty: bool | None
+    git_tag: str | None
+    versions: dict[str, str]
+
+
+class StageRecord(Result):
+    """How one stage went."""
+
+    status: Literal["complete", "failed", "skipped"]
+    seconds: float = 0.0
+    message: str = ""
+
+
+class RunRecord(BaseModel):
+    """The full record of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["training", "evaluation"]
+    run_id: str
+    name: str
+    status: Literal["running", "complete", "failed", "diverged", "paused"] = "running"
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    finished: datetime | None = None
+    spec: dict[str, Any]
+    made_data: bool = Field(False, description="whether corpus or tasks are generated stand-ins")
+    pretraining_identity: str
+    evaluation_identity: str
+    environment: Environment
+    stages: dict[str, StageRecord] = Field(default_factory=dict)
+    head: str = ""
+    checkpoint: Checkpoint | None = None
+    corpus: CorpusResult | None = None
+    pretraining: PretrainingResult | None = None
+    publishing: PublishResult | None = None
+    cells: list[CellResult] = Field(default_factory=list)
+    scores: list[Score] = Field(default_factory=list)
+    analysis: AnalysisResult | None = None
+
+    @field_validator("run_id")
+    @classmethod
+    def _names_a_folder(cls, run_id: str) -> str:
+        if not is_safe_name(run_id):
+            raise ValueError("is no name of a run")
+        return run_id
+
+    def save(self, folder: RunFolder) -> None:
+        write_json(folder.record, redact_all(self.model_dump(mode="json", context={"base": _home_of(folder.record)})))
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The held-out loss per byte of the text behind a token: comparable across tokenizers, None without one."""
+        if self.pretraining is None or self.corpus is None or self.corpus.bytes_per_token <= 0:
+            return None
+        return self.pretraining.eval_loss / math.log(2) / self.corpus.bytes_per_token
+
+    def primary_scores(self, start: str = "checkpoint") -> list[Score]:
+        return [score for score in self.scores if score.primary and score.start == start]
+
+
+def _home_of(record: Path) -> Path:
+    """The home that a record lies in, as `runs/RUN_ID/record.json`; of one that was copied elsewhere some folder."""
+    return record.absolute().parent.parent.parent
+
+
+def load_record(folder: RunFolder) -> RunRecord:
+    """The record of a run.
+
+    Raises:
+        UserError: there is none, or it is not readable.
+    """
+    return read_record(folder.record)
+
+
+def read_record(path: Path) -> RunRecord:
+    """A record from its file, wherever that lies.
+
+    Raises:
+        UserError: there is none, or it is not readable.
+    """
+    try:
+        raw = read_json(path)
+        version = raw.get("schema_version", SCHEMA_VERSION) if isinstance(raw, dict) else SCHEMA_VERSION
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: has schema version {version}, known are up to {SCHEMA_VERSION}; fix: update Cogito"
+            )
+        return RunRecord.model_validate(raw, context={"base": _home_of(path)})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix: name a run's record.json") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path}: is not a readable record: {first_mistake(error)}; fix: name the record.json of a run"
+        ) from None
+
+
+def first_mistake(error: ValueError) -> str:
+    """One line for what pydantic, JSON or UTF-8 found wrong."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())[:300]
+    first, *others = error.errors(include_url=False, include_input=False, include_context=False)
+    place = ".".join(map(str, first["loc"]))[:200]
+    return f"{place}: {first['msg']}" + (f" (and {len(others)} more)" if others else "")
+
+
+def find_run(run_id: str, home: Home, or_else: str = "") -> RunFolder:
+    """The folder of a run that has a record.
+
+    Args:
+        or_else: what else could be named in its place.
+
+    Raises:
+        UserError: there is no such run; names those that are near.
+    """
+    if home.has_run(run_id):
+        return home.run(run_id)
+    names = [record.parent.name for record in home.runs.glob("*/record.json")]
+    near = get_close_matches(run_id[:200], names, n=10, cutoff=0.0)
+    message = unknown_name("run", run_id, near) if near else f"unknown run {run_id!r}: there is none"
+    more = ", ..." if len(near) < len(names) else ""
+    raise UserError(f"{message}{more}; fix: a run id of {home.runs}" + (f", {or_else}" if or_else else ""))
