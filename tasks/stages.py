@@ -36,7 +36,8 @@ from tasks.data.hub import asked_wait, gave_up, is_transient
 from tasks.data.sources import Source
 from tasks.data.task_data import PreparedTask, prepare_task
 from tasks.errors import Paused, StageError, UserError
-from tasks.finetuning.stage import finetune, score_task
+from tasks.finetuning.scoring import score_task
+from tasks.finetuning.stage import finetune
 from tasks.interruption import pausing, stopping
 from tasks.jobs.messages import OnProgress
 from tasks.log.experiment_log import write_row

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.finetuning.stage import score_split
+from tasks.finetuning.scoring import score_split
 from tasks.spec.experiment import DataSpec, ExperimentSpec
 from tasks.store.home import Home
 from tasks.store.records import (

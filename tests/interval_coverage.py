@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from tasks.finetuning.scores import CONFIDENCE, CORRELATION_MIN_EXAMPLES, RESAMPLES
+from tasks.scores.intervals import CONFIDENCE, CORRELATION_MIN_EXAMPLES, RESAMPLES
 
 SIZES = (408, 1000)
 CHUNK = 500
@@ -48,7 +48,7 @@ def expected(cells: Cells, n: int) -> np.ndarray:
 
 
 def figure(metric: str, hits: np.ndarray, alarms: np.ndarray, misses: np.ndarray, rejections: np.ndarray) -> np.ndarray:
-    """A metric from a confusion table; 0 where it is undefined, as in `tasks.finetuning.scores`."""
+    """A metric from a confusion table; 0 where it is undefined, as in `tasks.scores.metrics`."""
     if metric == "accuracy":
         return (hits + rejections) / (hits + alarms + misses + rejections)
     if metric == "f1":

@@ -19,8 +19,8 @@ from models.heads import PairHead
 from models.plain import load_plain_classifier
 from tasks.data.task_data import load_examples, special_ids
 from tasks.errors import StageError
-from tasks.finetuning.scores import METRICS
 from tasks.jobs.messages import report_progress
+from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import TASKS, Task
 from tasks.spec.experiment import CellProtocol
 from tasks.store.files import building, replacing, write_manifest

@@ -12,7 +12,7 @@ from datetime import UTC
 from typing import Any
 
 from models.variants import VARIANTS
-from tasks.finetuning.scores import METRICS
+from tasks.scores.metrics import METRICS
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS
 from tasks.store.records import RunRecord, Score

@@ -18,16 +18,12 @@ from pydantic import computed_field
 
 from models.variants import VARIANTS
 from tasks.errors import UserError
-from tasks.finetuning.scores import (
-    METRICS,
-    interval_from_value,
-    paired_difference_interval,
-    unpaired_difference_interval,
-)
-from tasks.finetuning.stage import read_predictions
+from tasks.finetuning.scoring import read_predictions
 from tasks.log.check.document import Place, scores_in
 from tasks.log.experiment_log import find_row, machine_name
 from tasks.log.rows import SCORE_NAMES, escape_cell, render_row
+from tasks.scores.intervals import interval_from_value, paired_difference_interval, unpaired_difference_interval
+from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import TASKS
 from tasks.store.files import is_safe_name
 from tasks.store.home import Home, RunFolder, user_path

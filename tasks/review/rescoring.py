@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import UserError, unknown_name
-from tasks.finetuning.stage import read_predictions, score_split
+from tasks.finetuning.scoring import read_predictions, score_split
 from tasks.log.experiment_log import show_log, write_row
 from tasks.spec.benchmarks import TASKS
 from tasks.store.home import Home, RunFolder

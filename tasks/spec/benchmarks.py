@@ -36,7 +36,7 @@ class Task:
         dataset, config: Hub name and configuration, None where it has only one.
         text_columns: one or two text columns.
         labels: class names in the order of their ids; empty for regression.
-        metrics: keys of `tasks.finetuning.scores.METRICS`; the first is the primary one, by which the epoch is chosen.
+        metrics: keys of `tasks.scores.metrics.METRICS`; the first is the primary one, by which the epoch is chosen.
         eval_splits: the splits that are reported; the model is fine-tuned once for all of them.
         selection_split: a split for choosing the epoch; None holds out a part of train.
         epochs: fine-tuning epochs of the log's protocol.

@@ -37,7 +37,7 @@ from tasks.data.sources import find_dataset, load_split
 from tasks.data.task_data import PreparedTask, prepare_task
 from tasks.errors import StageError
 from tasks.finetuning import loop as finetuning_loop
-from tasks.finetuning.stage import score_task
+from tasks.finetuning.scoring import score_task
 from tasks.jobs import worker
 from tasks.jobs.devices import Device
 from tasks.jobs.launch import _job_log, run_job

@@ -10,7 +10,6 @@ from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 
-from tasks.finetuning.scores import METRICS
 from tasks.log.check.figures import (
     MANY_RUNS,
     SPLITS,
@@ -27,6 +26,7 @@ from tasks.log.check.figures import (
 )
 from tasks.log.experiment_log import BOM, KEY_COLUMNS, LINE, LogRow, LogTable, all_tables, machine_name, read_text
 from tasks.log.rows import is_generated
+from tasks.scores.metrics import METRICS
 
 RUN_ID = re.compile(r"[A-Za-z](?:[\w.-]|(?<=\d),(?=\d))*?_(?P<day>20\d{6})_(?P<time>\d{6})(?!\d)")
 # what foreign logs call the columns

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
-from tasks.finetuning.scores import METRICS
 from tasks.log.check.feasibility import Rounded
+from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import TASKS, Split, Task
 
 SPLITS: dict[str, tuple[Task, Split]] = {

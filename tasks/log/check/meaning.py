@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from tasks.finetuning.scores import METRICS
 from tasks.log.check.document import Document, Row
 from tasks.log.check.figures import FLOOR, SPLITS, Figure, metrics_in, sentences, tasks_in
 from tasks.log.check.finding import Finding
+from tasks.scores.metrics import METRICS
 
 Z = 1.96  # two-sided 95 %
 _CLAIM = re.compile(

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
-from tasks.finetuning.scores import METRICS
 from tasks.log.check.document import Document
 from tasks.log.check.feasibility import (
     accuracy_and_f1_are_possible,
@@ -16,6 +15,7 @@ from tasks.log.check.feasibility import (
 )
 from tasks.log.check.figures import SPLITS, Figure, Place
 from tasks.log.check.finding import Finding
+from tasks.scores.metrics import METRICS
 
 _QUOTIENT = re.compile(
     r"(?<![\w.,/−-])(?P<above>\d[\d,]*(?:\.\d+)?)\s*(?:/|of|out of)\s*(?P<below>\d[\d,]*)(?:\s[a-z]+)?\s*"

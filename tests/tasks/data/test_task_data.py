@@ -30,7 +30,7 @@ from tasks.data.task_data import (
 )
 from tasks.errors import UserError
 from tasks.finetuning.loop import make_batch
-from tasks.finetuning.stage import score_task
+from tasks.finetuning.scoring import score_task
 from tasks.spec.benchmarks import TASKS, Task
 from tasks.spec.experiment import CellProtocol, EvaluationSpec
 from tasks.store.home import Home

@@ -15,7 +15,8 @@ from tasks.data.corpus import load_tokenizer, train_tokenizer
 from tasks.data.python_docs import iterate_documents
 from tasks.data.task_data import PreparedTask, find_task_source, load_examples, prepare_task
 from tasks.finetuning.loop import make_batch
-from tasks.finetuning.stage import finetune, read_predictions, score_task
+from tasks.finetuning.scoring import read_predictions, score_task
+from tasks.finetuning.stage import finetune
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.experiment import EvaluationSpec
 from tasks.store.files import file_sha256

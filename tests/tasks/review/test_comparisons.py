@@ -21,7 +21,6 @@ from factories import (
 )
 
 from tasks.errors import UserError
-from tasks.finetuning.scores import paired_difference_interval
 from tasks.log.experiment_log import write_row
 from tasks.review.comparisons import (
     Comparison,
@@ -33,6 +32,7 @@ from tasks.review.comparisons import (
     shown,
     updated_baselines,
 )
+from tasks.scores.intervals import paired_difference_interval
 from tasks.store.home import Home
 
 USER_LOG = SHARED / "seeds" / "master_experiment_log.md"

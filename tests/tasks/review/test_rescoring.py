@@ -11,9 +11,9 @@ from command import answer, cogito
 from factories import make_environment, make_record, put_scored_run
 
 from tasks.errors import UserError
-from tasks.finetuning.scores import bootstrap_interval
 from tasks.log.experiment_log import write_row
 from tasks.review.rescoring import rescore_run
+from tasks.scores.intervals import bootstrap_interval
 from tasks.store.home import Home
 from tasks.store.records import CellResult, RunRecord, load_record
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.finetuning.scores import METRICS
 from tasks.log.check.document import SPLITS, Place, scores_in
 from tasks.log.check.feasibility import (
     Rounded,
@@ -16,6 +15,7 @@ from tasks.log.check.feasibility import (
     f1_is_possible,
     quotient_is_possible,
 )
+from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import TASKS
 
 # Feasibility

@@ -14,20 +14,19 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from tasks.data.task_data import overlap_features
-from tasks.finetuning import metric as metric_module
-from tasks.finetuning import scores as scores_module
-from tasks.finetuning.metric import CogitoMetric
-from tasks.finetuning.scores import (
+from tasks.scores import evaluate_metric as metric_module
+from tasks.scores import intervals as intervals_module
+from tasks.scores.evaluate_metric import CogitoMetric
+from tasks.scores.intervals import (
     CORRELATION_MIN_EXAMPLES,
-    METRICS,
     MIN_CELL,
     bootstrap_interval,
     interval_from_value,
     is_unreliable,
-    overlap_baseline,
     paired_difference_interval,
     unpaired_difference_interval,
 )
+from tasks.scores.metrics import METRICS, overlap_baseline
 from tasks.spec.benchmarks import TASKS
 
 binary = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=40)
@@ -357,7 +356,7 @@ def test_a_paired_difference_is_antisymmetric_and_zero_of_the_same(name: str, ro
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_paired_difference_is_that_of_scipys_bootstrap(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores_module, "RESAMPLES", 100)
+    monkeypatch.setattr(intervals_module, "RESAMPLES", 100)
     references, a = make_answers(name, 1)
     b = make_answers(name, 2)[1] if METRICS[name].of_classes else references + np.random.default_rng(9).normal(size=120)
     c = np.roll(a, 1)

@@ -9,11 +9,11 @@ import datasets
 import evaluate
 import numpy as np
 
-from tasks.finetuning.scores import METRICS
+from tasks.scores.metrics import METRICS
 
 
 class CogitoMetric(evaluate.Metric):
-    """One row of `tasks.finetuning.scores.METRICS`, chosen by `config_name`."""
+    """One row of `tasks.scores.metrics.METRICS`, chosen by `config_name`."""
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in METRICS:

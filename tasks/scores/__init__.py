@@ -1,0 +1,1 @@
+"""Scores: their metrics, floors and intervals, and how a score is shown."""
