@@ -20,7 +20,7 @@ FILE = ROOT / "deployments.yaml"
 SETTINGS = """
 import json, os
 from flows.server import configure_prefect
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 configure_prefect(cogito_home())
 print(json.dumps(dict(os.environ)))
 """

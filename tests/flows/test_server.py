@@ -33,7 +33,7 @@ from tasks.store.locks import active, end_lost_work
 
 ENSURE = """
 from flows.server import ensure_server
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 print(ensure_server(cogito_home(), 600))
 """
 
@@ -293,7 +293,7 @@ def test_an_already_imported_prefect_follows(home: Home, api_url: str) -> None:
     code = """
 import prefect
 from flows.server import ensure_server
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 ensure_server(cogito_home())
 @prefect.flow(name="follower", flow_run_name="follower-1")
 def follower():
@@ -317,7 +317,7 @@ def test_without_a_server_prefect_still_works_and_the_terminal_stays_quiet(
         source.backup(target)  # spares the seconds that building the tables takes
     code = """
 from flows.server import ensure_server
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 url = ensure_server(cogito_home())
 from prefect import flow
 @flow

@@ -22,7 +22,7 @@ FLOW = """
 import time
 from flows.prefect_api import ui_address
 from flows.server import ensure_server
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 url = ensure_server(cogito_home())
 from prefect import flow, task
 from prefect.runtime import flow_run

@@ -198,7 +198,7 @@ def test_what_is_in_use_is_no_leftover(lived_in: Home) -> None:
 
 
 def test_a_run_is_active_until_its_process_ends(home: Home) -> None:
-    code = "import sys; from tasks.jobs.devices import active; from tasks.store.files import cogito_home\n"
+    code = "import sys; from tasks.store.locks import active; from tasks.store.home import cogito_home\n"
     code += "with active(cogito_home()): print('in', flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -318,7 +318,7 @@ def result(home: Path, things: Things, version: int) -> None:
     (home / "job" / "job.json").symlink_to(things.checkpoint.parent / "job.json")
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(worker.JOBS, "test", lambda job, folder: {"version": version, "text": "x" * 9000})
+        patch.setattr(worker, "_loop", lambda kind: lambda job, folder: {"version": version, "text": "x" * 9000})
         patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
         patch.setattr("traceback.print_exc", lambda: None)
         code = worker.main(str(home / "job" / "job.json"))

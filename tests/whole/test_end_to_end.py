@@ -164,7 +164,7 @@ from pathlib import Path
 from tasks.checkpoints.finding import resolve_checkpoint
 from tasks.analysis.stage import analyse_concepts
 from tasks.store.records import load_record
-from tasks.store.files import RunFolder, cogito_home
+from tasks.store.home import RunFolder, cogito_home
 from tasks.spec.experiment import AnalysisSpec
 home = cogito_home()
 record = load_record(home.run(sys.argv[1]))

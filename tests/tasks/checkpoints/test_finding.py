@@ -28,7 +28,7 @@ RESOLVE = """
 import sys, traceback
 from pathlib import Path
 from tasks.checkpoints.finding import resolve_checkpoint
-from tasks.store.files import Home
+from tasks.store.home import Home
 
 try:
     print(resolve_checkpoint(sys.argv[1], Home(Path(sys.argv[2]))).model_dump_json())

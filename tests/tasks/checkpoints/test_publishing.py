@@ -26,7 +26,7 @@ import logging, sys, traceback
 from pathlib import Path
 from tasks.checkpoints.publishing import is_transient, publish_checkpoint
 from tasks.store.records import RunRecord
-from tasks.store.files import Home
+from tasks.store.home import Home
 from tasks.spec.experiment import PublishSpec
 
 logging.basicConfig(level=logging.DEBUG)

@@ -10,7 +10,7 @@ from hub_stand_in import HubStandIn
 
 READ = """
 import sys
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 from tasks.data.sources import find_dataset, find_tokenizer, load_split, tokenizer_fingerprint
 home = cogito_home()
 source = find_dataset("lab/texts", home, None)

@@ -40,7 +40,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.fan_out import finish_run, note_stage, settle
 from tasks import stages
 from tasks.store.records import load_record
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 from tasks.spec.experiment import PublishSpec
 
 publish = stages.publish_model.with_options(retry_delay_seconds=[0.3, 0.6, 1.2])

@@ -26,9 +26,9 @@ TWO = (Device("cpu", "0", 1), Device("cpu", "1", 1))
 HOLD = """
 import sys, time
 from pathlib import Path
-from tasks import leases
+from tasks.jobs import devices as leases
 from tasks.jobs.devices import Device, lease_devices
-from tasks.store.files import Home
+from tasks.store.home import Home
 
 folder, rounds, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 leases.visible_devices = lambda: (Device("cpu", "0", 1), Device("cpu", "1", 1))

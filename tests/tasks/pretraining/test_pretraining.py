@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from tasks.data.corpus import prepare_corpus
 from tasks.pretraining.stage import pretrain
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 from tasks.data.sources import find_dataset
 from tasks.spec.reading import load_spec
 home = cogito_home()
@@ -107,7 +107,7 @@ from pathlib import Path
 from tasks.checkpoints.finding import resolve_checkpoint
 from tasks.data.corpus import prepare_corpus
 from tasks.pretraining.stage import pretrain, pretraining_identity
-from tasks.store.files import cogito_home
+from tasks.store.home import cogito_home
 from tasks.data.sources import find_dataset
 from tasks.spec.reading import load_spec
 home = cogito_home()

@@ -84,7 +84,7 @@ def test_a_fault_in_mid_run_is_one_warning(capsys: pytest.CaptureFixture[str], t
 RUN = """
 import json, sys
 from pathlib import Path
-from tasks import tracking
+from tasks.pretraining import tracking
 tracking.FINISH_SECONDS = 3.0
 job = {"spec": {"tracking": {"wandb": "online", "project": "p", "entity": None}}, "run_id": "tracked",
        "tracking_folder": sys.argv[1]}

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import UserError
-from tasks.store import files as run_folder
+from tasks.store import home as homes
 from tasks.store.files import (
     building,
     check_manifest,
@@ -139,8 +139,8 @@ def slow_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], datetime]:
     def wait(seconds: float) -> None:
         now[0] += timedelta(seconds=0.1)
 
-    monkeypatch.setattr(run_folder, "datetime", Clock)
-    monkeypatch.setattr(run_folder.time, "sleep", wait)
+    monkeypatch.setattr(homes, "datetime", Clock)
+    monkeypatch.setattr(homes.time, "sleep", wait)
     return lambda: now[0]
 
 
@@ -172,7 +172,7 @@ def test_threads_never_claim_the_same_run(home: Home, slow_clock: Callable[[], d
 CLAIM = """
 import sys, time
 from pathlib import Path
-from tasks.store.files import Home, claim_run
+from tasks.store.home import Home, claim_run
 
 home = Home(Path(sys.argv[1]))
 (home.root / f"ready-{sys.argv[2]}").touch()
