@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +46,7 @@ from tasks.pretraining.stage import pretrain
 from tasks.progress import DISPLAY
 from tasks.report.writing import write_report
 from tasks.review.sweeps import comparison_table
+from tasks.scores.showing import artifact_row
 from tasks.secrets import redact, redact_all
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.experiment import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
@@ -317,7 +318,7 @@ def write_log_row(log: Path, record: RunRecord) -> bool:
     _show(create_markdown_artifact, row_markdown(record), key=artifact_key("row", record.run_id))
     _show(
         create_table_artifact,
-        score_table(record.scores),
+        [artifact_row(score) for score in record.scores],
         key=artifact_key("scores", record.run_id),
         description="Scores",
     )
@@ -341,22 +342,3 @@ def row_markdown(record: RunRecord) -> str:
 
     cells = "\n".join(f"| {title} | {cell} |" for title, cell in render_row(record).items())
     return f"# {record.run_id}\n\n| column | cell |\n|---|---|\n{cells}\n"
-
-
-def score_table(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """Scores with interval and floors as rows of a table."""
-    return [
-        {
-            "task": score.task,
-            "metric": score.metric,
-            "start": score.start if score.start_from is None else f"model fine-tuned on {score.start_from}",
-            "value": "failed" if score.value is None else round(score.value, 4),
-            "95 % interval": "" if score.interval is None else "{:.4f} to {:.4f}".format(*score.interval),
-            "floor": f"{score.floor:.4f} ({score.floor_name})",
-            "word overlap": "" if score.overlap_baseline is None else round(score.overlap_baseline, 4),
-            "above floor": ("yes" if score.above_floor else "no") + (", interval unreliable" * score.unreliable),
-            "n": score.n,
-            "seeds": len(score.seed_values),
-        }
-        for score in scores
-    ]

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.commands.options import console
+from tasks.scores.showing import CONSOLE_COLUMNS, console_rows
 from tasks.store.home import RunFolder
-from tasks.store.records import RunRecord, Score
+from tasks.store.records import RunRecord
 
 if TYPE_CHECKING:
     from tasks.review.comparisons import Comparison
@@ -93,36 +94,10 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     terminal = console()
     made = " (made data: says nothing about the real tasks)" if record.made_data else ""
     table = Table(title=f"{record.run_id}: {record.status}{made}")
-    for title in (
-        "task",
-        "metric",
-        "score",
-        "95 % interval",
-        "floor",
-        "word overlap",
-        "random start",
-        "zero-shot",
-        "n",
-        "seeds",
-    ):
+    for title in CONSOLE_COLUMNS:
         table.add_column(title, justify="left" if title in ("task", "metric") else "right")
-    others = {(score.start, score.task, score.metric): score for score in record.scores}
-    for score in record.scores:
-        if score.start != "checkpoint":
-            continue
-        beside = [others.get((start, score.task, score.metric)) for start in ("random", "zero_shot")]
-        origin = f" from {score.start_from.upper()}" if score.start_from else ""
-        table.add_row(
-            score.task + origin,
-            score.metric,
-            _value(score),
-            _interval(score),
-            f"{score.floor:.3f}",
-            "--" if score.overlap_baseline is None else f"{score.overlap_baseline:.3f}",
-            *("--" if one is None else _value(one) for one in beside),
-            str(score.n),
-            str(len(score.seed_values)),
-        )
+    for row in console_rows(record.scores):
+        table.add_row(*row)
     terminal.print(table)
     if record.pretraining and record.corpus:
         loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
@@ -153,18 +128,6 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     print(f"row in: {log_path}")
     if (page := folder.root / "report.html").exists():
         print(f"report: {page}")
-
-
-def _value(score: Score) -> str:
-    if score.value is None:
-        return "failed"
-    mark = "" if score.above_floor else " (at floor)"
-    mark += " (interval unreliable)" if score.unreliable else ""
-    return f"{score.value:.3f}{mark}"
-
-
-def _interval(score: Score) -> str:
-    return "--" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}"
 
 
 def print_comparison(comparison: "Comparison") -> None:

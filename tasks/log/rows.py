@@ -12,10 +12,10 @@ from datetime import UTC
 from typing import Any
 
 from models.variants import VARIANTS
-from tasks.scores.metrics import METRICS
+from tasks.scores.showing import log_cell, metric_text
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS
-from tasks.store.records import RunRecord, Score
+from tasks.store.records import RunRecord
 
 TRAINING_COLUMNS = (
     "Date",
@@ -152,7 +152,7 @@ def _effective_rank(record: RunRecord) -> str:
 
 
 def _key_scores(record: RunRecord) -> str:
-    texts = {score.task: _score(score) for score in record.primary_scores()}
+    texts = {score.task: log_cell(score) for score in record.primary_scores()}
     failed = {cell.task for cell in record.cells if cell.status == "failed" and cell.start == "checkpoint"}
     for label in _scored_labels(sorted(failed)):
         texts.setdefault(label, "failed")
@@ -164,34 +164,6 @@ def _key_scores(record: RunRecord) -> str:
     if record.spec.get("evaluation", {}).get("select_on") == "dev":
         lines.append("*epoch chosen on dev: optimistic*")
     return " <br> ".join(lines)
-
-
-def _score(score: Score) -> str:
-    if score.value is None:
-        return "failed"
-    if math.isnan(score.value):
-        return "undefined"
-    floor = _figure(score, score.floor)
-    notes = [f"floor {floor}" if score.above_floor else f"**at floor {floor}**"]
-    if score.interval is not None:
-        notes.insert(0, " to ".join(_figure(score, end) for end in score.interval))
-    notes.append(f"n {score.n:,}")
-    if len(score.seed_values) > 1:
-        notes.append(f"{len(score.seed_values)} seeds")
-    if score.start_from is not None:
-        notes.append(f"from {score.start_from.upper()}")
-    if score.unreliable:
-        notes.append("interval unreliable")
-    if score.failed_seeds:
-        seeds = set(score.failed_seeds) | set(score.seed_values)
-        notes.append(f"{len(score.failed_seeds)} of {len(seeds)} seeds failed")
-    unit = "%" if METRICS[score.metric].is_percent else ""
-    return f"{_figure(score, score.value)}{unit} ({', '.join(notes)})"
-
-
-def _figure(score: Score, value: float) -> str:
-    """A fraction as the log shows it: accuracy and F1 in percent, correlations as they are."""
-    return f"{100 * value:z.1f}" if METRICS[score.metric].is_percent else f"{value:z.3f}"
 
 
 def _conclusion(record: RunRecord) -> str:
@@ -226,7 +198,7 @@ def _conclusion(record: RunRecord) -> str:
         sentences.append(f"Eff. rank {_effective_rank(record).replace(' <br>', ',')}.")
     for start, title in (("random", "random start"), ("zero_shot", "zero-shot")):
         figures = {
-            score.task: f"{_score_name(score.task)} {_figure(score, score.value)}"
+            score.task: f"{_score_name(score.task)} {metric_text(score.metric, score.value)}"
             for score in record.primary_scores(start)
             if score.value is not None
         }

@@ -1,0 +1,157 @@
+"""How a score is shown. `show` decides what is shown of a score; each medium only arranges it.
+
+The log shows accuracy and F1 in percent; every other medium shows fractions, as the records hold them.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.scores.metrics import METRICS
+from tasks.store.records import Score
+
+START_TITLES = {"checkpoint": "checkpoint", "random": "random start", "zero_shot": "zero-shot"}
+CONSOLE_COLUMNS = (
+    "task",
+    "metric",
+    "score",
+    "95 % interval",
+    "floor",
+    "word overlap",
+    "random start",
+    "zero-shot",
+    "n",
+    "seeds",
+)
+
+
+@dataclass(frozen=True)
+class ShownScore:
+    """What is shown of a score, as text.
+
+    Attributes:
+        start: the weights that the cells began with, in words.
+        value: a figure, `failed` (no seed was scored) or `undefined` (not a number).
+        marks: what must not be overlooked: `no score` or `at floor`, and `interval unreliable`.
+        seeds: the value of every seed, or `failed`.
+        sd: standard deviation over seeds.
+    """
+
+    task: str
+    metric: str
+    primary: bool
+    start: str
+    value: str
+    interval: str | None
+    floor: str
+    floor_name: str
+    marks: tuple[str, ...]
+    word_overlap: str | None
+    n: int
+    seeds: dict[int, str]
+    sd: str | None
+
+    @property
+    def marked(self) -> str:
+        """The value with its marks, on one line."""
+        return self.value if self.value == "failed" else " ".join([self.value, *(f"({mark})" for mark in self.marks)])
+
+
+def is_above_floor(score: Score) -> bool:
+    """Whether the lower end of the interval lies above the floor, by the record's mark and by its figures."""
+    return score.above_floor and score.interval is not None and score.interval[0] > score.floor
+
+
+def metric_text(metric: str, value: float) -> str:
+    """A figure as the log writes it: accuracy and F1 in percent, correlations as they are."""
+    return f"{100 * value:z.1f}" if METRICS[metric].is_percent else f"{value:z.3f}"
+
+
+def figure_text(value: float | None) -> str:
+    """A score's value as a fraction, or what it is instead."""
+    if value is None:
+        return "failed"
+    return "undefined" if math.isnan(value) else f"{value:z.3f}"
+
+
+def show(score: Score) -> ShownScore:
+    """What is shown of a score, its figures as fractions."""
+    marks = ["no score"] if score.value is None else [] if is_above_floor(score) else ["at floor"]
+    return ShownScore(
+        task=score.task,
+        metric=score.metric,
+        primary=score.primary,
+        start=START_TITLES[score.start] if score.start_from is None else f"model fine-tuned on {score.start_from}",
+        value=figure_text(score.value),
+        interval=None if score.interval is None else "{:z.3f} to {:z.3f}".format(*score.interval),
+        floor=f"{score.floor:z.3f}",
+        floor_name=score.floor_name,
+        marks=(*marks, *["interval unreliable"] * score.unreliable),
+        word_overlap=None if score.overlap_baseline is None else f"{score.overlap_baseline:z.3f}",
+        n=score.n,
+        seeds={
+            **{seed: figure_text(value) for seed, value in sorted(score.seed_values.items())},
+            **dict.fromkeys(sorted(score.failed_seeds), "failed"),
+        },
+        sd=None if score.sd is None else f"{score.sd:.3f}",
+    )
+
+
+def log_cell(score: Score) -> str:
+    """A score in a cell of the log: `82.2% (79.2 to 84.2, floor 81.2, n 408)`."""
+    if score.value is None or math.isnan(score.value):
+        return figure_text(score.value)
+    floor = metric_text(score.metric, score.floor)
+    notes = [] if score.interval is None else [" to ".join(metric_text(score.metric, end) for end in score.interval)]
+    notes += [f"floor {floor}" if is_above_floor(score) else f"**at floor {floor}**", f"n {score.n:,}"]
+    if len(score.seed_values) > 1:
+        notes.append(f"{len(score.seed_values)} seeds")
+    if score.start_from is not None:
+        notes.append(f"from {score.start_from.upper()}")
+    if score.unreliable:
+        notes.append("interval unreliable")
+    if score.failed_seeds:
+        notes.append(f"{len(score.failed_seeds)} of {len({*score.failed_seeds, *score.seed_values})} seeds failed")
+    unit = "%" if METRICS[score.metric].is_percent else ""
+    return f"{metric_text(score.metric, score.value)}{unit} ({', '.join(notes)})"
+
+
+def console_rows(scores: list[Score]) -> list[list[str]]:
+    """The scores of a checkpoint under CONSOLE_COLUMNS, each beside those of a random start and of no training."""
+    others = {(score.start, score.task, score.metric): show(score) for score in scores}
+    rows = []
+    for score in scores:
+        if score.start == "checkpoint":
+            shown = show(score)
+            beside = [others.get((start, score.task, score.metric)) for start in ("random", "zero_shot")]
+            rows.append(
+                [
+                    score.task + (f" from {score.start_from.upper()}" if score.start_from else ""),
+                    score.metric,
+                    shown.marked,
+                    shown.interval or "--",
+                    shown.floor,
+                    shown.word_overlap or "--",
+                    *(other.marked if other else "--" for other in beside),
+                    str(score.n),
+                    str(len(score.seed_values)),
+                ]
+            )
+    return rows
+
+
+def artifact_row(score: Score) -> dict[str, Any]:
+    """A score as a row of a table in the Prefect UI."""
+    shown = show(score)
+    return {
+        "task": shown.task,
+        "metric": shown.metric,
+        "start": shown.start,
+        "value": shown.value,
+        "95 % interval": shown.interval or "",
+        "floor": f"{shown.floor} ({shown.floor_name})",
+        "word overlap": shown.word_overlap or "",
+        "mark": ", ".join(shown.marks) or "above floor",
+        "n": shown.n,
+        "seeds": len(score.seed_values),
+    }
