@@ -221,9 +221,10 @@ def test_a_run_is_active_until_its_process_ends(home: Home) -> None:
 @pytest.fixture
 def orphan(home: Home) -> Iterator[subprocess.Popen[bytes]]:
     """A job that hangs and whose owner is gone."""
-    (home.root / "tasks").mkdir(parents=True)
-    (home.root / "tasks" / "__init__.py").write_text("")
-    (home.root / "tasks" / "worker.py").write_text("import time; print('up', flush=True); time.sleep(120)")
+    (home.root / "tasks" / "jobs").mkdir(parents=True)
+    for package in ("tasks", "tasks/jobs"):
+        (home.root / package / "__init__.py").write_text("")
+    (home.root / "tasks" / "jobs" / "worker.py").write_text("import time; print('up', flush=True); time.sleep(120)")
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
     process = subprocess.Popen(

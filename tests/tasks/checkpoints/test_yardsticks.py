@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from command import answer, cogito
+from old_checkpoints import LANGUAGE_MODELS, old_config, old_weights
 from safetensors.torch import load_file, save_file
-from test_legacy import LANGUAGE_MODELS, old_config, old_weights
 from transformers import BertConfig, BertForMaskedLM
 
 from models.checkpoints import CheckpointError, load_checkpoint
