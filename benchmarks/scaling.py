@@ -26,7 +26,7 @@ import json, resource, sys, time
 import torch
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
-from models.variants import VARIANTS
+from models.family import VARIANTS
 
 name, length, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)  # threads that wait for each other would be most of what is timed
@@ -78,7 +78,7 @@ def plot(figures: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 
 def main() -> None:
-    from models.variants import VARIANTS
+    from models.family import VARIANTS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plot", type=Path)

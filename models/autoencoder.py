@@ -13,13 +13,11 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration import ConceptConfig
-from .decoders import DECODERS, DecoderInput, WeightedDecoder
+from .decoders import DecoderInput, WeightedDecoder
 from .encoder import ConceptEncoder
+from .family import DECODERS, ELBO_MIN_T, IGNORE_INDEX
 from .layers import ConceptEmbedding, ZeroLinear
-from .losses import IGNORE_INDEX, summed_cross_entropy
-
-# The ELBO weighs a token by 1 / t; below this t the weight stays what it is there.
-ELBO_MIN_T = 0.1
+from .losses import summed_cross_entropy
 
 
 @dataclass
@@ -98,7 +96,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
         self.encoder = ConceptEncoder(config)
-        self.decoder = DECODERS[config.decoder](config)
+        self.decoder = DECODERS[config.decoder].load()(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -181,7 +179,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
     def count_parameters(config: ConceptConfig) -> int:
         """Number of parameters of a new model, from its shape alone (tied weights counted once)."""
         head = 0 if config.tie_word_embeddings else config.hidden_size * config.vocab_size
-        return ConceptEncoder.count_parameters(config) + DECODERS[config.decoder].count_parameters(config) + head
+        return ConceptEncoder.count_parameters(config) + DECODERS[config.decoder].load().count_parameters(config) + head
 
 
 def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor]:

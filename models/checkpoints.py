@@ -20,7 +20,7 @@ from .autoencoder import ConceptModel, ConceptModelForMaskedLM
 from .bounds import check_config
 from .classifier import ConceptModelForSequenceClassification
 from .configuration import ConceptConfig
-from .heads import HEADS
+from .family import HEADS, LEGACY_MODEL_TYPES
 
 # Which module serves which of transformers' Auto classes, as config.json's auto_map wants it.
 AUTO_MAP = {
@@ -30,7 +30,17 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "classifier.ConceptModelForSequenceClassification",
 }
 # The flat files that travel with a checkpoint as its remote code.
-REMOTE_CODE = ("configuration", "layers", "losses", "encoder", "decoders", "heads", "autoencoder", "classifier")
+REMOTE_CODE = (
+    "family",
+    "configuration",
+    "layers",
+    "losses",
+    "encoder",
+    "decoders",
+    "heads",
+    "autoencoder",
+    "classifier",
+)
 CLASSES: dict[str, type[PreTrainedModel]] = {
     cls.__name__: cls for cls in (ConceptModel, ConceptModelForMaskedLM, ConceptModelForSequenceClassification)
 }
@@ -84,7 +94,7 @@ def read_checkpoint(folder: Path) -> StoredModel:
         kind = raw.get("model_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: config.json cannot be read: {error}") from error
-    allowed = (ConceptConfig.model_type, *legacy.MODEL_TYPES)
+    allowed = (ConceptConfig.model_type, *LEGACY_MODEL_TYPES)
     if kind not in allowed:
         raise CheckpointError(f"{folder}: model_type is {kind!r}; allowed: {', '.join(map(repr, allowed))}")
     try:
@@ -248,7 +258,7 @@ def load_classifier(
     if random_start:
         return model, LoadReport([], sorted(model.state_dict()), [])
     # Dropped by design: the LM head, the decoder by heads that do not use it, and what belonged to another task.
-    dropped = r"^lm_head\." if HEADS[head].uses_decoder else r"^(lm_head|decoder)\."
+    dropped = r"^lm_head\." if HEADS[head].decoders else r"^(lm_head|decoder)\."
     foreign = r"^head\.classifier\." if same_head else r"^head\."
     kept = {name: tensor for name, tensor in stored.weights.items() if not re.match(foreign, name)}
     report = _fill(model, kept, allow_new=foreign)

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from .autoencoder import ConceptOutput, ConceptPreTrainedModel
 from .configuration import ConceptConfig
-from .decoders import DECODERS, DecoderInput
+from .decoders import DecoderInput
 from .encoder import ConceptEncoder
-from .heads import HEADS, Decode, PairHead
+from .family import DECODERS, HEADS
+from .heads import Decode, PairHead
 
 
 @dataclass
@@ -43,13 +44,13 @@ class ConceptModelForSequenceClassification(ConceptPreTrainedModel):
         super().__init__(config)
         self.encoder = ConceptEncoder(config)
         head = HEADS[config.head]
-        self.decoder = DECODERS[config.decoder](config) if head.uses_decoder else None
-        self.head = head(config)
+        self.decoder = DECODERS[config.decoder].load()(config) if head.decoders else None
+        self.head = head.load()(config)
         self.post_init()
 
     def _decode(self, attention_mask: Tensor | None) -> Decode:
         def decode(concepts: Tensor, input_ids: Tensor) -> Tensor:
-            assert self.decoder is not None, "a head that decodes declares uses_decoder"
+            assert self.decoder is not None, "the row of a head that decodes names its decoders"
             every = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
             reads = DecoderInput(input_ids, attention_mask, None, self.encoder.token_embedding)
             return self.decoder(concepts, every, reads)

@@ -1,17 +1,15 @@
-"""Losses on the concepts that work against collapse. A new one is one function and one row.
+"""Losses on the concepts that work against collapse. A new one is one function here and one row of
+`models.family.CONCEPT_LOSSES`.
 
 All take concepts [B, C, H] and give a scalar. z is a concept of length one, S = z z^T per sample.
 Legend: B batch, C concepts, H hidden.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-# The |cosine| that soft orthogonality lets pass.
-SOFT_MARGIN = 0.1
+from .family import SOFT_MARGIN
 
 
 def _off_diagonal(concepts: Tensor) -> Tensor:
@@ -91,19 +89,3 @@ def spanning_tree(concepts: Tensor) -> Tensor:
         outside = outside.index_put((batch, chosen), outside.new_zeros(()))
         nearest = torch.minimum(nearest, distance[batch, chosen])
     return -(total / max(count - 1, 1)).mean()
-
-
-CONCEPT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
-    loss.__name__: loss
-    for loss in (
-        orthogonality,
-        soft_orthogonality,
-        uniformity,
-        variance,
-        covariance,
-        vicreg,
-        combined,
-        t_regs_mst,
-        spanning_tree,
-    )
-}

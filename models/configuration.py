@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from .family import MODEL_TYPE
+
 
 class ConceptConfig(PretrainedConfig):
     """Everything that a checkpoint needs to rebuild its module.
@@ -30,7 +32,7 @@ class ConceptConfig(PretrainedConfig):
         mask_token_id: id of [MASK]; tells a diffusion model how noisy its input is where no timestep is given.
     """
 
-    model_type = "concept_autoencoder"
+    model_type = MODEL_TYPE
     attribute_map = {"num_hidden_layers": "num_layers"}  # noqa: RUF012  (transformers declares it so)
 
     def __init__(

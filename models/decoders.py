@@ -1,4 +1,5 @@
-"""The decoders: concepts -> hidden states at chosen token positions. A new decoder is one class and one row.
+"""The decoders: concepts -> hidden states at chosen token positions. A new decoder is one class here and one row
+of `models.family.DECODERS`.
 
 All but one treat positions independently, so only labelled positions are computed in training.
 Legend: B batch, N tokens, K chosen positions per sample, C concepts, H hidden, E token embedding width.
@@ -269,12 +270,3 @@ def _diffusion_size(config: ConceptConfig, layer: int, reads_tokens: bool) -> in
     width = config.hidden_size
     time = 2 * width * width + 2 * width + 2 * width * width + width
     return NoisyTokens.count_parameters(config, reads_tokens) + time + config.num_decoder_layers * layer + 2 * width
-
-
-DECODERS: dict[str, type[Decoder]] = {
-    "perceiver": PerceiverDecoder,
-    "perceiver_posonly": PositionPerceiverDecoder,
-    "weighted": WeightedDecoder,
-    "diffusion": DiffusionDecoder,
-    "diffusion_selfattn": SelfAttentionDiffusionDecoder,
-}

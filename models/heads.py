@@ -1,4 +1,4 @@
-"""The heads for downstream tasks. A new head is one class and one row; `uses_decoder` says what it warm-starts.
+"""The heads for downstream tasks. A new head is one class here and one row of `models.family.HEADS`.
 
 Legend: B batch, N tokens, C concepts, H hidden.
 """
@@ -20,9 +20,6 @@ Decode = Callable[[Tensor, Tensor], Tensor]
 class Head(nn.Module, ABC):
     """Concepts -> logits [B, num_labels]."""
 
-    uses_decoder: bool
-    summary: str
-
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -39,9 +36,6 @@ class Head(nn.Module, ABC):
 class ViaDecoder(Head):
     """Run the pretrained decoder at every position, normalise, average over the text."""
 
-    uses_decoder = True
-    summary = "pretrained decoder at every position, LN, mean over the text"
-
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
         self.norm = nn.LayerNorm(config.hidden_size)
@@ -53,18 +47,12 @@ class ViaDecoder(Head):
 class WeightedDecoderHead(Head):
     """The weighted decoder's mixing and projection at every position, averaged over the text."""
 
-    uses_decoder = True
-    summary = "pretrained weighted decoder at every position, mean over the text"
-
     def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
         return masked_mean(decode(concepts, input_ids), attention_mask)
 
 
 class WeightedPooling(Head):
     """A learned softmax over the concepts; needs no decoder."""
-
-    uses_decoder = False
-    summary = "learned softmax over the concepts, LN"
 
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
@@ -81,9 +69,6 @@ class WeightedPooling(Head):
 
 class ClsQuery(Head):
     """One learned query reads the concepts; the lab's first head, in its log as CLS-Query."""
-
-    uses_decoder = False
-    summary = "one learned query reads the concepts"
 
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
@@ -108,8 +93,6 @@ class PairHead(WeightedPooling):
     Without fine-tuning the cosine is an answer too: the scorer is then set to zero, which averages the concepts.
     """
 
-    summary = "two texts encoded apart, compared; zero-shot by their cosine"
-
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
         self.classifier = nn.Linear(4 * config.hidden_size, int(config.num_labels or 1))
@@ -119,12 +102,3 @@ class PairHead(WeightedPooling):
         a, b = self.weighted_mean(first), self.weighted_mean(second)
         features = torch.cat([a, b, (a - b).abs(), a * b], dim=-1)
         return self.classifier(self.dropout(features)), functional.cosine_similarity(a, b).unsqueeze(-1)
-
-
-HEADS: dict[str, type[Head]] = {
-    "via_decoder": ViaDecoder,
-    "weighted_decoder": WeightedDecoderHead,
-    "weighted_pooling": WeightedPooling,
-    "cls_query": ClsQuery,
-    "sentence_pair": PairHead,
-}

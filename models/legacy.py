@@ -13,8 +13,6 @@ from torch import Tensor
 
 from .configuration import ConceptConfig
 
-MODEL_TYPES = ("concept_encoder", "recursive_concept_encoder")
-
 # Old names and ours: prefixes of whole words between dots; the first that fits is taken.
 NAMES = {
     "encoder.token_embeddings": "encoder.token_embedding",

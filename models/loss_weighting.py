@@ -1,4 +1,5 @@
-"""How the task loss and the concept losses become one figure, in training only. A new way is one class and one row."""
+"""How the task loss and the concept losses become one figure, in training only. A new one is one class
+here and one row of `models.family.LOSS_WEIGHTINGS`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -58,10 +59,3 @@ class KendallGalWeighting(LossWeighting):
 
     def regulariser(self) -> Tensor:
         return 0.5 * self.log_variances.sum()
-
-
-LOSS_WEIGHTINGS: dict[str, type[LossWeighting]] = {
-    "fixed": FixedWeighting,
-    "learnable": LearnableWeighting,
-    "kendall_gal": KendallGalWeighting,
-}

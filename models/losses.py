@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-IGNORE_INDEX = -100
 # Rows of logits in memory at once; larger inputs are recomputed chunk by chunk in the backward pass.
 CHUNK_ROWS = 2048
 

@@ -1,7 +1,7 @@
 """Seeded corruption of token blocks. Every sample's noise is a pure function of (seed, epoch, sample).
 
 So training can be killed, resumed and spread over any number of processes, and sees the same masks.
-A new objective is one function and one row of OBJECTIVES.
+A new objective is one function here and one row of `models.family.OBJECTIVES`.
 """
 
 import math
@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-IGNORE_INDEX = -100
-# The ELBO of masked diffusion weighs a token by 1 / t; below this t the weight stays what it is there.
-ELBO_MIN_T = 0.1
+from .family import ELBO_MIN_T, IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,6 @@ class CorruptedSample:
 
 # (ids [n], random generator, settings) -> sample
 Corruption = Callable[[np.ndarray, np.random.Generator, CorruptionSettings], CorruptedSample]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One row: how a sample is corrupted, and which keys of the spec's objective section it reads."""
-
-    corrupt: Corruption
-    reads: tuple[str, ...]
 
 
 def sample_generator(stream: int, seed: int, epoch: int, sample: int) -> np.random.Generator:
@@ -153,14 +143,6 @@ def add_mask_noise_to_padding_too(
     return CorruptedSample(
         sample.input_ids, sample.labels, noisy_ids=sample.noisy_ids, t=sample.t, padding_noise=generator
     )
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "mlm": Objective(mask_tokens, ("mask_prob", "whole_word")),
-    "denoising": Objective(delete_tokens, ("deletion_prob",)),
-    "masked_diffusion": Objective(add_mask_noise, ("t_min", "elbo")),
-    "masked_diffusion_with_padding": Objective(add_mask_noise_to_padding_too, ("t_min",)),
-}
 
 
 def word_starts(tokenizer: Any) -> np.ndarray:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import ConceptModelForMaskedLM
-from .concept_losses import CONCEPT_LOSSES
-from .loss_weighting import LOSS_WEIGHTINGS
+from .family import CONCEPT_LOSSES, LOSS_WEIGHTINGS
 
 
 class PretrainingStep(nn.Module):
@@ -26,8 +25,8 @@ class PretrainingStep(nn.Module):
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
-        self.concept_losses = {name: CONCEPT_LOSSES[name] for name in concept_losses}
-        self.weighting = LOSS_WEIGHTINGS[loss_weighting]([1.0, *concept_losses.values()])
+        self.concept_losses = {name: CONCEPT_LOSSES[name].load() for name in concept_losses}
+        self.weighting = LOSS_WEIGHTINGS[loss_weighting].load()([1.0, *concept_losses.values()])
 
     def forward(
         self,

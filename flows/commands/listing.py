@@ -1,11 +1,12 @@
 """What `cogito ls` lists and how a finished run is shown in a terminal."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.commands.options import console
+from models import family
 from tasks.scores.showing import CONSOLE_COLUMNS, console_rows
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord
@@ -22,34 +23,8 @@ def _first_line(text: str | None) -> str:
     return (text or "").strip().splitlines()[0] if text else ""
 
 
-def _variants() -> Rows:
-    from models.variants import VARIANTS
-
-    return [(row.name, row.summary) for row in VARIANTS.values()]
-
-
-def _objectives() -> Rows:
-    from models.objectives import OBJECTIVES
-
-    return [(name, _first_line(row.corrupt.__doc__)) for name, row in OBJECTIVES.items()]
-
-
-def _decoders() -> Rows:
-    from models.decoders import DECODERS
-
-    return [(name, _first_line(decoder.__doc__)) for name, decoder in DECODERS.items()]
-
-
-def _heads() -> Rows:
-    from models.heads import HEADS
-
-    return [(name, head.summary) for name, head in HEADS.items()]
-
-
-def _losses() -> Rows:
-    from models.concept_losses import CONCEPT_LOSSES
-
-    return [(name, _first_line(loss.__doc__)) for name, loss in CONCEPT_LOSSES.items()]
+def _summaries(table: Mapping[str, family.Row | family.Variant]) -> Rows:
+    return [(name, row.summary) for name, row in table.items()]
 
 
 def _tasks() -> Rows:
@@ -77,11 +52,11 @@ def _experiments() -> Rows:
 
 
 KINDS: dict[str, Callable[[], Rows]] = {
-    "variants": _variants,
-    "objectives": _objectives,
-    "decoders": _decoders,
-    "heads": _heads,
-    "losses": _losses,
+    "variants": lambda: _summaries(family.VARIANTS),
+    "objectives": lambda: _summaries(family.OBJECTIVES),
+    "decoders": lambda: _summaries(family.DECODERS),
+    "heads": lambda: _summaries(family.HEADS),
+    "losses": lambda: _summaries(family.CONCEPT_LOSSES),
     "tasks": _tasks,
     "experiments": _experiments,
 }

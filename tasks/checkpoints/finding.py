@@ -14,7 +14,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from models.bounds import check_config
-from models.variants import VARIANTS
+from models.family import LEGACY_MODEL_TYPES, MODEL_TYPE, VARIANTS
 from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.errors import UserError, unknown_name
 from tasks.store.files import (
@@ -30,9 +30,6 @@ from tasks.store.files import (
 from tasks.store.home import Home, user_path
 from tasks.store.records import Checkpoint, load_record
 
-MODEL_TYPE = "concept_autoencoder"
-# Of the lab's earlier code: `models.legacy` reads them.
-LEGACY_MODEL_TYPES = ("concept_encoder", "recursive_concept_encoder")
 WEIGHTS = "model.safetensors"
 LEGACY_WEIGHTS = "pytorch_model.bin"
 CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja"}

@@ -14,14 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from models.objectives import (
-    IGNORE_INDEX,
-    OBJECTIVES,
-    CorruptedSample,
-    CorruptionSettings,
-    sample_generator,
-    uncorrupted,
-)
+from models.family import IGNORE_INDEX, OBJECTIVES
+from models.objectives import CorruptedSample, CorruptionSettings, sample_generator, uncorrupted
 
 # Blocks of unequal length are sorted within windows of this many global batches.
 GROUPING_WINDOW = 50
@@ -155,7 +149,7 @@ class MicroBatches(Dataset):
     ) -> None:
         if global_batch_size < world_size:
             raise ValueError(f"global_batch_size {global_batch_size} is smaller than the {world_size} processes")
-        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].corrupt, settings
+        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].load(), settings
         self.pad_token_id, self.seed, self.global_batch_size = pad_token_id, seed, global_batch_size
         self.rank, self.world_size, self.steps = rank, world_size, steps
         largest_share = -(-global_batch_size // world_size)
@@ -202,7 +196,7 @@ class HeldOutBatches(Dataset):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].corrupt, settings
+        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].load(), settings
         self.pad_token_id, self.seed = pad_token_id, seed
         chosen = spread_evenly(blocks, max_blocks)[rank::world_size]
         self.batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]

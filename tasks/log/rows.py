@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC
 from typing import Any
 
-from models.variants import VARIANTS
+from models.family import VARIANTS
 from tasks.scores.showing import log_cell, metric_text
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS

@@ -25,8 +25,9 @@ from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import CheckpointError, LoadReport, save_checkpoint, warm_start
 from models.collapse import CollapseStream
 from models.configuration import ConceptConfig
+from models.family import IGNORE_INDEX
 from models.geometry import GeometryStream
-from models.objectives import IGNORE_INDEX, CorruptionSettings, word_starts
+from models.objectives import CorruptionSettings, word_starts
 from models.pretraining_step import PretrainingStep
 from tasks.data.corpus import load_tokenizer
 from tasks.data.token_blocks import Batch, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches

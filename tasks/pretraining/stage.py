@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from models.variants import VARIANTS
+from models.family import VARIANTS
 from tasks.data.sources import tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.jobs.devices import lease_for_training, visible_devices

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from models.variants import VARIANTS
+from models.family import VARIANTS
 from tasks.checkpoints.publishing import flat_keys, public_name
 from tasks.report.pages import Code, Part, Strong, Table, Text
 from tasks.spec.experiment import ExperimentSpec

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import computed_field
 
-from models.variants import VARIANTS
+from models.family import OBJECTIVES, VARIANTS
 from tasks.errors import UserError
 from tasks.finetuning.scoring import read_predictions
 from tasks.log.check.document import Place, scores_in
@@ -340,8 +340,6 @@ def _held_out_loss(side: Side) -> tuple[float | None, str | None]:
 
 
 def _unlike_loss(a: Side, b: Side) -> str | None:
-    from models.objectives import OBJECTIVES
-
     one, other = a.trained, b.trained
     assert one is not None and other is not None
     if one.corpus is None or other.corpus is None:

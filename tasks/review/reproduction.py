@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models.variants import HEAD_DECODERS, VARIANTS
+from models.family import CONCEPT_LOSSES, HEADS, LOSS_WEIGHTINGS, VARIANTS
 from tasks.errors import UserError, unknown_name
 from tasks.log.check.document import SPLITS, Document, Row, head_in, scores_in
 from tasks.log.experiment_log import is_missing
 from tasks.review.comparisons import Comparison, delta_text, shown
-from tasks.spec.experiment import LOSS_NAMES, ExperimentSpec
+from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.grid import miniature
 from tasks.spec.reading import build_spec, load_spec
 from tasks.store.home import Home
@@ -231,12 +231,12 @@ def _stated(row: Row) -> dict[str, Any]:
 
 def _losses(cell: str) -> dict[str, Any]:
     names = [part.strip(" `*") for part in re.split(r"\s\+\s|,\s", cell)]
-    losses = [name for name in names if name in LOSS_NAMES]
+    losses = [name for name in names if name in CONCEPT_LOSSES]
     if not losses:
         return {}
     fixed = next((re.search(r"fixed\s*=\s*([\d.,]+)", name) for name in names if name.startswith("fixed")), None)
     if fixed is None:
-        weighting = next((name for name in names if name in ("learnable", "kendall_gal")), "fixed")
+        weighting = next((name for name in names if name in LOSS_WEIGHTINGS), "fixed")
         return {"objective.concept_losses": dict.fromkeys(losses, 1.0), "objective.loss_weighting": weighting}
     weights = [float(weight) for weight in fixed[1].strip(",").split(",")]
     weights += weights[-1:] * (len(losses) - len(weights))
@@ -250,7 +250,7 @@ def _evaluation_stated(row: Row) -> dict[str, Any]:
     if labels:
         stated["evaluation.tasks"] = list(dict.fromkeys(SPLITS[label][0].name for label in labels))
     head = head_in(row.text("eval_type")) if row.kind == "evaluation" else None
-    if head in HEAD_DECODERS:
+    if head in HEADS:
         stated["evaluation.head"] = head
     return stated
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from models.variants import VARIANTS
+from models.family import VARIANTS
 from tasks.data.task_data import PreparedTask
 from tasks.errors import Paused, RunPaused, UserError
 from tasks.runs.environment import describe_environment

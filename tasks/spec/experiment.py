@@ -4,41 +4,26 @@ Example: `cogito check experiments/*.yaml`. A YAML states only what differs from
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from models.variants import HEAD_DECODERS, VARIANTS
+from models.family import CONCEPT_LOSSES, HEADS, LOSS_WEIGHTINGS, OBJECTIVES, VARIANTS
 from tasks.errors import unknown_name
 from tasks.spec.benchmarks import TASKS
 from tasks.store.files import is_safe_name
 
-LOSS_NAMES = (
-    "orthogonality",
-    "soft_orthogonality",
-    "uniformity",
-    "variance",
-    "covariance",
-    "vicreg",
-    "combined",
-    "t_regs_mst",
-    "spanning_tree",
-)
 PYTHON_DOCS = "builtin/python_docs"
 # Tasks that have a generated stand-in, and those that may start from a model fine-tuned on MNLI.
 MADE_TASKS = ("mrpc", "qqp", "mnli", "stsb", "paws")
 FOLLOWERS = ("rte", "mrpc", "stsb")
-# The cosine that soft orthogonality lets pass (see models.concept_losses).
-SOFT_MARGIN = 0.1
 
 
-def _member(kind: str, allowed: Iterable[str]) -> AfterValidator:
-    names = tuple(allowed)
-
+def _member(kind: str, allowed: Collection[str]) -> AfterValidator:
     def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(unknown_name(kind, value, names))
+        if value not in allowed:
+            raise ValueError(unknown_name(kind, value, allowed))
         return value
 
     return AfterValidator(check)
@@ -46,8 +31,9 @@ def _member(kind: str, allowed: Iterable[str]) -> AfterValidator:
 
 VariantName = Annotated[str, _member("variant", VARIANTS)]
 TaskName = Annotated[str, _member("task", TASKS)]
-LossName = Annotated[str, _member("concept loss", LOSS_NAMES)]
-HeadName = Annotated[str, _member("head", HEAD_DECODERS)]
+LossName = Annotated[str, _member("concept loss", CONCEPT_LOSSES)]
+WeightingName = Annotated[str, _member("loss weighting", LOSS_WEIGHTINGS)]
+HeadName = Annotated[str, _member("head", HEADS)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 # Far above anything that was ever trained: what lies beyond is a slip of the keyboard, and would ask for terabytes.
 WIDEST, DEEPEST, MOST = 65_536, 1_000, 1_000_000
@@ -187,9 +173,7 @@ class ObjectiveSpec(Spec):
     concept_losses: dict[LossName, Annotated[float, Field(gt=0, le=MOST)]] = Field(
         default_factory=dict, description="concept losses and their weights under `fixed` weighting"
     )
-    loss_weighting: Literal["fixed", "learnable", "kendall_gal"] = Field(
-        "fixed", description="how the task loss and the concept losses are added up"
-    )
+    loss_weighting: WeightingName = Field("fixed", description="how the task loss and the concept losses are added up")
 
     @model_validator(mode="after")
     def _weighting_used(self) -> "ObjectiveSpec":
@@ -407,21 +391,15 @@ class ExperimentSpec(Spec):
             return []
         # No more than H vectors can be orthogonal; of more, some pair is at least this alike (Welch 1974).
         least = ((count - width) / (width * (count - 1))) ** 0.5
-        found = []
-        if "orthogonality" in self.objective.concept_losses:
-            found.append(
-                f"objective.concept_losses.orthogonality: {count} concepts of width {width} cannot be orthogonal"
-            )
-        if "soft_orthogonality" in self.objective.concept_losses and least > SOFT_MARGIN:
-            found.append(
-                f"objective.concept_losses.soft_orthogonality: of {count} concepts of width {width} some pair has a "
-                f"cosine of at least {least:.2f}, above its margin {SOFT_MARGIN}"
-            )
-        return [f"{text}; the loss cannot reach 0" for text in found]
+        bounds = {name: CONCEPT_LOSSES[name].max_cosine for name in self.objective.concept_losses}
+        return [
+            f"objective.concept_losses.{name}: of {count} concepts of width {width} some pair has a cosine of at least "
+            f"{least:.2f}, above {bound}; the loss cannot reach 0"
+            for name, bound in bounds.items()
+            if bound is not None and least > bound
+        ]
 
     def _ignored_objective_settings(self) -> list[str]:
-        from models.objectives import OBJECTIVES
-
         objective = VARIANTS[self.model.variant].objective
         changed = self.objective.model_dump(exclude_defaults=True)
         readable = {key for row in OBJECTIVES.values() for key in row.reads}
@@ -467,7 +445,7 @@ class ExperimentSpec(Spec):
 def fitting_heads(variant: str) -> list[str]:
     """The heads that can read a variant's decoder."""
     decoder = VARIANTS[variant].decoder
-    return [name for name, decoders in HEAD_DECODERS.items() if decoders is None or decoder in decoders]
+    return [name for name, row in HEADS.items() if row.fits(decoder)]
 
 
 def check_head(head: str, variant: str) -> None:

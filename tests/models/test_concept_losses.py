@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.autoencoder import ConceptModelForMaskedLM
-from models.concept_losses import CONCEPT_LOSSES
 from models.configuration import ConceptConfig
-from models.loss_weighting import LOSS_WEIGHTINGS
+from models.family import CONCEPT_LOSSES, LOSS_WEIGHTINGS
 from models.pretraining_step import PretrainingStep
 
 # Those that see directions alone; the others also see lengths.
@@ -29,7 +28,7 @@ def test_known_answers(golden: Path) -> None:
     concepts = load_file(golden / "losses/expected.safetensors")["concepts"]
     assert set(expected) == set(CONCEPT_LOSSES) - {"spanning_tree"}, "the true tree is younger than the answers"
     for name, value in expected.items():
-        assert CONCEPT_LOSSES[name](concepts).item() == pytest.approx(value, abs=1e-5), name
+        assert CONCEPT_LOSSES[name].load()(concepts).item() == pytest.approx(value, abs=1e-5), name
 
 
 def test_known_weighted_totals(golden: Path) -> None:
@@ -39,7 +38,7 @@ def test_known_weighted_totals(golden: Path) -> None:
     assert len(totals) == 6
     for key, value in totals.items():
         loss, name = key.split("/")
-        weighting = LOSS_WEIGHTINGS[name]([fixed["task"], fixed["concept"]])
+        weighting = LOSS_WEIGHTINGS[name].load()([fixed["task"], fixed["concept"]])
         with torch.no_grad():
             if name == "learnable":
                 weighting.raw.copy_(torch.tensor(expected["learnable raw [task, concept]"]))
@@ -52,7 +51,7 @@ def test_known_weighted_totals(golden: Path) -> None:
 @pytest.mark.parametrize("name", CONCEPT_LOSSES)
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 4), count=st.integers(2, 6))
 def test_the_order_of_concepts_and_samples_does_not_matter(name: str, seed: int, batch: int, count: int) -> None:
-    loss = CONCEPT_LOSSES[name]
+    loss = CONCEPT_LOSSES[name].load()
     concepts = draw(seed, batch, count, 7)
     generator = torch.Generator().manual_seed(seed)
     shuffled = concepts[torch.randperm(batch, generator=generator)][:, torch.randperm(count, generator=generator)]
@@ -64,7 +63,7 @@ def test_the_order_of_concepts_and_samples_does_not_matter(name: str, seed: int,
 def test_directional_losses_do_not_see_lengths(name: str, seed: int) -> None:
     concepts = draw(seed, 3, 5, 7)
     lengths = draw(seed + 1, 3, 5, 1).abs() + 0.1
-    torch.testing.assert_close(CONCEPT_LOSSES[name](concepts * lengths), CONCEPT_LOSSES[name](concepts))
+    torch.testing.assert_close(CONCEPT_LOSSES[name].load()(concepts * lengths), CONCEPT_LOSSES[name].load()(concepts))
 
 
 @pytest.mark.parametrize("name", CONCEPT_LOSSES)
@@ -73,7 +72,7 @@ def test_every_loss_prefers_spread_concepts_and_has_a_gradient_even_at_collapse(
     one = torch.randn(1, 1, 8, generator=generator)
     collapsed = one.repeat(4, 6, 1).requires_grad_()
     spread = 2 * torch.linalg.qr(torch.randn(4, 8, 8, generator=generator))[0][:, :6]
-    worst, best = CONCEPT_LOSSES[name](collapsed), CONCEPT_LOSSES[name](spread)
+    worst, best = CONCEPT_LOSSES[name].load()(collapsed), CONCEPT_LOSSES[name].load()(spread)
     assert worst.shape == ()
     if name != "covariance":  # which is zero where nothing varies; `vicreg` adds the variance for that
         assert best < worst
@@ -83,13 +82,15 @@ def test_every_loss_prefers_spread_concepts_and_has_a_gradient_even_at_collapse(
 
 def test_orthogonal_concepts_are_the_optimum_of_the_orthogonality_losses() -> None:
     concepts = torch.eye(5, 8).expand(3, 5, 8)
-    assert CONCEPT_LOSSES["orthogonality"](concepts) == 0 == CONCEPT_LOSSES["soft_orthogonality"](concepts)
-    assert CONCEPT_LOSSES["uniformity"](concepts).item() == pytest.approx(torch.tensor(-4.0).exp().item())
-    assert CONCEPT_LOSSES["t_regs_mst"](concepts).item() == pytest.approx(-(2**0.5))
+    assert (
+        CONCEPT_LOSSES["orthogonality"].load()(concepts) == 0 == CONCEPT_LOSSES["soft_orthogonality"].load()(concepts)
+    )
+    assert CONCEPT_LOSSES["uniformity"].load()(concepts).item() == pytest.approx(torch.tensor(-4.0).exp().item())
+    assert CONCEPT_LOSSES["t_regs_mst"].load()(concepts).item() == pytest.approx(-(2**0.5))
     # A cosine of 0.1 is allowed, one of 0.3 costs 0.2 squared.
     for cosine, cost in ((0.1, 0.0), (0.3, 0.04)):
         pair = torch.tensor([[[1.0, 0.0], [cosine, (1 - cosine**2) ** 0.5]]])
-        assert CONCEPT_LOSSES["soft_orthogonality"](pair).item() == pytest.approx(cost, abs=1e-6)
+        assert CONCEPT_LOSSES["soft_orthogonality"].load()(pair).item() == pytest.approx(cost, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSS_WEIGHTINGS)
@@ -97,7 +98,7 @@ def test_orthogonal_concepts_are_the_optimum_of_the_orthogonality_losses() -> No
 def test_micro_batches_add_up_to_the_step(name: str, seed: int, parts: list[int]) -> None:
     """The regulariser is counted once per step, however many micro-batches it is cut into."""
     shares = torch.tensor(parts, dtype=torch.float64) / sum(parts)
-    weighting = LOSS_WEIGHTINGS[name]([1.0, 0.1, 0.3]).double()
+    weighting = LOSS_WEIGHTINGS[name].load()([1.0, 0.1, 0.3]).double()
     with torch.no_grad():
         for number, parameter in enumerate(weighting.parameters()):
             parameter.copy_(draw(seed + number, 3))
@@ -108,12 +109,12 @@ def test_micro_batches_add_up_to_the_step(name: str, seed: int, parts: list[int]
 
 def test_learned_weightings_learn_and_start_as_defined() -> None:
     losses = torch.tensor([3.0, 1.0])
-    assert LOSS_WEIGHTINGS["kendall_gal"]([1.0, 0.1])(losses).item() == pytest.approx(2.0)
-    assert LOSS_WEIGHTINGS["learnable"]([1.0, 0.1])(losses).item() == pytest.approx(2.0)
-    assert LOSS_WEIGHTINGS["fixed"]([1.0, 0.1])(losses).item() == pytest.approx(3.1)
-    assert not list(LOSS_WEIGHTINGS["fixed"]([1.0, 0.1]).parameters())
+    assert LOSS_WEIGHTINGS["kendall_gal"].load()([1.0, 0.1])(losses).item() == pytest.approx(2.0)
+    assert LOSS_WEIGHTINGS["learnable"].load()([1.0, 0.1])(losses).item() == pytest.approx(2.0)
+    assert LOSS_WEIGHTINGS["fixed"].load()([1.0, 0.1])(losses).item() == pytest.approx(3.1)
+    assert not list(LOSS_WEIGHTINGS["fixed"].load()([1.0, 0.1]).parameters())
     for name in ("kendall_gal", "learnable"):
-        weighting = LOSS_WEIGHTINGS[name]([1.0, 0.1])
+        weighting = LOSS_WEIGHTINGS[name].load()([1.0, 0.1])
         weighting(losses).backward()
         assert all(parameter.grad.any() for parameter in weighting.parameters())
 
@@ -142,7 +143,7 @@ def test_a_training_step_adds_its_losses_and_cuts_like_the_whole() -> None:
     out = model.train()(ids, labels=labels)
     torch.testing.assert_close(losses["task"], out.loss)
     for name in ("orthogonality", "uniformity"):
-        torch.testing.assert_close(losses[name], CONCEPT_LOSSES[name](out.concepts))
+        torch.testing.assert_close(losses[name], CONCEPT_LOSSES[name].load()(out.concepts))
     total = losses["task"] + 0.1 * losses["orthogonality"] + 0.5 * losses["uniformity"]
     torch.testing.assert_close(losses["total"], total)
     parts = [step(ids[rows], labels[rows], None, count, len(ids[rows]) / 4) for rows in (slice(0, 1), slice(1, 4))]

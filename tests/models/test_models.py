@@ -19,22 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models import concept_losses, losses
+from models import losses
 from models.autoencoder import ConceptModelForMaskedLM, labelled_positions
 from models.checkpoints import AUTO_MAP, REMOTE_CODE, CheckpointError, load_checkpoint, load_classifier, save_checkpoint
 from models.classifier import ConceptModelForSequenceClassification
-from models.concept_losses import CONCEPT_LOSSES
 from models.configuration import ConceptConfig
-from models.decoders import DECODERS
+from models.decoders import Decoder
+from models.family import CONCEPT_LOSSES, DECODERS, HEADS, LOSS_WEIGHTINGS, OBJECTIVES, VARIANTS
 from models.generation import fill_masks
-from models.heads import HEADS
+from models.heads import Head
 from models.layers import sinusoidal_positions
-from models.loss_weighting import LOSS_WEIGHTINGS
-from models.objectives import OBJECTIVES, CorruptionSettings, sample_generator
-from models.variants import HEAD_DECODERS, VARIANTS
+from models.loss_weighting import LossWeighting
+from models.objectives import CorruptionSettings, sample_generator
 from tasks.data.token_blocks import pad_samples
-from tasks.spec import experiment as specs
-from tasks.spec.experiment import LOSS_NAMES, ObjectiveSpec
 
 VOCAB, WIDTH, LENGTH, POSITIONS = 97, 32, 18, 20
 MASK = 4
@@ -125,7 +122,7 @@ CLASSIFIERS = [
         id=f"{head}-{decoder}-E{dim}-{kind}",
     )
     for head, dim, kind in itertools.product(HEADS, EMBEDDING_DIMS, CONCEPT_POSITIONS)
-    for decoder in HEAD_DECODERS[head] or DECODERS
+    for decoder in HEADS[head].decoders or DECODERS
 ]
 
 
@@ -242,7 +239,7 @@ def test_two_texts_are_compared_by_their_own_concepts() -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_one_label_is_regression(head: str) -> None:
-    decoder = (HEAD_DECODERS[head] or ("perceiver",))[0]
+    decoder = (HEADS[head].decoders or ("perceiver",))[0]
     model = ConceptModelForSequenceClassification(make_config(head=head, decoder=decoder, num_labels=1)).eval()
     targets = torch.tensor([0.5, 4.0, 2.5], dtype=torch.float64)
     out = model(**texts_for(head, targets))
@@ -288,7 +285,7 @@ def test_sixty_steps_on_one_batch_halve_the_loss(variant: str) -> None:
     model = ConceptModelForMaskedLM(config).train()
     corruption = CorruptionSettings(0.15, MASK, VOCAB, (0, 1, 2, 3, 4))
     texts = np.random.default_rng(0).integers(5, VOCAB, (8, LENGTH))
-    corrupt = OBJECTIVES[row.objective].corrupt
+    corrupt = OBJECTIVES[row.objective].load()
     samples = [corrupt(text, sample_generator(0, 0, 0, number), corruption) for number, text in enumerate(texts)]
     batch = pad_samples(samples, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -330,7 +327,7 @@ def test_sizes_are_those_of_the_log(head: str, decoder: str, layers: int, interm
     assert abs(total / 1e6 - millions) < 0.06
     pretrained = ConceptModelForMaskedLM.count_parameters(config) - config.hidden_size * config.vocab_size
     own = sum(parameter.numel() for parameter in model.head.parameters())
-    dropped = 0 if HEADS[head].uses_decoder else DECODERS[decoder].count_parameters(config)
+    dropped = 0 if HEADS[head].decoders else DECODERS[decoder].load().count_parameters(config)
     assert total == pretrained + own - dropped
 
 
@@ -381,7 +378,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
 from models.pretraining_step import PretrainingStep
-from models.variants import VARIANTS
+from models.family import VARIANTS
 
 torch.set_num_threads(1)
 rank = int(sys.argv[1])
@@ -492,19 +489,25 @@ def test_the_surest_masks_are_filled_first_an_even_share_at_a_time() -> None:
 # --- the tables ---
 
 
-def test_tables_agree_with_each_other() -> None:
-    assert set(HEAD_DECODERS) == set(HEADS)
-    assert set(LOSS_NAMES) == set(CONCEPT_LOSSES) and specs.SOFT_MARGIN == concept_losses.SOFT_MARGIN
-    weighting_names = ObjectiveSpec.model_fields["loss_weighting"].annotation.__args__  # type: ignore[union-attr]
-    assert set(weighting_names) == set(LOSS_WEIGHTINGS)
-    for name, row in VARIANTS.items():
-        assert name == row.name
-        assert row.objective in OBJECTIVES
-        assert row.decoder in DECODERS
-        fitting = HEAD_DECODERS[row.default_head]
-        assert fitting is None or row.decoder in fitting
-    for decoders in HEAD_DECODERS.values():
-        assert set(decoders or ()) <= set(DECODERS)
+def test_every_row_names_its_code_and_fits_the_others() -> None:
+    kinds: list[tuple[dict[str, Any], type | None]] = [
+        (OBJECTIVES, None),
+        (CONCEPT_LOSSES, None),
+        (DECODERS, Decoder),
+        (HEADS, Head),
+        (LOSS_WEIGHTINGS, LossWeighting),
+    ]
+    for table, base in kinds:
+        codes = {row.code: row.load() for row in table.values()}
+        assert len(codes) == len(table), "two rows with the same code"
+        assert all(issubclass(code, base) if base else callable(code) for code in codes.values())
+    for table in (*(table for table, _ in kinds), VARIANTS):
+        assert all(name == row.name and row.summary and "\n" not in row.summary for name, row in table.items())
+    for row in VARIANTS.values():
+        assert row.objective in OBJECTIVES and row.decoder in DECODERS
+        assert HEADS[row.default_head].fits(row.decoder)
+    for head in HEADS.values():
+        assert set(head.decoders) <= set(DECODERS)
 
 
 # --- the loss ---

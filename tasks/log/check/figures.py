@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
+from models.family import HEADS
 from tasks.log.check.feasibility import Rounded
 from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import TASKS, Split, Task
@@ -53,13 +54,6 @@ _LONE = re.compile(
 )
 _NOTES = re.compile(r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 _JOINED = re.compile(r"[\s:=*~≈/,|]*(?:score|of|at|is|was|reaches|reached)?[\s:=*/,]*", re.I)
-_HEADS = {
-    "via_decoder": r"via[\W_]?decoder|perceiver_decoder",
-    "cls_query": r"cls[\W_]?query",
-    "weighted_decoder": r"weighted[\W_]?decoder",
-    "weighted_pooling": r"weighted[\W_](?:concept[\W_])?pooling",
-    "sentence_pair": r"sentence[\W_]pair",
-}
 _BOTH_MNLI = re.compile(
     r"MNLI(?:[-_ ]?\(?(?:m|matched)\s*/\s*(?:MNLI[-_ ]?)?(?:mm|mismatched)\)?)?(?P<between>[\s:=*]*(?:acc\w*)?[\s:=*]*)"
     r"(?P<m>\d+(?:\.\d+)?)\s*%?\s*/\s*(?P<mm>\d+(?:\.\d+)?)(?P<percent>\s*%?)",
@@ -205,7 +199,7 @@ def metrics_in(text: str) -> list[str]:
 
 def head_in(text: str) -> str | None:
     """The one classification head that a text names."""
-    found = [head for head, pattern in _HEADS.items() if re.search(pattern, text, re.I)]
+    found = [name for name, row in HEADS.items() if re.search(row.log_pattern or name, text, re.I)]
     return found[0] if len(found) == 1 else None
 
 

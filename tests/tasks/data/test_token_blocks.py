@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.objectives import IGNORE_INDEX, OBJECTIVES, CorruptedSample, CorruptionSettings, sample_generator
+from models.family import IGNORE_INDEX, OBJECTIVES
+from models.objectives import CorruptedSample, CorruptionSettings, sample_generator
 from tasks.data.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks, clean_batches, epoch_order, pad_samples
 
 PAD, CLS, SEP, MASK = 0, 1, 2, 4
@@ -201,7 +202,7 @@ def test_padding_is_noise_only_where_the_objective_says_so(objective: str) -> No
     settings = CorruptionSettings(0.15, MASK, VOCAB, (0, 1, 2, 3, 4), t_min=0.9, elbo=objective == "masked_diffusion")
     texts = [np.arange(5, 45), np.arange(5, 9)]
     samples = [
-        OBJECTIVES[objective].corrupt(text, sample_generator(0, 0, 0, n), settings) for n, text in enumerate(texts)
+        OBJECTIVES[objective].load()(text, sample_generator(0, 0, 0, n), settings) for n, text in enumerate(texts)
     ]
     batch = pad_samples(samples, PAD)
     labels, mask = batch["labels"], batch["attention_mask"]

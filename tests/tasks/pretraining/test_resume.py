@@ -26,7 +26,7 @@ from command import TINY as COMMAND_TINY
 from command import cogito, environment
 from factories import make_record
 
-from models.variants import VARIANTS
+from models.family import VARIANTS
 from tasks.analysis.stage import analyse_concepts
 from tasks.checkpoints.publishing import publish_checkpoint
 from tasks.data.corpus import prepare_corpus

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from models.variants import HEAD_DECODERS, VARIANTS
+from models.family import HEADS, VARIANTS
 from tasks.data.task_data import PreparedTask
 from tasks.errors import UserError
 from tasks.runs.claiming import evaluation_identity
@@ -115,7 +115,7 @@ training:
         ("my.yaml:9: model.num_layers", "got 0; input should be greater than or equal to 1"),
         ("my.yaml:12: objective.concept_losses.vicregg", "did you mean 'vicreg'?"),
         ("my.yaml:14: evaluation.tasks.1", f"did you mean 'qqp'? allowed: {', '.join(sorted(TASKS))}"),
-        ("my.yaml:15: evaluation.head", f"did you mean 'via_decoder'? allowed: {', '.join(sorted(HEAD_DECODERS))}"),
+        ("my.yaml:15: evaluation.head", f"did you mean 'via_decoder'? allowed: {', '.join(sorted(HEADS))}"),
         ("my.yaml:17: evaluation.per_task.mrpc.epoch", "did you mean 'epochs'? allowed: epochs, learning_rate,"),
         ("my.yaml:18: evaluation.per_task.stbs", "unknown task 'stbs': did you mean 'stsb'?"),
         ("my.yaml:20: training.schedule", "did you mean 'cosine'?"),
@@ -363,4 +363,4 @@ def test_losses_that_cannot_reach_their_best_are_warned_of() -> None:
     ]
     # 65 vectors in 64 dimensions can keep every cosine at 1/64.
     (hard,) = make_spec(model={"hidden_size": 64, "num_concepts": 65}, objective=losses).warnings
-    assert "65 concepts of width 64 cannot be orthogonal" in hard
+    assert "of 65 concepts of width 64 some pair has a cosine of at least 0.02, above 0.0" in hard

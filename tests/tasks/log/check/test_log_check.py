@@ -37,13 +37,13 @@ from typed_log import (
     training_row,
 )
 
-from models.variants import HEAD_DECODERS, VARIANTS
+from models.family import CONCEPT_LOSSES, HEADS, VARIANTS
 from tasks.log.check import RULES, check_log
 from tasks.log.check.document import SPLITS, Document
 from tasks.log.experiment_log import write_row
 from tasks.log.rows import render_row
 from tasks.spec.benchmarks import TASKS
-from tasks.spec.experiment import LOSS_NAMES, ExperimentSpec, fitting_heads
+from tasks.spec.experiment import ExperimentSpec, fitting_heads
 from tasks.store.records import AnalysisResult, CellResult, Divergence, PretrainingResult, RunRecord, Score, StageRecord
 
 # The user's log
@@ -424,7 +424,9 @@ def consistent_record(draw: st.DrawFn, kind: str | None = None, known: tuple[Run
     status = draw(st.sampled_from(["complete"] * 4 + ["running", "failed", "paused", "diverged"]))
     moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=draw(st.integers(0, 10**7)))
     variant = draw(st.sampled_from(sorted(VARIANTS)))
-    losses = draw(st.dictionaries(st.sampled_from(LOSS_NAMES), st.sampled_from([0.1, 1.0, 0.02, 1e-5]), max_size=2))
+    losses = draw(
+        st.dictionaries(st.sampled_from(list(CONCEPT_LOSSES)), st.sampled_from([0.1, 1.0, 0.02, 1e-5]), max_size=2)
+    )
     asked = {
         "name": "test",
         "data": {"dataset": draw(st.sampled_from(DATASETS)), "max_documents": draw(st.none() | st.integers(1, 10**7))},
@@ -448,7 +450,7 @@ def consistent_record(draw: st.DrawFn, kind: str | None = None, known: tuple[Run
     }
     spec = ExperimentSpec.model_validate(asked)
     analysis, checkpoint = draw(analysis_of(spec.model.num_concepts)), None
-    head = draw(st.sampled_from([name for name in HEAD_DECODERS if name in fitting_heads(variant)]))
+    head = draw(st.sampled_from([name for name in HEADS if name in fitting_heads(variant)]))
     run_id = f"{spec.run_prefix if kind == 'training' else head}_{moment:%Y%m%d_%H%M%S}"
     if kind == "evaluation":
         older = [one for one in known if one.kind == "training" and one.created < moment]
