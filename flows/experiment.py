@@ -25,6 +25,7 @@ from tasks.runs.preflight import Inputs, find_inputs
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.home import RunFolder, cogito_home
 from tasks.store.records import CorpusResult, RunRecord, StageRecord
+from tasks.store.stage_table import recorded_stages
 
 
 @flow(
@@ -119,6 +120,6 @@ def _train_and_evaluate(
 
 def _stop_early(record: RunRecord, run: RunFolder, log: Path, reason: str) -> State:
     """Later stages are skipped, and said to be; the row is written all the same."""
-    for name in ("publishing", "finetuning", "analysis"):
+    for name in recorded_stages("training")[2:]:
         record.stages[name] = StageRecord(status="skipped", message=reason)
     return finish_run(record, run, log)

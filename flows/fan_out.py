@@ -27,6 +27,7 @@ from tasks.spec.experiment import ExperimentSpec
 from tasks.store.home import RunFolder, cogito_home
 from tasks.store.locks import TAG, active
 from tasks.store.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
+from tasks.store.stage_table import check_stage, in_order
 
 log = logging.getLogger("cogito.flow")
 
@@ -71,7 +72,17 @@ def wait_for_all(futures: Iterable[PrefectFuture[Any] | None]) -> None:
 
 
 def note_stage(record: RunRecord, name: str, started: float, result: Any, problem: str | None) -> None:
-    """Write down how a stage went; a stage that found its work done keeps what was written when it was done."""
+    """Record how a stage went; one that found its work done keeps what was recorded when it did the work.
+
+    Args:
+        name: its row in the table of stages, whose order the record keeps.
+        started: on the monotonic clock, in seconds.
+        problem: what went wrong, if anything did.
+
+    Raises:
+        KeyError: the table has no such row.
+    """
+    check_stage(name)
     # A stage that ran beside others knows its own time better than whoever waited for all of them.
     seconds = round(getattr(result, "seconds", None) or time.monotonic() - started, 1)
     if problem is not None:
@@ -79,6 +90,7 @@ def note_stage(record: RunRecord, name: str, started: float, result: Any, proble
         record.stages[name] = StageRecord(status="failed", seconds=seconds, message=problem)
     elif record.stages.get(name) is None or record.stages[name].status != "complete" or not _reused(result):
         record.stages[name] = StageRecord(status="complete", seconds=seconds)
+    record.stages = {name: record.stages[name] for name in in_order(record.stages)}
 
 
 def _reused(result: Any) -> bool:

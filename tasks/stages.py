@@ -1,35 +1,24 @@
-"""The Prefect tasks: names, retries, progress and artifacts around plain functions. No logic of its own.
+"""The Prefect tasks: each gives the plain function of a stage its name, its retries, its progress and its artifacts.
 
 A stage that fails with an expected error ends as a Failed state with one clear message; a stage that finds its work
-done ends as Cached. Faults that may pass (network, Hub) are raised and retried with backoff and jitter.
+done ends as Cached. Transient faults (network, Hub) are raised and retried with backoff and jitter.
 """
 
-import base64
 import functools
 import json
 import logging
-import socket
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from prefect import task
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import TaskRunContext
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from tasks.analysis.stage import analyse_concepts
+from tasks.artifacts import artifact_key, show, show_image, show_progress
 from tasks.checkpoints.publishing import publish_checkpoint
 from tasks.data.corpus import prepare_corpus
 from tasks.data.hub import asked_wait, gave_up, is_transient
@@ -39,15 +28,15 @@ from tasks.errors import Paused, StageError, UserError
 from tasks.finetuning.scoring import score_task
 from tasks.finetuning.stage import finetune
 from tasks.interruption import pausing, stopping
-from tasks.jobs.messages import OnProgress
 from tasks.log.experiment_log import write_row
+from tasks.log.rows import render_row
 from tasks.plots import plot_curve, plot_live_geometry
 from tasks.pretraining.stage import pretrain
 from tasks.progress import DISPLAY
 from tasks.report.writing import write_report
 from tasks.review.sweeps import comparison_table
 from tasks.scores.showing import artifact_row
-from tasks.secrets import redact, redact_all
+from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.experiment import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
 from tasks.store.files import disk_full
@@ -62,8 +51,7 @@ from tasks.store.records import (
     RunRecord,
     Score,
 )
-
-log = logging.getLogger("cogito.stages")
+from tasks.store.stage_table import check_stage
 
 BAD_INPUT = "Bad input"
 PAUSED = "Paused"
@@ -81,7 +69,6 @@ class _PauseIsNoError(logging.Filter):
 
 logging.getLogger("prefect.task_runs").addFilter(_PauseIsNoError())
 RETRIES = 3
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _retry_transient(_task: Any, _run: Any, state: State) -> bool:
@@ -94,8 +81,17 @@ def _is_last_try() -> bool:
     return context is not None and context.task_run.run_count > RETRIES
 
 
-def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
-    """Make a Prefect task of a function; `run_name` is a template over its arguments."""
+def stage(row: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Make a Prefect task of a function.
+
+    Args:
+        row: the stage that the task belongs to, by its name in the table of stages.
+        run_name: a template over the function's arguments.
+
+    Raises:
+        KeyError: the table has no such row.
+    """
+    check_stage(row)
 
     def wrap(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
@@ -124,6 +120,7 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
                 return Completed(data=value, name="Cached")
             return value
 
+        function.row = row  # type: ignore[attr-defined]
         return task(
             run,  # type: ignore[call-overload]
             name=function.__name__.replace("_", "-"),
@@ -138,70 +135,9 @@ def stage(run_name: str) -> Callable[[Callable[..., Any]], Any]:
     return wrap
 
 
-# Set while artifacts fail. Prefect's client tries for a minute, in which nobody would hear what a job says.
-_unseen = threading.Event()
-
-
-def _show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Make an artifact. It is for watching: a server that is away must neither fail work nor hold it up."""
-    if _unseen.is_set() and not _server_listens():
-        return None
-    try:
-        made = create(*map(redact_all, args), **redact_all(kwargs))
-        _unseen.clear()
-        return made
-    except Exception as error:
-        _unseen.set()
-        log.warning("an artifact could not be shown, the work goes on: %s", error)
-        return None
-
-
-def _server_listens() -> bool:
-    """Whether a connection to the Prefect server can be made, found out in no time."""
-    parts = urlsplit(PREFECT_API_URL.value() or "")
-    try:
-        with socket.create_connection((parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]), timeout=1):
-            return True
-    except (OSError, KeyError):
-        return False
-
-
-def _report(stage_name: str, note: Callable[[dict[str, Any]], str]) -> OnProgress:
-    """Progress of a job to the terminal and, at most once a second, to a Prefect artifact."""
-    artifact: Any = None
-    last = 0.0
-
-    def report(figures: dict[str, Any]) -> None:
-        nonlocal artifact, last
-        done, total = int(figures["step"]), int(figures["steps"] or 0)
-        text = note(figures)
-        DISPLAY.update(stage_name, done, total or None, text)
-        now = time.monotonic()
-        if TaskRunContext.get() is None or (now - last < 1.0 and done != total):
-            return
-        last = now
-        percent = 100.0 * done / total if total else 0.0
-        if artifact is None:
-            artifact = _show(create_progress_artifact, progress=percent, description=f"{stage_name} {text}")
-        else:
-            _show(update_progress_artifact, artifact_id=artifact, progress=percent, description=f"{stage_name} {text}")
-
-    return report
-
-
-def _image(path: Path, key: str, description: str) -> None:
-    data = base64.b64encode(path.read_bytes()).decode()
-    _show(create_image_artifact, f"data:image/png;base64,{data}", key=key, description=description)
-
-
-def artifact_key(*parts: str) -> str:
-    """An artifact key from free names: lower-case letters, digits and dashes."""
-    return "-".join(parts).lower().replace("_", "-").replace(".", "-")
-
-
-@stage("prepare-corpus")
+@stage("data", "prepare-corpus")
 def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokenizer: Path | None = None) -> CorpusResult:
-    note = _report("corpus", lambda figures: "documents")
+    note = show_progress("corpus", lambda figures: "documents")
     result = prepare_corpus(
         spec,
         source,
@@ -212,16 +148,16 @@ def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokeniz
     )
     DISPLAY.finish("corpus")
     facts = result.model_dump(mode="json", exclude={"folder", "tokenizer", "special_token_ids"})
-    _show(create_table_artifact, [{"figure": name, "value": value} for name, value in facts.items()], key="corpus")
+    show(create_table_artifact, [{"figure": name, "value": value} for name, value in facts.items()], key="corpus")
     return result
 
 
-@stage("prepare-{name}")
+@stage("data", "prepare-{name}")
 def prepare_task_data(name: str, protocol: CellProtocol, tokenizer: Path, source: Source) -> PreparedTask:
     return prepare_task(TASKS[name], protocol, tokenizer, source, cogito_home())
 
 
-@stage("pretrain")
+@stage("pretraining", "pretrain")
 def pretrain_model(
     spec: ExperimentSpec,
     corpus: CorpusResult,
@@ -234,14 +170,14 @@ def pretrain_model(
     def note(figures: dict[str, Any]) -> str:
         return f"loss {figures['task_loss']:.3f} at {figures['steps_per_second']:.2f} steps/s"
 
-    report = _report("pretraining", note)
+    report = show_progress("pretraining", note)
 
     def heard(figures: dict[str, Any]) -> None:
         report(figures)
         if "nuclear_rank_of_mean" in figures:  # an evaluation: collapse must be seen while it happens
             evaluations.append(figures)
             plot_live_geometry(evaluations, spec.model.num_concepts, run.plots / "ranks.png")
-            _image(run.plots / "ranks.png", artifact_key("ranks", run.run_id), "Concept ranks during pretraining")
+            show_image(run.plots / "ranks.png", artifact_key("ranks", run.run_id), "Concept ranks during pretraining")
 
     result = pretrain(spec, corpus, run, cogito_home(), init_from=init_from, processes=processes, on_progress=heard)
     DISPLAY.finish("pretraining")
@@ -250,30 +186,30 @@ def pretrain_model(
         plot_curve(points, corpus.unigram_entropy_nats, run.plots / "loss.png")
         plot_live_geometry(points, spec.model.num_concepts, run.plots / "ranks.png")
         for name, title in (("loss", "Pretraining loss"), ("ranks", "Concept ranks during pretraining")):
-            _image(run.plots / f"{name}.png", artifact_key(name, run.run_id), title)
+            show_image(run.plots / f"{name}.png", artifact_key(name, run.run_id), title)
     return result
 
 
-@stage("publish")
+@stage("publishing", "publish")
 def publish_model(model: Path, record: RunRecord, spec: PublishSpec) -> PublishResult:
     result = publish_checkpoint(model, record, spec, cogito_home())
     return result.model_copy(update={"reused": result == record.publishing})
 
 
-@stage("analyse-concepts")
+@stage("analysis", "analyse-concepts")
 def analyse(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec, run: RunFolder) -> AnalysisResult:
     result = analyse_concepts(
-        checkpoint, corpus, spec, run, cogito_home(), on_progress=_report("analysis", lambda figures: "samples")
+        checkpoint, corpus, spec, run, cogito_home(), on_progress=show_progress("analysis", lambda figures: "samples")
     )
     DISPLAY.finish("analysis")
     rows = [{"figure": name, "value": round(value, 5)} for name, value in result.figures.items()]
-    _show(create_table_artifact, rows, key=artifact_key("geometry", run.run_id), description="Concept geometry")
+    show(create_table_artifact, rows, key=artifact_key("geometry", run.run_id), description="Concept geometry")
     for name, path in result.plots.items():
-        _image(path, artifact_key(name, run.run_id), name.replace("_", " "))
+        show_image(path, artifact_key(name, run.run_id), name.replace("_", " "))
     return result
 
 
-@stage("finetune-{name}-seed{seed}-{start}")
+@stage("finetuning", "finetune-{name}-seed{seed}-{start}")
 def finetune_cell(
     name: str,
     seed: int,
@@ -301,22 +237,22 @@ def finetune_cell(
             run,
             cogito_home(),
             begin=begin,
-            on_progress=_report(title, note),
+            on_progress=show_progress(title, note),
         )
     finally:
         DISPLAY.finish(title)
 
 
-@stage("score-{name}-{start}")
+@stage("scores", "score-{name}-{start}")
 def score_cells(name: str, start: str, cells: list[CellResult], data: PreparedTask, run: RunFolder) -> list[Score]:
     return score_task(cells, data, run)
 
 
-@stage("write-row")
+@stage("row", "write-row")
 def write_log_row(log: Path, record: RunRecord) -> bool:
     changed = write_row(log, record)
-    _show(create_markdown_artifact, row_markdown(record), key=artifact_key("row", record.run_id))
-    _show(
+    show(create_markdown_artifact, row_markdown(record), key=artifact_key("row", record.run_id))
+    show(
         create_table_artifact,
         [artifact_row(score) for score in record.scores],
         key=artifact_key("scores", record.run_id),
@@ -325,7 +261,7 @@ def write_log_row(log: Path, record: RunRecord) -> bool:
     return changed
 
 
-@stage("write-report")
+@stage("report", "write-report")
 def make_report(folder: Path) -> list[Path]:
     """The report of a run's or a sweep's folder."""
     return write_report(folder, cogito_home())
@@ -333,12 +269,10 @@ def make_report(folder: Path) -> list[Path]:
 
 def show_comparison(rows: list[dict[str, Any]], folder: Path) -> None:
     """The comparison of a sweep as an artifact of the flow that runs it."""
-    _show(create_markdown_artifact, comparison_table(rows), key=artifact_key("sweep", folder.name))
+    show(create_markdown_artifact, comparison_table(rows), key=artifact_key("sweep", folder.name))
 
 
 def row_markdown(record: RunRecord) -> str:
     """The log's row as a small table of column and cell."""
-    from tasks.log.rows import render_row
-
     cells = "\n".join(f"| {title} | {cell} |" for title, cell in render_row(record).items())
     return f"# {record.run_id}\n\n| column | cell |\n|---|---|\n{cells}\n"

@@ -29,11 +29,8 @@ from tasks.report.scores import (
 from tasks.spec.experiment import ExperimentSpec, training_steps
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord, load_record
+from tasks.store.stage_table import recorded_stages
 
-STAGES = {
-    "training": ("data", "pretraining", "publishing", "finetuning", "analysis"),
-    "evaluation": ("finetuning", "analysis"),
-}
 Points = list[dict[str, Any]]
 
 
@@ -374,7 +371,7 @@ def _failures(record: RunRecord) -> list[Part]:
             parts.append((Strong(title), ": ", first_line(cell.error or "") or "no reason recorded"))
             if len((cell.error or "").strip().splitlines()) > 1:
                 parts.append(Quote(cell.error or ""))
-    missing = [name for name in STAGES[record.kind] if name not in record.stages]
+    missing = [name for name in recorded_stages(record.kind) if name not in record.stages]
     if missing and record.status != "complete":
         title = "Not reached so far" if record.status in ("running", "paused") else "Never reached"
         parts.append((Strong(title), ": ", ", ".join(missing), "."))

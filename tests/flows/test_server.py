@@ -439,7 +439,7 @@ def test_a_server_that_is_away_is_not_waited_for_at_every_artifact(
     """Prefect's client tries for a minute; a job that nobody hears meanwhile would stand still."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from tasks import stages
+    from tasks import artifacts
 
     asked: list[str] = []
 
@@ -449,13 +449,13 @@ def test_a_server_that_is_away_is_not_waited_for_at_every_artifact(
             raise httpx.ConnectError("refused")
         return name
 
-    monkeypatch.setattr(stages, "_unseen", threading.Event())
+    monkeypatch.setattr(artifacts, "_unseen", threading.Event())
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
-        assert [stages._show(create, name) for name in ("first", "lost", "skipped")] == ["first", None, None]
+        assert [artifacts.show(create, name) for name in ("first", "lost", "skipped")] == ["first", None, None]
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{web_server.server_port}/api"}):
-        assert [stages._show(create, name) for name in ("back", "again")] == ["back", "again"]
+        assert [artifacts.show(create, name) for name in ("back", "again")] == ["back", "again"]
     assert asked == ["first", "lost", "back", "again"]
 
 

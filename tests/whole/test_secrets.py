@@ -129,10 +129,10 @@ def of_a_report(home: Home, folder: Path) -> str:
 
 
 def of_an_artifact(home: Home, folder: Path) -> str:
-    from tasks.stages import _show
+    from tasks.artifacts import show
 
     shown: list[Any] = []
-    _show(lambda *args, **kwargs: shown.append((args, kwargs)), [{"figure": TOKEN}], description=TOKEN)
+    show(lambda *args, **kwargs: shown.append((args, kwargs)), [{"figure": TOKEN}], description=TOKEN)
     assert shown
     return str(shown)
 
@@ -176,7 +176,7 @@ def test_no_way_out_shows_a_secret(way: Callable[[Home, Path], str], home: Home,
 def test_a_stage_that_fails_unexpectedly_shows_no_secret(home: Home) -> None:
     from tasks.stages import stage
 
-    @stage("x")
+    @stage("data", "x")
     def leaky() -> None:
         raise RuntimeError(f"refused {TOKEN}")
 

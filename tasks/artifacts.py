@@ -1,0 +1,93 @@
+"""Prefect artifacts: the tables, pictures and progress that a stage shows in the UI while it works.
+
+They are for watching: a server that is away must neither fail a stage nor hold it up.
+"""
+
+import base64
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from prefect.artifacts import create_image_artifact, create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+from prefect.settings import PREFECT_API_URL
+
+from tasks.jobs.messages import OnProgress
+from tasks.progress import DISPLAY
+from tasks.secrets import redact_all
+
+log = logging.getLogger("cogito.stages")
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# Seconds between two updates of a progress artifact.
+UPDATE_SECONDS = 1.0
+# Set while artifacts fail: Prefect's client retries for a minute, in which nothing would listen to the job.
+_unseen = threading.Event()
+
+
+def show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Create an artifact without secrets; None, and a warning, where the server does not take it."""
+    if _unseen.is_set() and not _server_listens():
+        return None
+    try:
+        made = create(*map(redact_all, args), **redact_all(kwargs))
+        _unseen.clear()
+        return made
+    except Exception as error:
+        _unseen.set()
+        log.warning("an artifact could not be shown, the work goes on: %s", error)
+        return None
+
+
+def show_image(path: Path, key: str, description: str) -> None:
+    """Show a PNG file as an artifact."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    show(create_image_artifact, f"data:image/png;base64,{data}", key=key, description=description)
+
+
+def artifact_key(*parts: str) -> str:
+    """An artifact key from free names: lower-case letters, digits and dashes."""
+    return "-".join(parts).lower().replace("_", "-").replace(".", "-")
+
+
+def show_progress(title: str, note: Callable[[dict[str, Any]], str]) -> OnProgress:
+    """A listener that shows a job's progress in the terminal and, at most once a second, as an artifact.
+
+    Args:
+        title: what is under way.
+        note: a few words about the latest figures.
+    """
+    artifact: Any = None
+    last = 0.0
+
+    def report(figures: dict[str, Any]) -> None:
+        nonlocal artifact, last
+        done, total = int(figures["step"]), int(figures["steps"] or 0)
+        text = note(figures)
+        DISPLAY.update(title, done, total or None, text)
+        now = time.monotonic()
+        if TaskRunContext.get() is None or (now - last < UPDATE_SECONDS and done != total):
+            return
+        last = now
+        shown = {"progress": 100.0 * done / total if total else 0.0, "description": f"{title} {text}"}
+        if artifact is None:
+            artifact = show(create_progress_artifact, **shown)
+        else:
+            show(update_progress_artifact, artifact_id=artifact, **shown)
+
+    return report
+
+
+def _server_listens() -> bool:
+    """Whether the Prefect server accepts a connection, found out within a second."""
+    parts = urlsplit(PREFECT_API_URL.value() or "")
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]), timeout=1):
+            return True
+    except (OSError, KeyError):
+        return False
