@@ -1,4 +1,4 @@
-"""What the user is told when something is wrong: one message with what, got, allowed and fix."""
+"""The errors that a user sees: one message states what is wrong, what was given, what is allowed and how to fix it."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,7 +7,7 @@ from tasks.secrets import redact
 
 
 class PublicError(Exception):
-    """An error whose message is shown, stored and logged, so it never holds a secret."""
+    """An error whose message is shown, stored and logged; secrets are removed from it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
@@ -18,21 +18,21 @@ class UserError(PublicError):
 
 
 class StageError(PublicError):
-    """A stage did its work and failed. The command goes on with what can run and exits with code 1."""
+    """A stage failed. The command continues with whatever does not depend on it and exits with code 1."""
 
 
 class Paused(Exception):
-    """Work was told to pause and has saved where it is; the same command goes on. Exit code 0."""
+    """Work has paused and saved its state; the same command continues it. Exit code 0."""
 
 
 class RunPaused(Paused):
-    """A run was told to pause; the message begins with its id."""
+    """A run has paused; the message begins with its id."""
 
 
 def unknown_name(kind: str, got: object, allowed: Iterable[str]) -> str:
-    """The sentence for a name that a table does not hold, with the nearest one and the whole list."""
+    """The message for a name that is not in a table, with the nearest name and all allowed ones."""
     names = sorted(allowed)
-    text = str(got)[:200]  # who types more meant no name
+    text = str(got)[:200]  # no name is longer
     near = get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {kind} {text!r}: {hint}allowed: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Progress of long work for whoever watches: bars in a terminal, a line now and then elsewhere."""
+"""Progress of long work: bars in a terminal, an occasional log line elsewhere."""
 
 import logging
 import time
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cogito.progress")
 
-# Without a terminal one line per stage is written this often.
+# Without a terminal, a stage logs one line per this interval.
 LINE_SECONDS = 30.0
 
 
 class ProgressDisplay:
-    """All stages that are at work, one bar each."""
+    """The progress of all stages in progress, one bar each."""
 
     def __init__(self) -> None:
         self._bars: object | None = None
@@ -25,7 +25,7 @@ class ProgressDisplay:
 
     @contextmanager
     def on_terminal(self) -> Iterator[None]:
-        """Show bars on standard error while the block runs, if that is a terminal."""
+        """Show bars while the block runs, if standard error is a terminal."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -49,7 +49,7 @@ class ProgressDisplay:
                 self._tasks.clear()
 
     def update(self, stage: str, done: int, total: int | None, note: str = "") -> None:
-        """A stage has done so much of so much."""
+        """Report that a stage has done `done` of `total` units; None where the total is unknown."""
         from rich.progress import Progress
 
         if isinstance(self._bars, Progress):
@@ -63,7 +63,7 @@ class ProgressDisplay:
             log.info("%s: %s of %s %s", stage, f"{done:,}", f"{total:,}" if total else "?", note)
 
     def finish(self, stage: str) -> None:
-        """A stage is over; its bar goes."""
+        """Remove the bar of a stage that has ended."""
         from rich.progress import Progress
 
         if isinstance(self._bars, Progress) and stage in self._tasks:

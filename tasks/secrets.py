@@ -1,6 +1,7 @@
-"""What must not be shown: tokens, keys and passwords. One function takes them out of every text that leaves a process.
+"""Removal of secrets: tokens, keys and passwords never leave a process in a text.
 
-It stands before logs, messages, records, rows, artifacts, reports and model cards; nothing else looks for secrets.
+Logs, messages, records, rows, artifacts, reports and model cards all pass through `redact`; nothing else looks for
+secrets.
 """
 
 import base64
@@ -13,7 +14,7 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
-# Variables that hold a secret.
+# Environment variables that hold a secret.
 SECRETS = (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
@@ -24,13 +25,13 @@ SECRETS = (
     "WANDB_API_KEY",
 )
 HIDDEN = "***"
-_SHORTEST = 8  # a shorter one would be found inside words
+_SHORTEST = 8  # a shorter secret would match inside ordinary words
 
-# What looks like a key of a service, or is the account in an address.
+# Keys in the formats of known services, and the account in a URL.
 _KEY = re.compile(
     r"\b(?:hf|gh[opsu]|github_pat|pn[bu]|wandb_v1)_\w{16,}|\bapi_org_\w{16,}|\bAKIA[0-9A-Z]{16}\b|(?<=://)[^/@\s]+(?=@)"
 )
-# What is called a secret, after its name.
+# A value that follows a name such as `token=` or `password:`.
 _NAMED = re.compile(
     r"((?:token|secret|password|passwd|(?:api|access|private)[_-]?key|auth_string)[\"']?\s*[=:]\s*[\"']?|bearer\s+"
     r"|authorization[\"']?\s*[=:]\s*[\"']?(?:(?:basic|bearer|token)\s+)?|[?&](?:x-amz-)?(?:sig|signature|credential|auth|key)=)"
@@ -40,7 +41,7 @@ _NAMED = re.compile(
 
 
 def redact(text: str) -> str:
-    """A text without what looks like a secret, or is one of this process."""
+    """The text with every secret of this process, and whatever looks like a secret, replaced by `***`."""
     text = _hide_known_forms(text)
     for value in _own_secrets():
         if value in text:
@@ -53,33 +54,33 @@ def _hide_known_forms(text: str) -> str:
 
 
 def environment_without_secrets(*needed: str) -> dict[str, str]:
-    """This process's environment for another one, without what is called or looks like a secret.
+    """The environment for another process: this one's, without variables whose name or value suggests a secret.
 
     Args:
-        needed: names that the other process has work for, or patterns of them like `*_PROXY`.
+        needed: names that the other process needs all the same, or patterns such as `*_PROXY`.
     """
 
-    def hands_on(name: str, value: str) -> bool:
+    def passes(name: str, value: str) -> bool:
         if any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in needed):
             return True
         return name not in SECRETS and _hide_known_forms(stated := f"{name}={value}") == stated
 
-    return {name: value for name, value in os.environ.items() if hands_on(name, value)}
+    return {name: value for name, value in os.environ.items() if passes(name, value)}
 
 
 def redact_all(value: Any) -> Any:
-    """The same for every text inside lists and mappings."""
+    """The value with `redact` applied to every text in its lists and mappings, keys included."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {redact_all(key): redact_all(one) for key, one in value.items()}
+        return {redact_all(key): redact_all(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map(redact_all, value))
     return value
 
 
 def redact_logs() -> None:
-    """Have every line that this process logs, whoever writes it, go through `redact`; may be called again."""
+    """Apply `redact` to every line that this process logs, from any library; calling it again changes nothing."""
     made = logging.getLogRecordFactory()
     if getattr(made, "redacts", False):
         return
@@ -89,12 +90,12 @@ def redact_logs() -> None:
         record = made(*args, **kwargs)
         try:
             text = record.getMessage()
-        except (TypeError, ValueError):  # logging itself says what is wrong with it
+        except (TypeError, ValueError):  # logging itself reports the mistake
             return record
         if (public := redact(text)) != text:
             record.msg, record.args = public, ()
         if record.exc_info and record.exc_info[1] is not None:
-            # Formatters take this text where there is one.
+            # Formatters use this text if it is set.
             record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
         return record
 
@@ -103,9 +104,9 @@ def redact_logs() -> None:
 
 
 def _own_secrets() -> list[str]:
-    """The secrets of this process, also in the forms in which they stand in addresses and headers."""
+    """The secrets of this process, as they are and as they appear in URLs and headers."""
     values = [os.environ.get(name, "") for name in SECRETS]
-    hub = sys.modules.get("huggingface_hub")  # `hf auth login` stores one in a file
+    hub = sys.modules.get("huggingface_hub")  # `hf auth login` stores a token in a file
     if hub is not None:
         values.append(hub.get_token() or "")
     long = [value for value in values if len(value) >= _SHORTEST]

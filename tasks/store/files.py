@@ -1,6 +1,6 @@
-"""Where everything lies: every path under COGITO_HOME, atomic writes, exclusive claims.
+"""Files and folders that other processes read: atomic writes, hashes, manifests and safe names.
 
-A file that others read is written whole and then renamed, so a reader sees the old one or the new one.
+Each is written in full under another name and then renamed, so a reader sees either the old content or the new.
 """
 
 import errno
@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,11 @@ log = logging.getLogger("cogito.run_folder")
 
 MAX_JSON_CHARACTERS = 256 * 2**20
 MAX_NAME_BYTES = 255
-# What Windows takes for a device, whatever suffix follows.
+# Names that Windows reserves for devices, with any suffix.
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
-# No space, a quota used up, a limit on file sizes.
+# No space, quota exceeded, file size limit exceeded.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# Rust, numpy and torch write by themselves and say it in words: of torch and numpy only that a write fell short.
+# Rust, numpy and torch report a full disk only in their messages; numpy and torch say merely that a write fell short.
 _FULL_WORDS = re.compile(
     r"No space left on device|Not enough disk space|\(os error (27|28|122)\)|\d+ requested and \d+ written"
     r"|PytorchStreamWriter failed writing|inline_container\.cc\S* \. unexpected pos|iostream error"
@@ -33,7 +34,7 @@ _FULL_WORDS = re.compile(
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that led to it, says that a disk has no room, whichever library noticed."""
+    """Whether an error, or one of its causes, means that a disk is full, whichever library raised it."""
     seen: BaseException | None = error
     while seen is not None:
         if (isinstance(seen, OSError) and seen.errno in _FULL) or _FULL_WORDS.search(str(seen)):
@@ -44,9 +45,9 @@ def disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one message that there is no room for `path`; every other error stays what it is.
+    """Turn a full disk into one error that names `path`; let every other error pass.
 
-    The system itself names no file when a write fails, only when an opening does.
+    The operating system names the file when opening it fails, but not when a write fails.
 
     Raises:
         StageError: the disk is full.
@@ -54,7 +55,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (UserError, StageError):
-        raise  # written nearer to the file
+        raise  # already names the file
     except Exception as error:
         if not disk_full(error):
             raise
@@ -66,7 +67,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Another name in the same folder to write to, renamed to `path` when all went well; else the old file stays."""
+    """Yield a temporary name beside `path`, and rename it to `path` on success; on an error the old file stays."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole, then rename it into place; on any error the old file stays as it was."""
+    """Write a file in full, then rename it into place; on any error the old file stays as it was."""
     with replacing(path) as part, part.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -86,6 +87,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON with `write_atomic`; what JSON does not know is written as text."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
@@ -94,10 +96,10 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not JSON, nested without end, or larger than any of ours.
+        ValueError: it is not JSON, nested too deeply, or larger than any file that Cogito writes.
     """
     with path.open(encoding="utf-8") as file:
-        text = file.read(MAX_JSON_CHARACTERS + 1)  # of /dev/zero too
+        text = file.read(MAX_JSON_CHARACTERS + 1)  # bounded even for /dev/zero
     if len(text) > MAX_JSON_CHARACTERS:
         raise ValueError(f"it has more than {MAX_JSON_CHARACTERS:,} characters")
     try:
@@ -107,9 +109,9 @@ def read_json(path: Path) -> Any:
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a name is one part of a path on every system: no `..`, no separator, drive, device or control character.
+    """Whether a name is one path component on every system: no `..`, separator, drive, device or control character.
 
-    Names come from specs, logs, records and archives that anybody may have written.
+    Names come from specs, logs, records and archives, which are not trusted.
     """
     stem = name.partition(".")[0].casefold()
     return (
@@ -128,13 +130,14 @@ def content_hash(value: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
-    """Build a folder beside `target` and rename it into place when all went well; nobody sees half a folder."""
+    """Yield a temporary folder beside `target`, and rename it to `target` on success; no reader sees half a folder."""
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     with writing(target):
         try:
@@ -149,8 +152,7 @@ def building(target: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    import shutil
-
+    """Remove a folder with everything in it; what cannot be removed is left."""
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -165,7 +167,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder of a cache is whole by its manifest; a broken one is named in a warning, to be built again."""
+    """Whether a cached folder agrees with its manifest in names and sizes; a broken one causes a warning."""
     if not (folder / "manifest.json").exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Where everything lies: every path under COGITO_HOME, and the claim of a new run folder."""
+"""Every path under COGITO_HOME, and the claim of a new run folder."""
 
 import os
 import time
@@ -14,71 +14,58 @@ from tasks.store.files import is_safe_name
 PRIVATE = 0o700
 
 
+class _PathIn:
+    """A path inside the root of a Home or a RunFolder, as an attribute of it.
+
+    Args:
+        name: its name under the root.
+        made: create it when it is read, for its owner alone: records, logs and Prefect's database hold more than
+            others should see.
+    """
+
+    def __init__(self, name: str, *, made: bool = False) -> None:
+        self.name, self.made = name, made
+
+    def __get__(self, owner: "Home | RunFolder", kind: type) -> Path:
+        path = owner.root / self.name
+        if self.made:
+            owner.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            path.mkdir(mode=PRIVATE, exist_ok=True)
+        return path
+
+
 @dataclass(frozen=True)
 class Home:
-    """The root of all state, COGITO_HOME; its folders are made when first asked for."""
+    """The root of all state, COGITO_HOME. Each folder is created when it is first read."""
 
     root: Path
 
-    def _folder(self, name: str) -> Path:
-        # For its owner alone: records, logs and Prefect's database tell more than is meant for others.
-        self.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-        path = self.root / name
-        path.mkdir(mode=PRIVATE, exist_ok=True)
-        return path
-
-    @property
-    def runs(self) -> Path:
-        return self._folder("runs")
-
-    @property
-    def corpora(self) -> Path:
-        return self._folder("corpora")
-
-    @property
-    def tokenizers(self) -> Path:
-        return self._folder("tokenizers")
-
-    @property
-    def published(self) -> Path:
-        return self._folder("published")
-
-    @property
-    def cache(self) -> Path:
-        return self._folder("cache")
-
-    @property
-    def prefect(self) -> Path:
-        return self._folder("prefect")
-
-    @property
-    def logs(self) -> Path:
-        return self._folder("logs")
-
-    @property
-    def leases(self) -> Path:
-        return self._folder("leases")
-
-    @property
-    def locks(self) -> Path:
-        return self._folder("locks")
+    runs = _PathIn("runs", made=True)
+    corpora = _PathIn("corpora", made=True)
+    tokenizers = _PathIn("tokenizers", made=True)
+    published = _PathIn("published", made=True)
+    cache = _PathIn("cache", made=True)
+    prefect = _PathIn("prefect", made=True)
+    logs = _PathIn("logs", made=True)
+    leases = _PathIn("leases", made=True)
+    locks = _PathIn("locks", made=True)
 
     def run(self, run_id: str) -> "RunFolder":
         """The folder of a run, whether it exists or not.
 
         Raises:
-            UserError: no run can have this name, since it would lie elsewhere.
+            UserError: the name cannot be that of a run, because its folder would lie outside `runs`.
         """
         if not is_safe_name(run_id):
             raise UserError(f"run {run_id[:200]!r}: is no name of a run; allowed: a run id of `cogito log show`")
         return RunFolder(self.runs / run_id)
 
     def has_run(self, name: str) -> bool:
-        """Whether a name, of whatever kind, is that of a run with a record."""
+        """Whether a run of this name has a record; the name may be any text."""
         return is_safe_name(name) and (self.root / "runs" / name / "record.json").is_file()
 
     def lock(self, name: str) -> FileLock:
-        """A lock between processes that the operating system frees when its owner dies."""
+        """A lock between processes, which the operating system releases when its owner dies."""
         return FileLock(self.locks / f"{name}.lock")
 
 
@@ -86,7 +73,7 @@ def cogito_home() -> Home:
     """COGITO_HOME as an absolute path; default `.cogito` in the working directory.
 
     Raises:
-        UserError: no folder can be there.
+        UserError: the folder cannot be created there.
     """
     root = user_path(os.environ.get("COGITO_HOME") or ".cogito").resolve()
     nearest = next(folder for folder in (root, *root.parents) if folder.exists())
@@ -96,49 +83,39 @@ def cogito_home() -> Home:
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as a user types it; unlike Path.expanduser it takes the name of an unknown user as it stands."""
+    """A path as a user types it; `~name` of an unknown user is kept as it is, where Path.expanduser raises."""
     return Path(os.path.expanduser(text))  # noqa: PTH111
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Every path of one run, a pretraining or an evaluation."""
+    """Every path of one run, which is a training or an evaluation."""
 
     root: Path
 
+    record = _PathIn("record.json")
+    pretraining = _PathIn("pretraining")
+    analysis = _PathIn("analysis")
+    plots = _PathIn("plots")
+
     @property
     def run_id(self) -> str:
+        """The folder's name."""
         return self.root.name
 
-    @property
-    def record(self) -> Path:
-        return self.root / "record.json"
-
-    @property
-    def pretraining(self) -> Path:
-        return self.root / "pretraining"
-
-    @property
-    def analysis(self) -> Path:
-        return self.root / "analysis"
-
-    @property
-    def plots(self) -> Path:
-        return self.root / "plots"
-
     def cell(self, task: str, seed: int, start: str) -> Path:
-        """The folder of one fine-tuning job; `start` is `checkpoint` or `random`."""
+        """The folder of one fine-tuning cell; `start` is one of `records.Start`."""
         return self.root / "finetuning" / f"{task}-seed{seed}-{start}"
 
     def predictions(self, stored: Path) -> Path:
-        """A cell's file where it was stored or, once the home has moved, at its place in this folder."""
+        """A file of a cell: where it was stored or, if the home has moved since, at the same place in this folder."""
         return stored if stored.is_file() else self.root.joinpath(*stored.parts[-3:])
 
 
 def claim_run(home: Home, prefix: str) -> RunFolder:
     """Claim a new run folder `<prefix>_<UTC second>` by exclusive creation.
 
-    A second claim in the same second waits for the next one, so a run id always tells its true second.
+    A second claim within the same second waits for the next one, so a run id always states its true second.
     """
     while True:
         folder = home.run(f"{prefix}_{datetime.now(UTC):%Y%m%d_%H%M%S}")

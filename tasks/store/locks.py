@@ -1,6 +1,6 @@
-"""Locks between the commands of one COGITO_HOME: who works at a run, and who works here at all.
+"""Locks between the commands that share a COGITO_HOME: on a run, and on being at work at all.
 
-The operating system frees them when their owner dies.
+The operating system releases a lock when the process that holds it dies.
 """
 
 import logging
@@ -18,22 +18,21 @@ from tasks.store.home import Home
 
 log = logging.getLogger("cogito.locks")
 
-
 POLL_SECONDS = 0.2
-# How the names of commands begin, which are tags of their flow runs.
+# Prefix of a command's name, which is also a tag of its flow runs.
 TAG = "process-"
 
 
 @contextmanager
 def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
-    """Hold a lock; waiting for it ends when this process is told to stop. One that is free is taken all the same.
+    """Hold a lock while the block runs. A stop or a pause ends the wait for it, but a free lock is always taken.
 
     Args:
-        what: said once if another process holds it.
+        what: what the lock protects; logged once if another process holds it.
 
     Raises:
-        StageError: this process was told to stop.
-        Paused: it was told to pause.
+        StageError: this process was told to stop while it waited.
+        Paused: this process was told to pause while it waited.
     """
     while True:
         try:
@@ -54,16 +53,16 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
 
 
 def work_lock(home: Home, run_id: str) -> BaseFileLock:
-    """What a command holds as long as it works at a run: its record is nobody else's to write."""
+    """The lock that a command holds while it works at a run; only its holder may write the record."""
     return home.lock(f"work-{run_id}")
 
 
 @contextmanager
 def hold_at_once(home: Home, run_id: str) -> Iterator[None]:
-    """Hold the lock of a run that nobody works at.
+    """Hold the lock of a run while the block runs, without waiting for it.
 
     Raises:
-        UserError: somebody does.
+        UserError: another command is working at the run.
     """
     try:
         lock = work_lock(home, run_id).acquire(timeout=0)
@@ -75,13 +74,14 @@ def hold_at_once(home: Home, run_id: str) -> Iterator[None]:
 
 @contextmanager
 def active(home: Home, name: str = "") -> Iterator[str]:
-    """Be known as somebody who works in this home, until the block or this process ends.
+    """Mark this process as at work in this home while the block runs.
 
-    What is left of a lock after a kill or an error tells the next start which flow runs to look at in Prefect.
+    A lock file that outlives its process, after a kill or an error, tells the next start which flow runs to check
+    in Prefect.
 
     Args:
-        name: id of the flow run, whose end somebody else sees too; default a new name, to be taken before there is a
-            flow run and given to it as a tag.
+        name: id of the flow run, if there is one already; its lock file is kept when the block raises. Default: a
+            new name, which the caller gives to its flow runs as a tag.
 
     Yields:
         The name.
@@ -100,7 +100,7 @@ def active(home: Home, name: str = "") -> Iterator[str]:
 
 
 def active_locks(home: Home) -> list[Path]:
-    """The locks that only work in progress holds: of runs, of jobs and of devices."""
+    """The locks of commands, jobs and devices that a process holds now, which means that work is in progress."""
     if not home.root.is_dir():
         return []
     held = []
@@ -116,10 +116,10 @@ def active_locks(home: Home) -> list[Path]:
 
 
 def end_lost_work(home: Home, end: Callable[[str], bool]) -> None:
-    """Remove the locks of runs whose process died.
+    """Remove the locks of `active` whose process died.
 
     Args:
-        end: told the name of each; False keeps the lock for another time.
+        end: is called with the name of each; where it returns False, the lock file is kept for the next start.
     """
     for path in sorted(home.locks.glob("active-*.lock")):
         lock = FileLock(path)
@@ -132,6 +132,9 @@ def end_lost_work(home: Home, end: Callable[[str], bool]) -> None:
 
 
 def _forget(path: Path) -> None:
-    """Remove a lock file while it is held, so that nobody takes it for one that was left; Windows does on release."""
+    """Remove a lock file while it is held, so that no other process mistakes it for a left one.
+
+    Windows refuses this and removes the file on release.
+    """
     with suppress(PermissionError):
         path.unlink(missing_ok=True)
