@@ -8,6 +8,7 @@ import json
 import re
 import struct
 from difflib import get_close_matches
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from models.family import LEGACY_MODEL_TYPES, MODEL_TYPE, VARIANTS
 from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.errors import UserError, unknown_name
 from tasks.store.files import (
-    building,
+    built_once,
     check_manifest,
     disk_full,
     file_sha256,
@@ -279,12 +280,11 @@ def _from_hub(name: str, home: Home) -> Checkpoint:
         )
     repo, revision = match["repo"], match["revision"] or "main"
     kept = home.cache / "checkpoints" / repo.replace("/", "--")
-    with home.lock(f"checkpoint-{kept.name}"):
+    lock = home.lock(f"checkpoint-{kept.name}")
+    with lock:
         commit = _resolve_revision(name, repo, revision, kept)
-        folder = kept / commit
-        if not folder.is_dir():
-            _download(name, repo, commit, folder)
-    return _describe(folder, name=repo, origin="hub", revision=commit)
+        built_once(lock, kept / commit, partial(_download, name, repo, commit), manifest=False)
+    return _describe(kept / commit, name=repo, origin="hub", revision=commit)
 
 
 def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
@@ -310,16 +310,15 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
 def _download(name: str, repo: str, commit: str, folder: Path) -> None:
     """Download one commit whole; its config comes first, so that a model of another kind costs no gigabytes."""
     patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + [LEGACY_WEIGHTS, "*.md"]
-    with building(folder) as part:
-        for wanted in (["config.json"], patterns):
-            try:
-                hub_api().snapshot_download(
-                    repo, revision=commit, local_dir=part, allow_patterns=wanted, ignore_patterns=["*/*"]
-                )
-            except Exception as error:
-                raise _hub_problem(name, error) from None
-            _read_config(part, name)
-        remove_tree(part / ".cache")
+    for wanted in (["config.json"], patterns):
+        try:
+            hub_api().snapshot_download(
+                repo, revision=commit, local_dir=folder, allow_patterns=wanted, ignore_patterns=["*/*"]
+            )
+        except Exception as error:
+            raise _hub_problem(name, error) from None
+        _read_config(folder, name)
+    remove_tree(folder / ".cache")
 
 
 def _hub_problem(name: str, error: Exception) -> Exception:

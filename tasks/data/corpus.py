@@ -23,7 +23,7 @@ from tasks.data.python_docs import iterate_documents
 from tasks.data.sources import TOKENIZER_FILES, Source, find_tokenizer, load_split, tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.spec.experiment import PYTHON_DOCS, DataSpec
-from tasks.store.files import building, content_hash, is_complete, read_json, write_json, write_manifest
+from tasks.store.files import built_once, content_hash, read_json, write_json
 from tasks.store.home import Home
 from tasks.store.records import CorpusResult
 
@@ -76,13 +76,11 @@ def prepare_corpus(
     settings = spec.model_dump(mode="json", exclude=unread, exclude_defaults=True)
     corpus_id = content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), settings])
     target = home.corpora / corpus_id
-    with home.lock(f"corpus-{corpus_id}"):
-        reused = is_complete(target)
-        if not reused:
-            with building(target) as folder:
-                facts = _tokenise(spec, source, home, tokenizer, folder, progress)
-                write_json(folder / "corpus.json", facts)
-                write_manifest(folder)
+
+    def build(folder: Path) -> None:
+        write_json(folder / "corpus.json", _tokenise(spec, source, home, tokenizer, folder, progress))
+
+    reused = built_once(home.lock(f"corpus-{corpus_id}"), target, build)
     return CorpusResult(
         corpus_id=corpus_id,
         folder=target,
@@ -296,13 +294,12 @@ def _tokenizer_folder(spec: DataSpec, source: Source, home: Home, data_root: Pat
     settings = spec.model_dump(mode="json", include=text_settings, exclude_defaults=True)
     size = spec.train_tokenizer_vocab_size
     target = home.tokenizers / content_hash([CONTRACT_VERSION, source.fingerprint, size, settings])
-    with home.lock(f"tokenizer-{target.name}"):
-        if not is_complete(target):
-            log.info("training a byte-level BPE tokenizer of %s entries", f"{size:,}")
-            texts = (text for side, text, _ in _sides(spec, source, home) if side == "train")
-            with building(target) as folder:
-                train_tokenizer(texts, size, folder)
-                write_manifest(folder)
+
+    def build(folder: Path) -> None:
+        log.info("training a byte-level BPE tokenizer of %s entries", f"{size:,}")
+        train_tokenizer((text for side, text, _ in _sides(spec, source, home) if side == "train"), size, folder)
+
+    built_once(home.lock(f"tokenizer-{target.name}"), target, build)
     return target
 
 

@@ -7,6 +7,7 @@ as one flat array with offsets, the length of each first text, the labels and, o
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tasks.data.sources import Source, find_dataset, load_split, tokenizer_finge
 from tasks.errors import UserError
 from tasks.spec.benchmarks import Task
 from tasks.spec.experiment import CellProtocol
-from tasks.store.files import building, content_hash, is_complete, read_json, write_json, write_manifest
+from tasks.store.files import built_once, content_hash, read_json, write_json
 from tasks.store.home import Home
 
 log = logging.getLogger("cogito.task_data")
@@ -67,11 +68,8 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
         [CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), row, splits, settings]
     )
     target = home.cache / "tasks" / f"{task.name}-{identity}"
-    with home.lock(f"task-{identity}"):
-        if not is_complete(target):
-            with building(target) as folder:
-                _tokenise_splits(task, protocol, tokenizer, source, home, folder)
-                write_manifest(folder)
+    build = partial(_tokenise_splits, task, protocol, tokenizer, source, home)
+    built_once(home.lock(f"task-{identity}"), target, build)
     with np.load(target / "train.npz") as train:
         return PreparedTask(task.name, identity, target, len(train["labels"]))
 

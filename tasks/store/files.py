@@ -11,10 +11,12 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import BaseFileLock
 
 from tasks.errors import StageError, UserError
 
@@ -149,6 +151,28 @@ def building(target: Path) -> Iterator[Path]:
         finally:
             if part.exists():
                 remove_tree(part)
+
+
+def built_once(lock: BaseFileLock, target: Path, build: Callable[[Path], object], *, manifest: bool = True) -> bool:
+    """Build a folder of a cache unless it is complete; of several processes that need it, one builds it.
+
+    Args:
+        lock: held while the folder is checked and built; the caller may hold it already.
+        build: writes the content into the empty folder that it is given, which is then renamed to `target`.
+        manifest: list the files in a manifest, by which a broken folder is noticed and built again. Without it a
+            folder that exists is complete.
+
+    Returns:
+        Whether the folder was complete already.
+    """
+    with lock:
+        if is_complete(target) if manifest else target.is_dir():
+            return True
+        with building(target) as part:
+            build(part)
+            if manifest:
+                write_manifest(part)
+    return False
 
 
 def remove_tree(path: Path) -> None:

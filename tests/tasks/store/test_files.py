@@ -22,6 +22,7 @@ from tasks.errors import UserError
 from tasks.store import home as homes
 from tasks.store.files import (
     building,
+    built_once,
     check_manifest,
     content_hash,
     read_json,
@@ -232,6 +233,25 @@ def test_a_failed_build_leaves_what_was_there(tmp_path: Path) -> None:
         (part / "half").touch()
         raise RuntimeError
     assert names_in(tmp_path) == ["target"] and names_in(target) == ["kept"]
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_folder_of_a_cache_is_built_once_even_under_a_lock_that_is_held(
+    home: Home, tmp_path: Path, manifest: bool
+) -> None:
+    target, calls = tmp_path / "target", []
+
+    def build(part: Path) -> None:
+        calls.append(part)
+        (part / "content").write_text("text")
+
+    lock = home.lock("target")
+    assert not built_once(lock, target, build, manifest=manifest)
+    with lock:
+        assert built_once(lock, target, build, manifest=manifest)
+    assert len(calls) == 1 and names_in(target) == (["content", "manifest.json"] if manifest else ["content"])
+    (target / "content").write_text("broken")
+    assert built_once(lock, target, build, manifest=manifest) is not manifest
 
 
 # --- manifests ---
