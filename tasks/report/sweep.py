@@ -1,4 +1,4 @@
-"""What the report of a sweep says: one line per run, their losses in one plot, seeds together."""
+"""The report of a sweep: the facts that `templates/sweep.md.j2` prints, and the losses of all runs in one plot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.plots import plot_curves
-from tasks.report.pages import Code, Link, Part, Picture, Report, Section, Strong, Table, Text
-from tasks.report.run import Points, beside_unigram, is_number, read_curve
-from tasks.report.scores import AT_FLOOR, RANKS, first_line, pair_scores, score_cell
+from tasks.report.baseline import Pair, pair_scores
+from tasks.report.facts import RANKS, loss_mark
+from tasks.report.rendering import Plot, Report
+from tasks.report.run import Points, points_with, read_curve
 from tasks.review.sweeps import read_comparison
 from tasks.store.files import is_safe_name
 from tasks.store.home import Home
-from tasks.store.records import RunRecord, Score, load_record
+from tasks.store.records import RunRecord, Score, StageRecord, load_record
 
 Rows = list[dict[str, Any]]
 
@@ -31,10 +32,17 @@ class SweepRun:
 
     @property
     def entropy(self) -> float | None:
+        """The unigram entropy of the held-out text, in nats."""
         return self.record.corpus.unigram_entropy_nats if self.record and self.record.corpus else None
 
     @property
+    def loss_mark(self) -> str:
+        """The mark of its held-out loss."""
+        return loss_mark(self.record) if self.record else ""
+
+    @property
     def seconds(self) -> float:
+        """The time of all stages."""
         return sum(stage.seconds for stage in self.record.stages.values()) if self.record else 0.0
 
 
@@ -64,7 +72,7 @@ def _read_run(experiment: str, run_id: str, home: Home) -> SweepRun:
     if record.kind == "evaluation" and record.checkpoint and home.has_run(record.checkpoint.run_id or ""):
         trained = record.checkpoint.run_id or run_id
     points, gap = read_curve(home.run(trained))
-    return SweepRun(experiment, run_id, record, [p for p in points if is_number(p.get("task_loss"))], gap)
+    return SweepRun(experiment, run_id, record, points_with(("task_loss",), points), gap)
 
 
 def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: RunRecord | None = None) -> Report:
@@ -72,179 +80,69 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: R
 
     Args:
         folder: of the sweep.
-        rows, runs: what `read_sweep` found.
+        rows, runs: the result of `read_sweep`.
         baseline: the record of a run to compare with.
     """
-    sections = [
-        Section("Summary", _summary(rows, runs)),
-        Section("Skipped and failed", _failures(rows, runs)),
-        Section("Runs", [_runs(runs)]),
-        Section("Scores", _scores(runs)),
-        *([Section(f"Against {baseline.run_id}", _against(runs, baseline))] if baseline else []),
-        Section("Losses", _losses(runs)),
-        Section("Seeds together", _seeds_together(rows)),
-        Section("Time and cost", [_time(runs)]),
-    ]
-    return Report(f"Sweep {folder.name}", sections)
+    records = [run.record for run in runs if run.record]
+    entropies = {run.entropy for run in runs if run.points}
+    curves = {run.run_id: run.points for run in runs if run.points}
+    entropy = next(iter(entropies)) if len(entropies) == 1 else None
+    drawn = partial(plot_curves, curves, unigram_entropy=entropy)
+    plots = [Plot("losses", "Losses over steps", drawn)] if curves else []
+    compared = _compared(runs, baseline) if baseline else []
+    facts = {
+        "rows": rows,
+        "runs": runs,
+        "ranks": (RANKS[0], RANKS[2]),
+        "complete": sum(record.status == "complete" for record in records),
+        "made_data": any(record.made_data for record in records),
+        "never_run": _never_run(rows, runs),
+        "failures": _failures(runs),
+        "columns": _columns(runs),
+        "baseline": baseline,
+        "compared": compared,
+        "refused": [(run, pair) for run, pairs in compared for pair in pairs.values() if pair.unlike],
+        "loss_plots": plots,
+        "different_texts": bool(curves) and entropy is None,
+        "names": list(dict.fromkeys(name for row in rows for name in row.get("figures", {}))),
+        "stages": list(dict.fromkeys(name for record in records for name in record.stages)),
+        "total": sum(run.seconds for run in runs),
+    }
+    return Report(f"Sweep {folder.name}", "sweep.md.j2", facts, plots)
 
 
-def _page(run: SweepRun) -> Text:
-    return Link(run.run_id, f"runs/{run.run_id}/report.md") if run.record else Code(run.run_id)
-
-
-def _summary(rows: Rows, runs: Sequence[SweepRun]) -> list[Part]:
-    complete = sum(run.record is not None and run.record.status == "complete" for run in runs)
-    parts: list[Part] = [f"{len(rows)} experiments, {len(runs)} runs, {complete} of them complete."]
-    if any(run.record and run.record.made_data for run in runs):
-        parts.append(Strong("Corpus or tasks are made stand-ins: nothing here speaks of the real tasks."))
-    return parts
-
-
-def _runs(runs: Sequence[SweepRun]) -> Table:
-    rows: list[list[Text]] = []
-    for run in runs:
-        record = run.record
-        if record is None:
-            rows.append([_page(run), run.experiment, Strong("no record"), *["--"] * 5])
-            continue
-        done, figures = record.pretraining, record.analysis.figures if record.analysis else {}
-        ranks = [f"{figures[name]:.1f}" if name in figures else "--" for name in (RANKS[0], RANKS[2])]
-        rows.append(
-            [
-                _page(run),
-                run.experiment,
-                record.status if record.status == "complete" else Strong(record.status),
-                (f"{done.eval_loss:.3f}", beside_unigram(record)) if done else "--",
-                f"{run.entropy:.3f}" if run.entropy is not None else "--",
-                *ranks,
-                f"{run.seconds:,.0f}",
-            ]
-        )
-    header = (
-        "run",
-        "experiment",
-        "status",
-        "held-out loss",
-        "unigram entropy",
-        "nuclear rank of mean",
-        "effective rank per sample",
-        "seconds",
-    )
-    return Table(header, rows)
-
-
-def _scores(runs: Sequence[SweepRun]) -> list[Part]:
+def _columns(runs: Sequence[SweepRun]) -> dict[tuple[str, str, int, float], dict[str, Score]]:
     """Like scores share a column: another n or floor is another split, and so another column."""
     columns: dict[tuple[str, str, int, float], dict[str, Score]] = {}
     for run in runs:
         for score in run.record.primary_scores() if run.record else []:
             key = (score.task, score.metric, score.n, round(score.floor, 9))
             columns.setdefault(key, {})[run.run_id] = score
-    if not columns:
-        return ["Not measured: no run has a score."]
-    header = ["run", *(f"{task} {metric}, n {n:,}, floor {floor:.3f}" for task, metric, n, floor in columns)]
-    rows = [[_page(run), *(score_cell(found.get(run.run_id)) for found in columns.values())] for run in runs]
-    return ["Primary scores of the checkpoint with their 95 % intervals over examples.", Table(header, rows)]
+    return columns
 
 
-def _seeds_together(rows: Rows) -> list[Part]:
-    names = list(dict.fromkeys(name for row in rows for name in row.get("figures", {})))
-    cells: list[list[Text]] = [
-        [
-            str(row.get("name")),
-            str(row.get("seeds", "--")),
-            str(row.get("left_plateau", "--")),
-            *(_mean(row.get("figures", {}).get(name)) for name in names),
-        ]
-        for row in rows
-    ]
-    return [
-        "Means over the seeds of an experiment; with two seeds or more the 95 % interval of that mean.",
-        Table(["experiment", "seeds", "left the plateau", *names], cells),
-    ]
-
-
-def _mean(figure: dict[str, Any] | None) -> Text:
-    if figure is None:
-        return "--"
-    interval = " ({:z.3f} to {:z.3f})".format(*figure["interval"]) if figure.get("interval") else ""
-    return (f"{figure['mean']:z.3f}{interval} ", AT_FLOOR if figure.get("at_floor") else "")
-
-
-def _losses(runs: Sequence[SweepRun]) -> list[Part]:
-    parts: list[Part] = []
-    curves = {run.run_id: run.points for run in runs if run.points}
-    if curves:
-        entropies = {run.entropy for run in runs if run.points}
-        entropy = entropies.pop() if len(entropies) == 1 else None
-        parts.append(Picture("losses", "Losses over steps", partial(plot_curves, curves, entropy)))
-        if entropy is None:
-            parts.append("The runs read different texts, or not all are known: losses are not like, no line is drawn.")
+def _compared(runs: Sequence[SweepRun], baseline: RunRecord) -> list[tuple[SweepRun, dict[tuple[str, str], Pair]]]:
+    """Of every run its primary scores beside the baseline's, by task and metric."""
+    compared = []
     for run in runs:
-        if not run.points:
-            parts.append((Code(run.run_id), f": loss not measured: {run.gap or 'its curve has no loss'}."))
-    return parts or ["Not measured: the sweep has no run."]
+        if run.record and run.run_id != baseline.run_id:
+            pairs = [pair for pair in pair_scores(run.record, baseline) if pair.score.primary]
+            here = {(pair.score.task, pair.score.metric): pair for pair in pairs if pair.score.start == "checkpoint"}
+            compared.append((run, here))
+    return compared
 
 
-def _against(runs: Sequence[SweepRun], baseline: RunRecord) -> list[Part]:
-    columns = baseline.primary_scores()
-    own: list[Text] = [(Code(baseline.run_id), " (baseline)"), *map(score_cell, columns)]
-    rows, refused = [own], []
+def _never_run(rows: Rows, runs: Sequence[SweepRun]) -> list[tuple[str, str]]:
+    """Experiments that failed before they had a run; the record of a run says more than its row."""
+    run_ids = {run.run_id for run in runs}
+    failed = [(str(row.get("name")), str(message)) for row in rows for message in row.get("failed", [])]
+    return [(name, message) for name, message in failed if message.partition(":")[0] not in run_ids]
+
+
+def _failures(runs: Sequence[SweepRun]) -> list[tuple[SweepRun, str, StageRecord | None]]:
+    failures: list[tuple[SweepRun, str, StageRecord | None]] = []
     for run in runs:
-        if run.record is None or run.run_id == baseline.run_id:
-            continue
-        cells: dict[tuple[str, str], Text] = {}
-        for pair in pair_scores(run.record, baseline):
-            score = pair.score
-            if score.primary and score.start == "checkpoint" and pair.unlike:
-                refused.append([_page(run), score.task, score.metric, pair.unlike])
-            elif score.primary and score.start == "checkpoint":
-                cells[score.task, score.metric] = score_cell(score, pair.delta)
-        rows.append([_page(run), *(cells.get((score.task, score.metric), "--") for score in columns)])
-    parts: list[Part] = [
-        (
-            "Primary scores and their distance to those of ",
-            Code(baseline.run_id),
-            ": only like figures, of the same ",
-            "task, split, metric and examples. What else differs stands in each run's own report.",
-        ),
-        Table(["run", *(f"{score.task} {score.metric}" for score in columns)], rows),
-    ]
-    if refused:
-        parts += ["Not compared:", Table(("run", "task", "metric", "why"), refused)]
-    return parts
-
-
-def _time(runs: Sequence[SweepRun]) -> Table:
-    records = [run.record for run in runs if run.record]
-    names = list(dict.fromkeys(name for record in records for name in record.stages))
-    total = sum(run.seconds for run in runs)
-    rows: list[list[Text]] = []
-    for run in runs:
-        stages = run.record.stages if run.record else {}
-        rows.append(
-            [
-                _page(run),
-                *(f"{stages[name].seconds:,.1f}" if name in stages else "--" for name in names),
-                f"{run.seconds:,.1f}",
-                f"{run.seconds / total:.1%}" if total else "--",
-            ]
-        )
-    return Table(["run", *(f"{name} (s)" for name in names), "sum (s)", "share"], rows)
-
-
-def _failures(rows: Rows, runs: Sequence[SweepRun]) -> list[Part]:
-    parts: list[Part] = []
-    known = {run.run_id for run in runs}
-    for row in rows:
-        for message in map(str, row.get("failed", [])):
-            if message.partition(":")[0] not in known:  # of a run its record says more
-                parts.append((Strong(str(row.get("name"))), ": ", message))
-    for run in runs:
-        if run.record is None:
-            parts.append((Code(run.run_id), ": ", run.gap))
-            continue
-        for name, stage in run.record.stages.items():
-            if stage.status != "complete":
-                parts.append((_page(run), f": {name} {stage.status}: ", first_line(stage.message)))
-    return parts or ["Nothing was skipped and nothing failed."]
+        stages = run.record.stages.items() if run.record else []
+        failures += [(run, name, stage) for name, stage in stages if stage.status != "complete"]
+        failures += [] if run.record else [(run, "", None)]
+    return failures

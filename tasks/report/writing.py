@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tasks.errors import UserError
-from tasks.report.pages import PICTURES, Report, to_html, to_markdown
+from tasks.report.rendering import PICTURES, Report, to_html, to_markdown
 from tasks.report.run import run_report
 from tasks.report.sweep import read_sweep, sweep_report
 from tasks.store.files import write_atomic
@@ -78,10 +78,11 @@ def _find(name: str | Path, home: Home) -> tuple[Path, Home]:
 def _write(report: Report, folder: Path) -> list[Path]:
     pictures = {}
     try:
-        for picture in report.pictures:
-            path = folder / PICTURES / f"{picture.name}.png"
-            picture.draw(path)
-            pictures[picture.name] = path.read_bytes()
+        for plot in report.plots:
+            if plot.draw is not None:
+                path = folder / PICTURES / f"{plot.name}.png"
+                plot.draw(path=path)
+                pictures[plot.name] = path.read_bytes()
         for name in set(DRAWN) - pictures.keys():  # of an earlier report, and of none of ours
             (folder / PICTURES / f"{name}.png").unlink(missing_ok=True)
         markdown = to_markdown(report)

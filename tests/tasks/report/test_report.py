@@ -23,7 +23,7 @@ from factories import (
 from markdown_it import MarkdownIt
 
 from tasks.errors import UserError
-from tasks.report.pages import to_html, to_markdown
+from tasks.report.rendering import to_html, to_markdown
 from tasks.report.run import run_report
 from tasks.report.writing import write_report
 from tasks.review.sweeps import compare_runs
@@ -133,7 +133,7 @@ def test_what_was_run_names_what_is_no_default(home: Home) -> None:
     keys = dict(rows(text))
     assert keys["training.learning_rate"] == "`0.0007`" and keys["objective.concept_losses.combined"] == "`0.1`"
     assert "training.epochs" not in keys and "training.schedule" not in keys
-    assert keys["pretraining"] == f"`{'a' * 16}`" and keys["what is asked of the checkpoint"] == f"`{'b' * 16}`"
+    assert keys["pretraining"] == f"`{'a' * 16}`" and keys["evaluation of the checkpoint"] == f"`{'b' * 16}`"
     assert keys["git commit"] == "`54ee870c0ffee0123456789abcdef0123456789a`, with uncommitted changes"
     assert (keys["machine"], keys["GPUs"], keys["torch"]) == ("testbench", "NVIDIA X1", "2.9.1")
 

@@ -1,0 +1,58 @@
+"""Facts of a record that several parts of a report need."""
+
+import json
+import math
+from typing import Any
+
+from pydantic import ValidationError
+
+from tasks.checkpoints.publishing import public_name
+from tasks.log.rows import UNIGRAM_MARGIN_NATS
+from tasks.report.rendering import first_line
+from tasks.spec.experiment import ExperimentSpec
+from tasks.store.records import RunRecord
+
+RANKS = ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean")
+
+
+def spec_of(record: RunRecord) -> ExperimentSpec | None:
+    """The spec of a run; None where another version with other keys wrote it."""
+    try:
+        return ExperimentSpec.model_validate(record.spec)
+    except ValidationError:
+        return None
+
+
+def evaluation_of(record: RunRecord) -> dict[str, Any]:
+    """The evaluation section of the spec as it was written, of any version."""
+    section = record.spec.get("evaluation")
+    return section if isinstance(section, dict) else {}
+
+
+def why_missing(record: RunRecord, stage: str) -> str:
+    """Why a stage left no result."""
+    state = record.stages.get(stage)
+    if state is None:
+        return f"{stage} was not reached"
+    if state.status == "complete":
+        return f"the record holds no result of it, though {stage} is complete"
+    return f"{stage} {state.status}" + (f" ({first_line(state.message)})" if state.message.strip() else "")
+
+
+def loss_mark(record: RunRecord) -> str:
+    """The mark of a held-out loss that is no better than that of a model without context."""
+    done, corpus = record.pretraining, record.corpus
+    if done is None:
+        return ""
+    if not math.isfinite(done.eval_loss):
+        return "not finite"
+    if corpus is not None and done.eval_loss >= corpus.unigram_entropy_nats - UNIGRAM_MARGIN_NATS:
+        return "at unigram floor"
+    return ""
+
+
+def setting_text(value: Any) -> str:
+    """A value of a spec; folders are cut to their last name."""
+    if isinstance(value, list):
+        return ", ".join(map(setting_text, value))
+    return public_name(value) if isinstance(value, str) else json.dumps(value)
