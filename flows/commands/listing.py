@@ -109,7 +109,8 @@ def print_comparison(comparison: "Comparison") -> None:
     """What differs between A and B, their figures side by side, and what is not known or not comparable."""
     from rich.table import Table
 
-    from tasks.review.comparisons import delta_text, shown, value_text
+    from tasks.review.differences import value_text
+    from tasks.review.rendering import delta_text, shown
 
     terminal = console(markup=False, highlight=False)
     terminal.print(f"A: {comparison.a}\nB: {comparison.b}")

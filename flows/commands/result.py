@@ -16,7 +16,8 @@ def compare(
 ) -> None:
     """Show what differs between runs and which differences of their figures are more than noise."""
     from flows.commands.listing import print_comparison
-    from tasks.review.comparisons import compare_all, updated_baselines
+    from tasks.review.comparisons import compare_all
+    from tasks.review.rendering import updated_baselines
     from tasks.store.home import cogito_home
 
     if markdown and as_json:

@@ -141,8 +141,9 @@ def reproduce(
     """Repeat the run behind a row of a log and hold the new figures against it."""
     from tasks.data.sources import resolve_data_root
     from tasks.log.experiment_log import default_log
-    from tasks.review.comparisons import compare, find_side
+    from tasks.review.comparisons import compare
     from tasks.review.reproduction import plan_reproduction, verdicts
+    from tasks.review.sides import find_side
     from tasks.runs.preflight import find_inputs
     from tasks.stages import PAUSED
     from tasks.store.home import cogito_home

@@ -15,7 +15,8 @@ from models.family import CONCEPT_LOSSES, HEADS, LOSS_WEIGHTINGS, VARIANTS
 from tasks.errors import UserError, unknown_name
 from tasks.log.check.document import SPLITS, Document, Row, head_in, scores_in
 from tasks.log.experiment_log import is_missing
-from tasks.review.comparisons import Comparison, delta_text, shown
+from tasks.review.comparisons import Comparison
+from tasks.review.rendering import delta_text, shown
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.grid import miniature
 from tasks.spec.reading import build_spec, load_spec

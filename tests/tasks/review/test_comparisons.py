@@ -22,16 +22,9 @@ from factories import (
 
 from tasks.errors import UserError
 from tasks.log.experiment_log import write_row
-from tasks.review.comparisons import (
-    Comparison,
-    Figure,
-    compare,
-    compare_all,
-    delta_text,
-    find_side,
-    shown,
-    updated_baselines,
-)
+from tasks.review.comparisons import Comparison, Figure, compare, compare_all
+from tasks.review.rendering import delta_text, shown, updated_baselines
+from tasks.review.sides import find_side
 from tasks.scores.intervals import paired_difference_interval
 from tasks.store.home import Home
 
@@ -73,8 +66,8 @@ def test_a_delta_is_that_of_the_means_over_seeds_with_a_paired_interval(home: Ho
     put(home, "a", (42, 43), 0.7)
     put(home, "b", (42, 43, 44), 0.85)
     found = figure(beside(home), "MRPC F1")
-    one, other = (find_side(name, home).entries["mrpc", "f1", "checkpoint"].score for name in "ab")
-    assert one is not None and other is not None and found.refused is None and found.paired
+    one, other = (find_side(name, home).entries["mrpc", "f1", "checkpoint"].sources[0].score for name in "ab")
+    assert found.refused is None and found.paired and found.verdict == "better"
     assert found.delta == pytest.approx(np.mean(list(other.seed_values.values())) - one.value)
     references = make_answers(0)[0]
     answers = [
@@ -84,7 +77,7 @@ def test_a_delta_is_that_of_the_means_over_seeds_with_a_paired_interval(home: Ho
     assert found.interval == paired_difference_interval("f1", references, answers[0], answers[1])
     assert found.interval is not None and found.interval[0] > 0 and not found.inside_noise
     assert found.sd == (one.sd, other.sd) and found.n == 408
-    assert "sd over seeds" in delta_text(found) and "inside noise" not in delta_text(found)
+    assert "sd over seeds" in delta_text(found) and "within noise" not in delta_text(found)
 
 
 def test_the_other_way_round_is_the_negative(home: Home) -> None:
@@ -102,7 +95,7 @@ def test_a_delta_whose_interval_holds_zero_is_inside_noise(home: Home) -> None:
     assert found.delta == 0 and found.interval == (0, 0) and found.inside_noise
     put(home, "b")
     found = figure(beside(home), "MRPC Acc")
-    assert found.delta != 0 and found.inside_noise and "inside noise" in delta_text(found)
+    assert found.delta != 0 and found.inside_noise and "within noise" in delta_text(found)
     assert found.sd is None, "one seed has no spread"
 
 
@@ -120,7 +113,8 @@ def test_several_runs_stand_beside_the_first(home: Home) -> None:
 def refusal(home: Home, name: str = "MRPC F1") -> str:
     found = figure(beside(home), name)
     assert found.delta is None and found.interval is None and found.refused is not None
-    assert delta_text(found) == f"refused: {found.refused}"
+    assert delta_text(found) == f"not comparable: {found.refused}"
+    assert found.verdict == "not comparable"
     return found.refused
 
 
@@ -148,15 +142,19 @@ def test_made_data_is_another_task(home: Home) -> None:
     assert refusal(home) == "B is of made data, which is another task"
 
 
-def test_predictions_that_are_gone_or_stale_are_refused(home: Home) -> None:
+def test_stale_predictions_are_refused_and_without_any_the_interval_is_unpaired(home: Home) -> None:
     put(home, "a")
     put(home, "b")
     path = home.run("b").cell("mrpc", 42, "checkpoint") / "predictions-mrpc.parquet"
     other = home.run("a").cell("mrpc", 42, "checkpoint") / "predictions-mrpc.parquet"
     shutil.copy(other, path)
     assert "instead of its score; fix: cogito rescore" in refusal(home)
-    path.unlink()
+    path.write_bytes(b"PAR1")
     assert refusal(home).startswith("B: its predictions cannot be read")
+    path.unlink()
+    found = figure(beside(home), "MRPC Acc")
+    assert not found.paired and found.interval is not None and found.verdict == "within noise"
+    assert "unpaired, within noise, no predictions of B" in delta_text(found)
 
 
 def test_predictions_are_found_where_the_home_has_moved_to(home: Home, tmp_path: Path) -> None:
@@ -313,7 +311,7 @@ def test_the_updated_baselines_of_the_users_log(user_log: Path, home: Home) -> N
     assert differing(found) == {"machine": ("Polonez", "Odra")}, "both are of the same checkpoint"
     text = updated_baselines(found)
     assert "| Task | " in text and " (old) | " in text and " (new) | Delta |" in text
-    assert "| MNLI-m Acc | 59.10% | 59.75% | +0.65% (-0.73 to +2.02, unpaired, inside noise) |" in text
+    assert "| MNLI-m Acc | 59.10% | 59.75% | +0.65% (-0.73 to +2.02, unpaired, within noise) |" in text
     assert "**Not compared:** held-out loss" in text and "**Not known for A:** head" in text
 
 
