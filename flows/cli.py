@@ -3,54 +3,88 @@
 Exit codes: 0 done, 1 a stage failed, 2 bad input. With --json standard output carries JSON alone.
 """
 
+import ast
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
-import typer
+import typer.main
+from typer.core import TyperCommand, TyperGroup
 
 from flows import LOG_LEVEL
-from flows.commands.checkpoint import analyse, encode
-from flows.commands.checkpoint import app as checkpoint_app
-from flows.commands.log import app as log_app
-from flows.commands.result import compare, report, rescore
-from flows.commands.run import evaluate, reproduce, run, sweep
-from flows.commands.spec import check, list_kind, show
-from flows.commands.upkeep import clean, doctor, ui
 from tasks.errors import StageError, UserError, unknown_name
 from tasks.secrets import redact
 
-app = typer.Typer(
+# Every command, or group of commands, by its place, in the order of the help.
+COMMANDS = {
+    "run": "flows.commands.run:run",
+    "sweep": "flows.commands.run:sweep",
+    "evaluate": "flows.commands.run:evaluate",
+    "reproduce": "flows.commands.run:reproduce",
+    "compare": "flows.commands.result:compare",
+    "rescore": "flows.commands.result:rescore",
+    "report": "flows.commands.result:report",
+    "analyse": "flows.commands.checkpoint:analyse",
+    "encode": "flows.commands.checkpoint:encode",
+    "check": "flows.commands.spec:check",
+    "show": "flows.commands.spec:show",
+    "ls": "flows.commands.spec:list_kind",
+    "ui": "flows.commands.upkeep:ui",
+    "doctor": "flows.commands.upkeep:doctor",
+    "clean": "flows.commands.upkeep:clean",
+    "log": "flows.commands.log:app",
+    "checkpoint": "flows.commands.checkpoint:app",
+}
+
+
+class DeferredCommand(TyperCommand):
+    """A command whose file is imported when it runs, so that no command waits for the libraries of another."""
+
+    def __init__(self, name: str, place: str) -> None:
+        super().__init__(name)
+        self.module, _, self.attribute = place.partition(":")
+
+    def load(self) -> TyperCommand | TyperGroup:
+        """The command itself: a function with its options, or a group of commands."""
+        target = getattr(import_module(self.module), self.attribute)
+        if isinstance(target, typer.Typer):
+            return typer.main.get_command(target)  # type: ignore[return-value]
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(target)
+        return typer.main.get_command(alone)  # type: ignore[return-value]
+
+    def summary(self) -> str:
+        """The docstring of the function, of a group that of its file, read without importing it."""
+        source = Path(__file__).parents[1].joinpath(*self.module.split(".")).with_suffix(".py")
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        named = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == self.attribute)
+        return ast.get_docstring(next(named, tree)) or ""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Parse the command's own arguments."""
+        return self.load().make_context(*arguments, **settings)
+
+
+class Cogito(TyperGroup):
+    """The command with its table of commands."""
+
+    def format_help(self, *arguments: Any) -> None:
+        """Print the help, with the first sentence of every command."""
+        for command in self.commands.values():
+            command.help = command.summary() if isinstance(command, DeferredCommand) else command.help
+        super().format_help(*arguments)
+
+
+app = Cogito(
     name="cogito",
     help="Pretrain, evaluate and log concept encoders.",
+    commands={name: DeferredCommand(name, place) for name, place in COMMANDS.items()},
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
 )
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run,
-    "sweep": sweep,
-    "evaluate": evaluate,
-    "reproduce": reproduce,
-    "compare": compare,
-    "rescore": rescore,
-    "report": report,
-    "analyse": analyse,
-    "encode": encode,
-    "check": check,
-    "show": show,
-    "ls": list_kind,
-    "ui": ui,
-    "doctor": doctor,
-    "clean": clean,
-}
-for name, command in COMMANDS.items():
-    app.command(name)(command)
-app.add_typer(log_app, name="log")
-app.add_typer(checkpoint_app, name="checkpoint")
 
 
 def _fail(error: Exception, code: int) -> NoReturn:
@@ -87,7 +121,7 @@ def main() -> None:
     try:
         if LOG_LEVEL not in logging.getLevelNamesMapping():
             raise UserError(unknown_name("COGITO_LOG_LEVEL", LOG_LEVEL, logging.getLevelNamesMapping()))
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app.main(prog_name="cogito", standalone_mode=False) or 0)
     except UserError as error:
         _fail(error, 2)
     except StageError as error:

@@ -1,4 +1,4 @@
-"""What is asked of a Prefect server over HTTP, and what its silence means; local servers and Prefect Cloud alike.
+"""The requests we make to a Prefect server over HTTP, a local one or Prefect Cloud, and what its errors mean.
 
 Prefect itself is not imported here: that costs 1.5 s, and it reads its settings when it is imported.
 """
@@ -17,10 +17,10 @@ from tasks.secrets import redact
 LOOPBACK = "127.0.0.1"
 FIRST_PORT = 4200
 
-# States of a run that somebody works at.
+# States of a run whose process should be alive.
 ALIVE = ("PENDING", "RUNNING", "CANCELLING")
 
-# A run whose process was killed would stay Running for ever: after three missing heartbeats the server ends it.
+# A run whose process was killed would stay Running for ever: after three missing heartbeats the server crashes it.
 HEARTBEAT_SECONDS = 30
 SILENT_RUN_AUTOMATION: dict[str, Any] = {
     "name": "Crash silent flow runs",
@@ -30,7 +30,7 @@ SILENT_RUN_AUTOMATION: dict[str, Any] = {
         "type": "event",
         "posture": "Proactive",
         "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
-        # Only ours: other flows of the user's beat every 180 s, Prefect's default, and would be called crashed.
+        # Ours alone: other flows send a heartbeat every 180 s, Prefect's default, and would be marked crashed.
         "match_related": {
             "prefect.resource.role": "flow",
             "prefect.resource.name": ["experiment", "evaluation", "sweep"],
@@ -49,23 +49,23 @@ SILENT_RUN_AUTOMATION: dict[str, Any] = {
 def why_unhealthy(api_url: str, timeout_seconds: float) -> str | None:
     """None for a healthy Prefect API, else what is wrong with it.
 
-    Any web server may answer with 200, Prefect's own UI for a wrong path among them; the API answers `true`.
+    Any web server may answer with 200, even Prefect's own UI for a wrong path; only the API answers `true`.
     """
     try:
         status, body = _request(f"{api_url}/health", timeout_seconds)
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
         return str(getattr(error, "reason", error))
     if status in (401, 403) or (status == 200 and body.strip() == b"true"):
-        return None  # 401 and 403: Prefect Cloud tells its health only with the key, which Prefect sends itself
+        return None  # 401 and 403: Prefect Cloud reports its health only with the key, which Prefect itself sends
     return f"it answers, but not as a Prefect API (status {status})"
 
 
 def ask(url: str, body: Any) -> Any:
-    """Post to a Prefect API; its answer.
+    """Post to a Prefect API and return its answer.
 
     Raises:
-        OSError: it does not answer, or with another status than success.
-        ValueError: its answer is no JSON.
+        OSError: there is no answer, or its status is not success.
+        ValueError: the answer is not JSON.
     """
     status, answer = _request(url, 10, body)
     if status not in (200, 201):
@@ -78,7 +78,7 @@ def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, b
     opener = build_opener(ProxyHandler({})) if local else build_opener()
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
-    # What a server with PREFECT_SERVER_API_AUTH_STRING asks for; ours inherits that setting from who starts it.
+    # A server with PREFECT_SERVER_API_AUTH_STRING wants it; ours inherits that setting from the process that starts it.
     secret = os.environ.get("PREFECT_API_AUTH_STRING") or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
     if secret and local:
         headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
@@ -91,6 +91,11 @@ def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, b
 
 
 def check_given(api_url: str) -> str:
+    """The address of PREFECT_API_URL, once it has answered.
+
+    Raises:
+        UserError: no Prefect server answers there.
+    """
     reason = why_unhealthy(api_url.rstrip("/"), 4)
     if reason is None:
         return api_url
@@ -102,25 +107,25 @@ def check_given(api_url: str) -> str:
 
 
 def crash_flow_run(api_url: str, run: str, message: str) -> None:
-    """Call a flow run crashed that has not ended, and those of its tasks that have not.
+    """Mark a flow run crashed, and its tasks, where they have not ended.
 
     Raises:
-        OSError, ValueError: the server did not take it.
+        OSError, ValueError: the server did not accept it.
     """
     crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
     whose = {"flow_runs": {"id": {"any_": [run]}}}
     flows, tasks = ({"state": {"type": {"any_": list(states)}}} for states in (ALIVE, (*ALIVE, "SCHEDULED")))
-    asked = {"task_runs": whose | {"task_runs": tasks}, "flow_runs": {"flow_runs": flows | whose["flow_runs"]}}
-    for kind, query in asked.items():
-        for one in ask(f"{api_url}/{kind}/filter", query):
-            ask(f"{api_url}/{kind}/{one['id']}/set_state", {"state": crashed, "force": True})
+    queries = {"task_runs": whose | {"task_runs": tasks}, "flow_runs": {"flow_runs": flows | whose["flow_runs"]}}
+    for kind, query in queries.items():
+        for alive in ask(f"{api_url}/{kind}/filter", query):
+            ask(f"{api_url}/{kind}/{alive['id']}/set_state", {"state": crashed, "force": True})
 
 
 def watch_silent_runs(api_url: str) -> None:
-    """Have the server call runs crashed whose heartbeats stopped; made once a database.
+    """Have the server mark runs crashed whose heartbeats stop; the automation is created once per database.
 
     Raises:
-        OSError, ValueError: the server did not take it.
+        OSError, ValueError: the server did not accept it.
     """
     known = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
     if not ask(f"{api_url}/automations/filter", known):
@@ -128,7 +133,7 @@ def watch_silent_runs(api_url: str) -> None:
 
 
 def lost_server(error: BaseException) -> str | None:
-    """The message of an error by which Prefect's client says that its server is away; None of any other error."""
+    """What to tell the user when an error of Prefect's client means that its server is away; None for other errors."""
     if isinstance(error, RuntimeError) and "ephemeral Prefect API server" in str(error):
         return f"the temporary Prefect server is not ready: {error}; fix: run the same command again"
     seen: BaseException | None = error
@@ -143,7 +148,7 @@ def lost_server(error: BaseException) -> str | None:
                     "what is done is saved; fix: run the same command again, which does nothing twice and "
                     "starts a server of our own anew (one that PREFECT_API_URL names is yours to start)"
                 )
-        except (AttributeError, RuntimeError):  # of another library, or of no request
+        except (AttributeError, RuntimeError):  # the error of another library, or one without a request
             pass
         seen = seen.__cause__ or seen.__context__
     return None

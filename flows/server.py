@@ -1,7 +1,8 @@
 """The local Prefect server of a COGITO_HOME: found when it runs, started when it does not, ended on request.
 
 Prefect does not find a running server by itself: without PREFECT_API_URL every process starts a temporary one on the
-same SQLite file. So the server's port and process stand in `server.json` of the home, and who needs a server asks here.
+same SQLite file. So `server.json` in the home records the port and the process of its server. Prefect's own
+`--background` records a process id alone: it cannot tell a recycled id, a second home or a home that was moved.
 
     COGITO_SERVER=auto   find or start the home's server (the default)
     COGITO_SERVER=off    start none: Prefect uses its temporary server, and runs show in no UI
@@ -47,7 +48,7 @@ from tasks.store.locks import TAG, end_lost_work
 TEMPORARY_SERVER = "prefect.server.api.server:create_app"
 PORTS = 100
 
-# So soon after its flow's function a flow run of a worker has said how it ended.
+# A worker reports the final state of a flow run within this time after the flow function has returned.
 FAREWELL_SECONDS = 3
 
 
@@ -79,8 +80,8 @@ class LocalServer:
 def configure_prefect(home: Home) -> None:
     """Set Prefect's environment for a home; to be called before Prefect is imported.
 
-    What the user has set stays, with one exception: PREFECT_HOME is the home's own folder unless PREFECT_API_URL is set
-    too, since a local server shares its database with everything else in its PREFECT_HOME.
+    The user's own settings win, with one exception: PREFECT_HOME is the home's own folder unless PREFECT_API_URL is
+    set too, since a local server shares its database with everything else in its PREFECT_HOME.
     """
     folder = str(home.prefect.resolve())
     if os.environ.get("PREFECT_API_URL"):
@@ -111,7 +112,7 @@ def configure_prefect(home: Home) -> None:
         hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
         direct = ",".join(dict.fromkeys([*filter(None, hosts), LOOPBACK, "localhost"]))
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
-    os.environ.update(own_mark())  # a temporary server inherits it, and is known by it once this process is gone
+    os.environ.update(own_mark())  # a temporary server inherits it, so that it is found once this process has ended
     _refresh_settings()
 
 
@@ -150,7 +151,7 @@ def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
         try:
             with home.lock("server").acquire(timeout=timeout_seconds):
                 server = recorded_server(home)
-                # One that lives but does not answer may still be starting, for another caller, or be stuck for good.
+                # A server that lives but does not answer may be starting for another caller, or hang for good.
                 if not (server and _wait_until_healthy(server, time.monotonic() + timeout_seconds / 2)):
                     server = _start_server(home, server, deadline)
         except Timeout:
@@ -168,8 +169,8 @@ def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
 
 
 def lost_servers(home: Home) -> list[psutil.Process]:
-    """Prefect's temporary servers that work for a command of this home which is gone: nothing else ends them."""
-    found = []
+    """Temporary servers of Prefect whose command, one of this home, has ended: nothing else would end them."""
+    lost = []
     for process in psutil.process_iter():
         try:
             if TEMPORARY_SERVER not in process.cmdline():
@@ -177,25 +178,26 @@ def lost_servers(home: Home) -> list[psutil.Process]:
             environment = process.environ()
             ours = environment.get("PREFECT_HOME") == str(home.prefect.resolve())
             if ours and not owner_lives(environment):
-                found.append(process)
+                lost.append(process)
         except psutil.Error:
-            continue  # gone meanwhile, or another user's
-    return found
+            continue  # it ended meanwhile, or belongs to another user
+    return lost
 
 
 def _crash_lost_runs(home: Home, api_url: str) -> None:
-    """Call the flow runs crashed whose process died: a server that died too has forgotten their heartbeats."""
+    """Mark flow runs crashed whose process died: a server that was restarted has forgotten their heartbeats."""
 
     def end(name: str) -> bool:
         tagged = name.startswith(TAG)
         by: dict[str, Any] = {"tags": {"any_": [name]}} if tagged else {"id": {"any_": [name]}}
-        by["state"] = {"type": {"any_": [*ALIVE, "CRASHED"]}}  # one that was silent is crashed, its tasks are not
+        # CRASHED too: the automation for silent flow runs marks the flow run, but not its tasks.
+        by["state"] = {"type": {"any_": [*ALIVE, "CRASHED"]}}
         try:
-            found = ask(f"{api_url}/flow_runs/filter", {"flow_runs": by})
-            if found and not tagged:
+            runs = ask(f"{api_url}/flow_runs/filter", {"flow_runs": by})
+            if runs and not tagged:
                 time.sleep(FAREWELL_SECONDS)
-            for run in found:
-                crash_flow_run(api_url, run["id"], "Its process is gone.")
+            for run in runs:
+                crash_flow_run(api_url, run["id"], "Its process has ended.")
             return True
         except (OSError, ValueError):
             return False
@@ -224,14 +226,14 @@ def _record_file(home: Home) -> Path:
 def recorded_server(home: Home) -> LocalServer | None:
     """The server of `server.json`, if that very process still lives: a pid alone may have been given to another.
 
-    A server whose home was moved or copied goes on writing to the place where it was started: it is none of this home.
+    When a home is moved or copied, its server goes on writing to the old place: it does not belong to the new one.
     """
     server, place = _living_server(home)
     return server if place in (None, str(home.root)) else None
 
 
 def _living_server(home: Home) -> tuple[LocalServer | None, str | None]:
-    """The process that `server.json` names, if it lives, and the home that it was started for, if that is known."""
+    """The process that `server.json` names, if it lives, and the home that it was started for, if recorded."""
     try:
         record = read_json(_record_file(home))
         same = lives(record["pid"], record["born"])
@@ -242,7 +244,7 @@ def _living_server(home: Home) -> tuple[LocalServer | None, str | None]:
 
 
 def _end_moved_server(home: Home) -> bool:
-    """End the server that this home had before it was moved here; the one of a home that was copied is left alone."""
+    """End the server that this home had before it was moved; the server of a home that was copied is left alone."""
     server, place = _living_server(home)
     if server is None or place in (None, str(home.root)):
         return False
@@ -256,7 +258,7 @@ def _end_moved_server(home: Home) -> bool:
 
 
 def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) -> LocalServer | None:
-    """Start a server and wait until it is healthy; an unhealthy one is ended first. Called under the home's lock."""
+    """Start a server and wait until it is healthy; ends an unhealthy one first. The caller holds the home's lock."""
     if unhealthy:
         _end_server(unhealthy)
     _end_moved_server(home)
@@ -264,7 +266,7 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
         process = _spawn(home, port)
         try:
             server = LocalServer(psutil.Process(process.pid), port)
-            # Recorded at once, so that nobody starts a second one should this caller die while it waits.
+            # Recorded at once, so that no second server is started should this process die while it waits.
             write_json(
                 _record_file(home),
                 {"port": port, "pid": process.pid, "born": birth(process.pid), "home": str(home.root)},
@@ -272,7 +274,7 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
         except psutil.NoSuchProcess:
             return None
         except StageError:
-            _end_server(server)  # without a record nobody would find it again
+            _end_server(server)  # without a record it would never be found again
             raise
         if _wait_until_healthy(server, deadline):
             try:
@@ -280,7 +282,7 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
             except (OSError, ValueError) as error:
                 _warn(f"killed runs will stay Running in the UI: {error}")
             return server
-        taken = not _is_free(port)  # by another program, between our look and the server's own: try the next
+        taken = not _is_free(port)  # another program took the port since we looked: try the next
         _end_server(server)
         _record_file(home).unlink(missing_ok=True)
         if not taken or time.monotonic() > deadline:
@@ -291,7 +293,7 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
 def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
     """Start Prefect's server so that it outlives this process and its terminal."""
     environment = {
-        **environment_without_secrets("PREFECT_*"),  # it outlives this process, and knows neither the Hub nor W&B
+        **environment_without_secrets("PREFECT_*"),  # it outlives this process and needs neither the Hub nor W&B
         "PREFECT_HOME": str(home.prefect.resolve()),
         # The UI asks the API under its own address, so that it also works through a tunnel to another machine.
         "PREFECT_SERVER_UI_API_URL": os.environ.get("PREFECT_SERVER_UI_API_URL") or "/api",
@@ -358,9 +360,9 @@ def _is_free(port: int) -> bool:
 
 
 def _refresh_settings() -> None:
-    """Let an already imported Prefect read its environment again, since it does so only once."""
+    """Let Prefect read its environment again where it is imported already: it does so only on import."""
     if "prefect" in sys.modules:
-        from prefect.context import refresh_global_settings_context
+        from prefect.context import refresh_global_settings_context  # heavy, see above
 
         refresh_global_settings_context()
 

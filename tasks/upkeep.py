@@ -1,7 +1,7 @@
-"""What is wrong with this machine and its COGITO_HOME, what was left behind, and what may go to free disk.
+"""What is wrong with this machine and its COGITO_HOME, what dead processes left behind, and what may go to free disk.
 
 Example: `cogito doctor --fix`, `cogito clean --dry-run`. Records, predictions, published models and logs are never
-touched. Nothing is taken for left behind while its owner lives: owners hold file locks, which end with them.
+touched. Nothing counts as left behind while its owner lives: owners hold file locks, which end with them.
 """
 
 import os
@@ -9,10 +9,11 @@ import shutil
 import stat
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
@@ -36,10 +37,11 @@ from tasks.store.records import RunRecord, load_record
 Status = Literal["ok", "warning", "problem"]
 GIGABYTE = 10**9
 LITTLE_DISK, SCARCE_DISK = 20 * GIGABYTE, 2 * GIGABYTE
-# Caches that are made again from what lies here already; downloads and corpora take a network or hours.
+# Caches that are rebuilt from what lies here already; downloads and corpora take a network or hours.
 CACHES = ("tasks", "datasets", "fingerprints", "publishing")
 # A file that is being written is younger than this, whoever writes it.
 SETTLED_SECONDS = 3600
+FIX = "`cogito doctor --fix`"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Finding:
     """One line of `cogito doctor`.
 
     Attributes:
-        found: what is so.
+        found: the state of the thing that `name` names.
         fix: what to do about it; empty where nothing is wrong.
         clear: does it, for `--fix`; None where a person must.
     """
@@ -59,29 +61,26 @@ class Finding:
     clear: Callable[[], object] | None = field(default=None, compare=False)
 
     def as_json(self) -> dict[str, str | bool]:
-        return {
-            "name": self.name,
-            "status": self.status,
-            "found": self.found,
-            "fix": self.fix,
-            "can_be_cleared": self.clear is not None,
-        }
+        """The finding for --json."""
+        facts = {name: getattr(self, name) for name in ("name", "status", "found", "fix")}
+        return facts | {"can_be_cleared": self.clear is not None}
 
 
 @dataclass(frozen=True)
 class Waste:
-    """A file or folder that can go."""
+    """A file or folder that can go, and its size in bytes."""
 
     path: Path
     why: str
     size: int
 
     def as_json(self) -> dict[str, str | int]:
+        """The file or folder for --json."""
         return {"path": str(self.path), "why": self.why, "bytes": self.size}
 
 
 def examine(home: Home) -> list[Finding]:
-    """All that can be seen without a server, the most basic first."""
+    """Everything that can be examined without a server, the most basic first."""
     return [
         *_home(home),
         *_log(),
@@ -113,31 +112,30 @@ def find_waste(home: Home, keep: int) -> list[Waste]:
         raise UserError(
             f"{home.root}: a run is active ({active[0].name}); nothing was removed; fix: wait for its end, or stop it"
         )
-    found = [Waste(path, "left by a process that died", size_of(path)) for path in left_parts(home)]
+    found = [(path, "left by a process that died") for path in left_parts(home)]
     for run, record in _records(home):
         if record.status == "complete":
             states = sorted((run.pretraining / "checkpoints").glob("step-*"))
-            old = states[: len(states) - keep]
-            found += [Waste(path, "training state of a finished run", size_of(path)) for path in old]
+            found += [(path, "training state of a finished run") for path in states[: len(states) - keep]]
     for name in CACHES:
         folder = home.root / "cache" / name
         if folder.is_dir() and not folder.is_symlink() and any(folder.iterdir()):
-            found.append(Waste(folder, "cache, made again when needed", size_of(folder)))
-    found += [Waste(path, "half-built, made again when needed", size_of(path)) for path, _ in _half_built(home)]
-    outer = {one.path for one in found}
-    return [one for one in found if not outer.intersection(one.path.parents)]
+            found.append((folder, "cache, rebuilt when needed"))
+    found += [(path, "incomplete, rebuilt when needed") for path, _ in _incomplete(home)]
+    outer = {path for path, _ in found}
+    return [Waste(path, why, size_of(path)) for path, why in found if not outer.intersection(path.parents)]
 
 
 def remove(waste: list[Waste]) -> int:
-    """Remove all of it; the bytes that were freed."""
-    remove_paths([one.path for one in waste])
-    return sum(one.size for one in waste if not one.path.exists())
+    """Remove all of it; returns the bytes that were freed."""
+    remove_paths(item.path for item in waste)
+    return sum(item.size for item in waste if not item.path.exists())
 
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and not one.is_symlink()]
-    return sum(one.lstat().st_size for one in files)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
+    return sum(file.lstat().st_size for file in files)
 
 
 def left_parts(home: Home) -> list[Path]:
@@ -162,13 +160,8 @@ def _home(home: Home) -> Iterator[Finding]:
         return
     mode = stat.S_IMODE(root.stat().st_mode)
     if os.name == "posix" and mode & 0o077:
-        yield Finding(
-            "home",
-            "warning",
-            f"{root}: others of this machine may look into it (mode {mode:04o})",
-            f"chmod 0700 {root}",
-            lambda: root.chmod(PRIVATE),
-        )
+        found = f"{root}: other accounts of this machine can read it (mode {mode:04o})"
+        yield Finding("home", "warning", found, f"chmod 0700 {root}", partial(root.chmod, PRIVATE))
     else:
         yield Finding("home", "ok", f"{root}, {size_of(root) / GIGABYTE:.2f} GB")
 
@@ -177,7 +170,7 @@ def _log() -> Iterator[Finding]:
     path = default_log()
     try:
         check_log_place(path)
-        yield Finding("log", "ok", str(path) if path.exists() else f"{path}, which is not there yet")
+        yield Finding("log", "ok", str(path) if path.exists() else f"{path}, which does not exist yet")
     except UserError as error:
         found, _, fix = str(error).partition("; fix: ")
         yield Finding("log", "problem", found, fix or "name another with COGITO_LOG")
@@ -186,9 +179,8 @@ def _log() -> Iterator[Finding]:
 def _disk(home: Home) -> Iterator[Finding]:
     free = shutil.disk_usage(home.root).free
     status: Status = "problem" if free < SCARCE_DISK else "warning" if free < LITTLE_DISK else "ok"
-    yield Finding(
-        "disk", status, f"{free / GIGABYTE:.1f} GB free", "" if status == "ok" else "`cogito clean`, or more disk"
-    )
+    fix = "" if status == "ok" else "`cogito clean`, or more disk"
+    yield Finding("disk", status, f"{free / GIGABYTE:.1f} GB free", fix)
 
 
 def _devices() -> Iterator[Finding]:
@@ -204,12 +196,12 @@ def _versions() -> Iterator[Finding]:
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
         try:
-            have = version(wanted.name)
+            installed = version(wanted.name)
         except PackageNotFoundError:
             wrong.append(f"{wanted.name} is missing")
             continue
-        if not wanted.specifier.contains(have, prereleases=True):
-            wrong.append(f"{wanted.name} {have}, allowed {wanted.specifier}")
+        if not wanted.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{wanted.name} {installed}, allowed {wanted.specifier}")
     if wrong:
         yield Finding("versions", "problem", "; ".join(wrong), "pip install -c constraints.txt -e .")
     else:
@@ -217,7 +209,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def stated_requirements() -> list[str]:
-    """What pyproject.toml asks for: from the file where this is a checkout, else as it was installed."""
+    """The requirements in pyproject.toml: from the file where this is a checkout, else as they were installed."""
     file = Path(__file__).parents[1] / "pyproject.toml"
     if file.is_file():
         return list(tomllib.loads(file.read_text(encoding="utf-8"))["project"]["dependencies"])
@@ -228,7 +220,7 @@ def stated_requirements() -> list[str]:
 
 
 def _tokens() -> Iterator[Finding]:
-    from huggingface_hub import get_token
+    from huggingface_hub import get_token  # slow to import
 
     present = [name for name in SECRETS if os.environ.get(name)]
     if get_token() and "HF_TOKEN" not in present:
@@ -243,37 +235,35 @@ def _mirror() -> Iterator[Finding]:
         yield Finding("data mirror", "problem", str(error).partition("; fix: ")[0], "mend or unset COGITO_DATA_ROOT")
         return
     if root is not None and not os.access(root, os.R_OK | os.X_OK):
-        yield Finding("data mirror", "problem", f"{root}: cannot be read", "mend its rights")
+        yield Finding("data mirror", "problem", f"{root}: cannot be read", "change its permissions")
     else:
         yield Finding("data mirror", "ok", str(root) if root else "none (COGITO_DATA_ROOT is not set)")
 
 
-def _orphans(home: Home) -> Iterator[Finding]:
-    orphans = orphan_jobs(home)
-    if not orphans:
-        yield Finding("jobs", "ok", "none without an owner")
-    for process in orphans:
-        yield Finding(
-            "jobs",
-            "problem",
-            f"process {process.pid} works for a command that is gone",
-            f"kill {process.pid}",
-            lambda pid=process.pid: end_process_tree(pid),  # type: ignore[misc]
-        )
+def _or_ok(name: str, text: str, findings: Iterable[Finding]) -> list[Finding]:
+    return list(findings) or [Finding(name, "ok", text)]
+
+
+def _orphans(home: Home) -> list[Finding]:
+    def finding(pid: int) -> Finding:
+        found = f"process {pid} works for a command that has ended"
+        return Finding("jobs", "problem", found, f"kill {pid}", partial(end_process_tree, pid))
+
+    return _or_ok("jobs", "none without an owner", (finding(process.pid) for process in orphan_jobs(home)))
 
 
 def orphan_jobs(home: Home) -> list[psutil.Process]:
-    """Job processes of this home whose owner is gone. Jobs end by themselves within seconds, unless they hang."""
-    found = []
+    """Job processes of this home whose command has ended. Jobs end by themselves within seconds, unless they hang."""
+    orphans = []
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            mine = "tasks.jobs.worker" in words and any(Path(word).is_relative_to(home.root) for word in words[-1:])
-            if mine and not owner_lives(process.environ()):
-                found.append(process)
+            ours = "tasks.jobs.worker" in words and any(Path(word).is_relative_to(home.root) for word in words[-1:])
+            if ours and not owner_lives(process.environ()):
+                orphans.append(process)
         except (psutil.Error, ValueError):
-            continue  # gone meanwhile, or another user's
-    return found
+            continue  # it ended meanwhile, or belongs to another user
+    return orphans
 
 
 def _locks(home: Home) -> Iterator[Finding]:
@@ -282,26 +272,17 @@ def _locks(home: Home) -> Iterator[Finding]:
     if active:
         yield Finding("locks", "ok", f"a run is active: {', '.join(path.stem for path in active[:5])}")
     if stale:
-        yield Finding(
-            "locks",
-            "warning",
-            f"{len(stale)} runs ended without saying so",
-            "`cogito doctor --fix`",
-            lambda: _remove_locks(stale),
-        )
+        found = f"{len(stale)} runs were killed before they could end"
+        yield Finding("locks", "warning", found, FIX, partial(_remove_locks, stale))
     elif not active:
-        yield Finding("locks", "ok", "nobody holds one")
+        yield Finding("locks", "ok", "none is held")
 
 
 def _remove_locks(paths: list[Path]) -> None:
-    """Remove lock files that nobody holds, each while it is held, so that nobody can just take it."""
+    """Remove lock files that nobody holds, each while holding it, so that no other process can take it meanwhile."""
     for path in paths:
-        lock = FileLock(path)
-        try:
-            with lock.acquire(timeout=0):
-                path.unlink(missing_ok=True)
-        except Timeout:
-            continue
+        with suppress(Timeout), FileLock(path).acquire(timeout=0):
+            path.unlink(missing_ok=True)
 
 
 def _parts(home: Home) -> Iterator[Finding]:
@@ -309,33 +290,21 @@ def _parts(home: Home) -> Iterator[Finding]:
     if not parts:
         yield Finding("half-written files", "ok", "none")
         return
-    size = sum(map(size_of, parts))
-    shown = ", ".join(path.relative_to(home.root).as_posix() for path in parts[:3])
-    yield Finding(
-        "half-written files",
-        "warning",
-        f"{len(parts)}, {size:,} bytes: {shown}{', ...' if len(parts) > 3 else ''}",
-        "`cogito doctor --fix`",
-        lambda: remove_paths(parts),
-    )
+    shown = ", ".join(path.relative_to(home.root).as_posix() for path in parts[:3]) + ", ..." * (len(parts) > 3)
+    found = f"{len(parts)}, {sum(map(size_of, parts)):,} bytes: {shown}"
+    yield Finding("half-written files", "warning", found, FIX, partial(remove_paths, parts))
 
 
-def _caches(home: Home) -> Iterator[Finding]:
-    broken = list(_half_built(home))
-    if not broken:
-        yield Finding("caches", "ok", "all whole")
-    for path, reason in broken:
-        yield Finding(
-            "caches",
-            "warning",
-            f"{path.relative_to(home.root).as_posix()}: {reason}",
-            "`cogito doctor --fix`",
-            lambda path=path: remove_paths([path]),  # type: ignore[misc]
-        )
+def _caches(home: Home) -> list[Finding]:
+    def finding(path: Path, reason: str) -> Finding:
+        found = f"{path.relative_to(home.root).as_posix()}: {reason}"
+        return Finding("caches", "warning", found, FIX, partial(remove_paths, [path]))
+
+    return _or_ok("caches", "all complete", (finding(path, reason) for path, reason in _incomplete(home)))
 
 
-def _half_built(home: Home) -> Iterator[tuple[Path, str]]:
-    """Folders of caches whose manifest is missing or not true; they are built again in any case."""
+def _incomplete(home: Home) -> Iterator[tuple[Path, str]]:
+    """Cached folders whose manifest is missing or does not match, with the reason; they are rebuilt in any case."""
     if active_locks(home):
         return  # one may be on its way
     for parent in (home.root / "corpora", home.root / "tokenizers", home.root / "cache" / "tasks"):
@@ -348,24 +317,21 @@ def _half_built(home: Home) -> Iterator[tuple[Path, str]]:
                 yield folder, str(error).partition("; fix: ")[0].removeprefix(f"{folder}: ")
 
 
-def _silent_runs(home: Home) -> Iterator[Finding]:
+def _silent_runs(home: Home) -> list[Finding]:
     if active_locks(home):
-        return  # a run that is said to be running may be this one
-    silent = [(run, record) for run, record in _records(home) if record.status == "running"]
-    if not silent:
-        yield Finding("runs", "ok", "none is said to be running that is not")
-    for run, _ in silent:
-        yield Finding(
-            "runs",
-            "warning",
-            f"{run.run_id}: is said to be running, and its process is gone",
-            "run its experiment again, it continues; or `cogito doctor --fix` calls it failed",
-            lambda run=run: _call_failed(run, home),  # type: ignore[misc]
-        )
+        return []  # a record with status `running` may belong to the run that is active
+
+    def finding(run: RunFolder) -> Finding:
+        found = f"{run.run_id}: its record has the status `running`, but its process has ended"
+        fix = "run its experiment again, it continues; or `cogito doctor --fix` marks it failed"
+        return Finding("runs", "warning", found, fix, partial(_mark_failed, run, home))
+
+    silent = [run for run, record in _records(home) if record.status == "running"]
+    return _or_ok("runs", "no record is left with the status `running`", map(finding, silent))
 
 
-def _call_failed(run: RunFolder, home: Home) -> None:
-    with suppress(UserError), hold_at_once(home, run.run_id):  # else somebody has come meanwhile
+def _mark_failed(run: RunFolder, home: Home) -> None:
+    with suppress(UserError), hold_at_once(home, run.run_id):  # else another command has taken it up meanwhile
         record = load_record(run)
         if record.status == "running":
             record.status = "failed"
@@ -374,15 +340,14 @@ def _call_failed(run: RunFolder, home: Home) -> None:
 
 
 def _records(home: Home) -> Iterator[tuple[RunFolder, RunRecord]]:
-    """Every run whose record reads."""
+    """Every run whose record can be read; one that is broken, or of a later version, is left alone."""
     for path in sorted((home.root / "runs").glob("*/record.json")):
-        try:
+        with suppress(UserError):
             yield RunFolder(path.parent), load_record(RunFolder(path.parent))
-        except UserError:
-            continue  # of a later version, or broken: not for us to judge
 
 
-def remove_paths(paths: list[Path]) -> None:
+def remove_paths(paths: Iterable[Path]) -> None:
+    """Remove files and folders, whichever they are."""
     for path in paths:
         if path.is_dir():
             remove_tree(path)

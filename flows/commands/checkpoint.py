@@ -1,4 +1,4 @@
-"""The commands that use a checkpoint as it is: `cogito checkpoint show` and `convert`, `analyse`, `encode`."""
+"""Look at checkpoints and convert those of earlier code."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from flows.commands.options import AsJson, CheckpointName, DataRoot, Overrides, Tokenizer, console, print_json
 from tasks.errors import UserError
 
-app = typer.Typer(help="Look at checkpoints and convert those of earlier code.", no_args_is_help=True)
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands of the Master Experiment Log: `cogito log show`, `add`, `check`, `export`."""
+"""Read, check and write the Master Experiment Log."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from flows.commands.options import AsJson, LogPath, console, print_json
 
-app = typer.Typer(help="Read, check and write the Master Experiment Log.", no_args_is_help=True)
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from command import ROOT
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from flows.cli import app
 from flows.commands import upkeep as upkeep_commands
 from tasks import upkeep
 from tasks.errors import UserError
@@ -65,7 +65,10 @@ def put(path: Path, size: int) -> None:
 
 
 def run_cogito(*words: str) -> Any:
-    return CliRunner().invoke(app, list(words))
+    commands = typer.Typer()
+    for command in (upkeep_commands.doctor, upkeep_commands.clean):
+        commands.command()(command)
+    return CliRunner().invoke(commands, list(words))
 
 
 def names(home: Home) -> set[str]:
@@ -304,7 +307,7 @@ def test_tokens_are_named_and_never_shown(home: Home, monkeypatch: pytest.Monkey
 )
 def test_servers(home: Home, monkeypatch: pytest.MonkeyPatch, url: str, secret: str | None, status: str) -> None:
     if "127" not in url:
-        monkeypatch.setattr("flows.prefect_api.why_unhealthy", lambda *_: None)
+        monkeypatch.setattr("flows.commands.upkeep.why_unhealthy", lambda *_: None)
     monkeypatch.setenv("PREFECT_API_URL", url)
     if secret:
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", secret)
@@ -320,7 +323,7 @@ def test_a_server_that_hangs_is_found_and_ended(home: Home) -> None:
         assert one.status == "problem" and str(process.pid) in one.found
         one.clear()
         assert process.wait(10) is not None
-        assert upkeep_commands._server(home)[0].status == "ok"
+        assert next(upkeep_commands._server(home)).status == "ok"
     finally:
         process.kill()
         process.wait()
@@ -342,10 +345,10 @@ def test_flow_runs_that_nobody_works_at(home: Home, monkeypatch: pytest.MonkeyPa
         return 200, json.dumps([stuck, for_a_worker] if len(asked) == 1 else [stuck]).encode()
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
-    monkeypatch.setattr("flows.prefect_api.why_unhealthy", lambda *_: None)
+    monkeypatch.setattr("flows.commands.upkeep.why_unhealthy", lambda *_: None)
     monkeypatch.setattr("flows.prefect_api._request", request)
     with active(home):
-        assert len(upkeep_commands._server(home)) == 1
+        assert len(list(upkeep_commands._server(home))) == 1
     _, stuck = upkeep_commands._server(home)
     assert stuck.status == "warning" and "experiment-x" in stuck.found
     stuck.clear()

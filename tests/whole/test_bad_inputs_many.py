@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import typer.main
 from command import TINY
 from safetensors.torch import load_file, save_file
 
@@ -1009,7 +1008,8 @@ def test_every_command_and_option_has_a_bad_case() -> None:
     given = [words for words, _ in WORDS.values()]
 
     def walk(words: list[str], command: Any) -> None:
-        for name, inner in getattr(command, "commands", {}).items():
+        for name, deferred in getattr(command, "commands", {}).items():
+            inner = deferred.load() if isinstance(deferred, cli.DeferredCommand) else deferred
             path = [*words, name]
             cases = [one for one in given if one[: len(path)] == path]
             options = [one.opts[-1] for one in inner.params if not getattr(one, "is_flag", False)]
@@ -1020,7 +1020,7 @@ def test_every_command_and_option_has_a_bad_case() -> None:
                 assert cases, path
                 assert not [one for one in options if not any(one in case for case in cases)], path
 
-    walk([], typer.main.get_command(cli.app))
+    walk([], cli.app)
 
 
 def test_there_are_many() -> None:

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer.main
 from command import ROOT
 
-from flows.cli import app
+from flows.cli import DeferredCommand, app
 from flows.commands.listing import KINDS
 
 CHECKS = {
@@ -35,13 +34,14 @@ def commands() -> dict[str, str]:
     found = {}
 
     def walk(words: list[str], command: object) -> None:
-        for name, inner in getattr(command, "commands", {}).items():
+        for name, deferred in getattr(command, "commands", {}).items():
+            inner = deferred.load() if isinstance(deferred, DeferredCommand) else deferred
             if getattr(inner, "commands", None):
                 walk([*words, name], inner)
             else:
                 found[" ".join([*words, name])] = inner.help or ""
 
-    walk([], typer.main.get_command(app))
+    walk([], app)
     return found
 
 
