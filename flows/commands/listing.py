@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flows.commands.options import console
 from models import family
+from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import CONSOLE_COLUMNS, console_rows
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord
@@ -76,7 +77,8 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     terminal.print(table)
     if record.pretraining and record.corpus:
         loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
-        near = "; within 0.2 of it: nothing contextual was learned" if loss > entropy - 0.2 else ""
+        is_near = loss > entropy - UNIGRAM_MARGIN_NATS
+        near = f"; within {UNIGRAM_MARGIN_NATS} of it: nothing contextual was learned" if is_near else ""
         terminal.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
         for warning in record.pretraining.warnings:
             terminal.print(f"warning: {warning}", style="yellow", markup=False)

@@ -12,6 +12,7 @@ from datetime import UTC
 from typing import Any
 
 from models.family import VARIANTS
+from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import log_cell, metric_text
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS
@@ -35,7 +36,6 @@ TRAINING_COLUMNS = (
 )
 EVALUATION_COLUMNS = ("Date", "Eval Type", "Source Checkpoint", "Machine", "Tasks", "Key Scores", "WandB", "Conclusion")
 SCORE_NAMES = {split.label: split.title for task in TASKS.values() for split in task.eval_splits}
-UNIGRAM_MARGIN_NATS = 0.2  # closer than this to the unigram entropy, nothing contextual was learned
 
 _GENERATED = re.compile(r"\(auto ([0-9a-f]{6})\) (.*)")
 

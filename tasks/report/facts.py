@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.checkpoints.publishing import public_name
-from tasks.log.rows import UNIGRAM_MARGIN_NATS
 from tasks.report.rendering import first_line
+from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.records import RunRecord
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.files import content_hash, read_json, write_atomic, write_json
 from tasks.store.home import Home
@@ -79,7 +80,7 @@ def _figures(name: str, home: Home, run_id: str) -> dict[str, Any]:
     if trained.pretraining and trained.corpus:
         found["held-out loss"] = trained.pretraining.eval_loss
         found["unigram entropy"] = trained.corpus.unigram_entropy_nats
-        left = found["held-out loss"] < found["unigram entropy"] - 0.2
+        left = found["held-out loss"] < found["unigram entropy"] - UNIGRAM_MARGIN_NATS
         found["peak gradient norm"] = _peak_gradient_norm(trained)
     if record.analysis:
         for label in GEOMETRY:

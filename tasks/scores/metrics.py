@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+# A loss closer than this to the unigram entropy is at its floor: the model may have learned nothing from context.
+UNIGRAM_MARGIN_NATS = 0.2
+
 # (references [..., n], predictions [..., n]) -> figures [...]
 AlongLastAxis = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -85,6 +88,7 @@ class Metric:
         floor: references -> what that answer scores.
         is_percent: shown as a percentage rather than as a plain figure.
         of_classes: of class numbers rather than of values.
+        log_names: what hand-written logs call it beside its name.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Metric:
     floor: Callable[[np.ndarray], float]
     is_percent: bool
     of_classes: bool
+    log_names: tuple[str, ...] = ()
 
 
 def _majority_share(references: np.ndarray) -> float:
@@ -111,11 +116,11 @@ def _zero(references: np.ndarray) -> float:
 METRICS: dict[str, Metric] = {
     row.name: row
     for row in [
-        Metric("accuracy", _sklearn_accuracy, _accuracy, "majority class", _majority_share, True, True),
+        Metric("accuracy", _sklearn_accuracy, _accuracy, "majority class", _majority_share, True, True, ("acc",)),
         Metric("f1", _sklearn_f1, _f1, "always positive", _always_positive_f1, True, True),
-        Metric("matthews", _sklearn_matthews, _matthews, "constant", _zero, False, True),
-        Metric("pearson", _scipy_correlation("pearsonr"), _pearson, "constant", _zero, False, False),
-        Metric("spearman", _scipy_correlation("spearmanr"), _spearman, "constant", _zero, False, False),
+        Metric("matthews", _sklearn_matthews, _matthews, "constant", _zero, False, True, ("mcc",)),
+        Metric("pearson", _scipy_correlation("pearsonr"), _pearson, "constant", _zero, False, False, ("p", "r")),
+        Metric("spearman", _scipy_correlation("spearmanr"), _spearman, "constant", _zero, False, False, ("s", "rho")),
     ]
 }
 

@@ -16,12 +16,15 @@ class Split:
         title: its name in the log: `MNLI-m`.
         class_counts: examples of each class in the published split, in the order of the labels; all in one where
             the labels are numbers. A mirror may hold less; scores count what they see, `log check` knows these.
+        log_pattern: regular expression of its name in hand-written logs, without groups; empty: its title, whose
+            hyphen may be missing.
     """
 
     name: str
     label: str
     title: str
     class_counts: tuple[int, ...]
+    log_pattern: str = ""
 
     @property
     def examples(self) -> int:
@@ -110,8 +113,16 @@ TASKS: dict[str, Task] = {
             labels=("entailment", "neutral", "contradiction"),
             metrics=("accuracy",),
             eval_splits=(
-                Split("validation_matched", "mnli-m", "MNLI-m", (3_479, 3_123, 3_213)),
-                Split("validation_mismatched", "mnli-mm", "MNLI-mm", (3_463, 3_129, 3_240)),
+                Split(
+                    "validation_matched", "mnli-m", "MNLI-m", (3_479, 3_123, 3_213), r"MNLI[-_ ]?\(?(?:matched|m)\b\)?"
+                ),
+                Split(
+                    "validation_mismatched",
+                    "mnli-mm",
+                    "MNLI-mm",
+                    (3_463, 3_129, 3_240),
+                    r"MNLI[-_ ]?\(?(?:mismatched|mm)\b\)?",
+                ),
             ),
             selection_split=None,
             epochs=3,
@@ -216,7 +227,7 @@ TASKS: dict[str, Task] = {
             label_column="relatedness_score",
             labels=(),
             metrics=("pearson", "spearman"),
-            eval_splits=(Split("test", "sick_r", "SICK-R", (4_906,)),),
+            eval_splits=(Split("test", "sick_r", "SICK-R", (4_906,), r"SICK[-_ ]?R"),),
             selection_split="validation",
             epochs=10,
             source="Marelli et al. 2014",
@@ -229,7 +240,7 @@ TASKS: dict[str, Task] = {
             label_column="label",
             labels=("entailment", "neutral", "contradiction"),
             metrics=("accuracy",),
-            eval_splits=(Split("test", "sick_e", "SICK-E", (1_404, 2_790, 712)),),
+            eval_splits=(Split("test", "sick_e", "SICK-E", (1_404, 2_790, 712), r"SICK[-_ ]?E"),),
             selection_split="validation",
             epochs=10,
             source="Marelli et al. 2014",

@@ -16,31 +16,15 @@ from tasks.spec.benchmarks import TASKS, Split, Task
 SPLITS: dict[str, tuple[Task, Split]] = {
     split.label: (task, split) for task in TASKS.values() for split in task.eval_splits
 }
-METRIC_NAMES = {
-    "f1": "f1",
-    "accuracy": "accuracy",
-    "acc": "accuracy",
-    "pearson": "pearson",
-    "p": "pearson",
-    "r": "pearson",
-    "spearman": "spearman",
-    "s": "spearman",
-    "rho": "spearman",
-    "matthews": "matthews",
-    "mcc": "matthews",
-}
-_ALIASES = {re.sub(r"[\W_]", "", label): label for label in SPLITS} | {
-    "mnlimatched": "mnli-m",
-    "mnlimismatched": "mnli-mm",
-    "sst": "sst2",
-}
-_TASK = re.compile(
-    r"(?<![A-Za-z0-9])(?:MNLI(?:[-_ ]?\(?(?:mismatched|matched|mm|m)\b\)?)|MRPC|QQP|STS-?B|PAWS|CoLA|SST-?2|QNLI"
-    r"|RTE|WNLI|SICK[-_ ]?[RE])(?![A-Za-z0-9])",
-    re.I,
-)
+# SICK of SICK-R and SICK-E
+FAMILIES = {split.title.partition("-")[0] for _, split in SPLITS.values()}
+METRIC_NAMES = {word: name for name, metric in METRICS.items() for word in (name, *metric.log_names)}
+_LABELS = tuple(SPLITS)
+# One group for each label, in this order.
+_TASKS = "|".join(f"({split.log_pattern or split.title.replace('-', '-?')})" for _, split in SPLITS.values())
+_TASK = re.compile(rf"(?<![A-Za-z0-9])(?:{_TASKS})(?![A-Za-z0-9])", re.I)
 _COUNTED = r"pairs?|examples?|samples?|sentences?|rows|classes|epochs?|seeds?|steps?|runs?|tokens?|points?"
-_METRIC = r"F1|accuracy|acc|Pearson|Spearman|Matthews|MCC|P|S|r|rho"
+_METRIC = "|".join(sorted(METRIC_NAMES, key=len, reverse=True))
 _TOKEN = re.compile(
     rf"(?<![A-Za-z0-9])(?P<average>(?:macro|micro|weighted|averaged?)[-_ ])?(?P<metric>{_METRIC})(?![A-Za-z0-9])"
     r"|(?<![\w.–])(?P<sign>[-−+±Δ]?)(?P<value>\d+(?:\.\d+)?)(?![\w]|\.\d)\s*(?P<percent>%?)"
@@ -189,7 +173,7 @@ def sentences(text: str) -> list[str]:
 
 def tasks_in(text: str) -> list[str]:
     """Labels of the splits that a text names, each once."""
-    return list(dict.fromkeys(_label(match[0]) for match in _TASK.finditer(text)))
+    return list(dict.fromkeys(_label(match) for match in _TASK.finditer(text)))
 
 
 def metrics_in(text: str) -> list[str]:
@@ -214,7 +198,7 @@ def scores_in(text: str, place: Place, *, prose: bool = False) -> list[Figure]:
         starts = [*_TASK.finditer(part)]
         for match, following in zip_longest(starts, starts[1:]):
             rest = part[match.end() : following.start() if following else len(part)]
-            figures += _task_scores(_label(match[0]), rest, place, prose)
+            figures += _task_scores(_label(match), rest, place, prose)
     return figures
 
 
@@ -235,8 +219,9 @@ def loss_kind(word: str | None) -> str | None:
     return None if word is None else "train" if word.casefold().startswith("train") else "eval"
 
 
-def _label(text: str) -> str:
-    return _ALIASES[re.sub(r"[\W_]", "", text.casefold())]
+def _label(match: re.Match[str]) -> str:
+    assert match.lastindex is not None
+    return _LABELS[match.lastindex - 1]
 
 
 def _task_scores(task: str, rest: str, place: Place, prose: bool) -> list[Figure]:

@@ -9,18 +9,21 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 
+import numpy as np
+
 from tasks.log.check.document import Document, Row
-from tasks.log.check.figures import FLOOR, SPLITS, Figure, metrics_in, sentences, tasks_in
+from tasks.log.check.figures import FAMILIES, FLOOR, SPLITS, Figure, metrics_in, sentences, tasks_in
 from tasks.log.check.finding import Finding
-from tasks.scores.metrics import METRICS
+from tasks.scores.metrics import METRICS, UNIGRAM_MARGIN_NATS
 
 Z = 1.96  # two-sided 95 %
 _CLAIM = re.compile(
     r"\b(?:best(?! (?:at |on |was |is )?(?:epoch|checkpoint|step|seed))|better|improv\w*"
     r"|wins?|beats?|outperform\w*|gain(?:s|ed)?|surpass\w*|superior|new (?:\w+ )?baselines?)\b"
-    r"|>\s*(?!MRPC|QQP|MNLI|STS|PAWS|CoLA|SST|QNLI|RTE|WNLI|SICK)[A-Za-z]",
+    rf"|>\s*(?!{'|'.join(sorted(FAMILIES))})[A-Za-z]",
     re.I,
 )
 _RISE = re.compile(
@@ -39,18 +42,20 @@ _NOT = re.compile(
     re.I,
 )
 _UNIGRAM = re.compile(r"unigram(?: entropy| floor)?\D{0,4}(\d+\.\d+)", re.I)
-UNIGRAM_MARGIN_NATS = 0.2
+
+
+@cache
+def _trivial_score(label: str, metric: str) -> float:
+    counts = SPLITS[label][1].class_counts
+    return METRICS[metric].floor(np.repeat(np.arange(len(counts)), counts))
 
 
 def floor_of(figure: Figure, metric: str | None = None) -> float | None:
-    """What the best trivial answer scores on the published split."""
-    counts = SPLITS[figure.task][1].class_counts
+    """What the best trivial answer scores on the published split; None where an F1 is an average over classes."""
     metric = metric or figure.likely_metric
-    if metric == "accuracy":
-        return max(counts) / sum(counts)
-    if metric == "f1":
-        return 2 * counts[1] / (2 * counts[1] + counts[0]) if len(counts) == 2 else None
-    return 0.0
+    if metric == "f1" and len(SPLITS[figure.task][1].class_counts) != 2:
+        return None
+    return _trivial_score(figure.task, metric)
 
 
 def half_width(figure: Figure) -> float:

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from tasks.errors import UserError
 from tasks.log.check.document import RUN_ID, Document, Row
+from tasks.log.check.figures import FAMILIES, SPLITS
 from tasks.log.check.finding import Finding
 from tasks.log.experiment_log import is_missing
 
@@ -26,9 +27,10 @@ _SIZE_WORDS = {
 }
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _STAMP = re.compile(r"(20\d{6})[-_](\d{4,6})(?!\d)")
+# The names of a fine-tuning in an address, and of its task: mnli, mnli-m, mnlim
+_TUNED = {name for _, split in SPLITS.values() for name in (split.title, split.title.replace("-", ""))} | FAMILIES
 _TUNING = re.compile(
-    r"(?:^|[-_])(?:glue|finetun\w*|fine-tun\w*|ft|eval\w*|sick\w?|paws|mrpc|qqp|mnli\w*|stsb|sts-b|cola|sst2?|qnli|rte|wnli)(?=[-_]|$)",
-    re.I,
+    rf"(?:^|[-_])(?:glue|finetun\w*|fine-tun\w*|ft|eval\w*|{'|'.join(sorted(_TUNED))})(?=[-_]|$)", re.I
 )
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _YEAR_FIRST = re.compile(r"(?<!\d)(?P<y>20\d{2})(?P<gap>[-/.]?)(?P<m>\d{1,2})(?P=gap)(?P<d>\d{1,2})(?!\d)")

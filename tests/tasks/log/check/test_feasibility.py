@@ -1,8 +1,11 @@
 """Figures of a log: how they are read, and which of them no set of predictions can have."""
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import pytest
+from command import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,3 +109,34 @@ def test_a_mean_over_seeds_and_a_split_of_its_own_are_understood() -> None:
     assert (one.examples, one.evaluations, one.says_floor) == (277, 2, True)
     (mean,) = scores_in("RTE: 61.5 (mean over seeds)", Place(1))
     assert mean.evaluations is None
+
+
+NEW_ROWS = """
+from dataclasses import replace
+from tasks.scores.metrics import METRICS
+from tasks.spec.benchmarks import TASKS, Split
+METRICS["kappa"] = replace(METRICS["matthews"], name="kappa", log_names=("k",))
+TASKS["boolq"] = replace(
+    TASKS["mrpc"],
+    name="boolq",
+    metrics=("accuracy", "kappa"),
+    eval_splits=(Split("validation", "boolq", "Bool-Q", (9, 21)),)
+)
+from tasks.log.check.document import Place, scores_in
+from tasks.log.check.meaning import floor_of
+from tasks.log.experiment_log import stated_scores
+for text in ("**Bool-Q:** 70.0%", "**BoolQ** accuracy 70.0% k 0.1"):
+    for figure in scores_in(text, Place(1)):
+        print(figure.task, figure.likely_metric, figure.value, floor_of(figure))
+print(list(stated_scores("**Bool-Q:** 70.0%")))
+"""
+
+
+def test_a_new_task_and_a_new_metric_are_read_without_an_edit_of_the_log() -> None:
+    done = subprocess.run([sys.executable, "-c", NEW_ROWS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "boolq accuracy 0.7 0.7",
+        "boolq accuracy 0.7 0.7",
+        "boolq kappa 0.1 0.0",
+        "[('boolq', '', 0.7)]",
+    ]
