@@ -177,9 +177,10 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
 
     @staticmethod
     def count_parameters(config: ConceptConfig) -> int:
-        """Number of parameters of a new model, from its shape alone (tied weights counted once)."""
-        head = 0 if config.tie_word_embeddings else config.hidden_size * config.vocab_size
-        return ConceptEncoder.count_parameters(config) + DECODERS[config.decoder].load().count_parameters(config) + head
+        """Number of parameters of a new model, tied weights counted once; the module takes no memory."""
+        with torch.device("meta"):
+            model = ConceptModelForMaskedLM(config)
+        return sum(parameter.numel() for parameter in model.parameters())
 
 
 def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,11 +49,6 @@ class Decoder(nn.Module, ABC):
             [B, K, H], ready for the LM head.
         """
 
-    @staticmethod
-    @abstractmethod
-    def count_parameters(config: ConceptConfig) -> int:
-        """Number of parameters, from the shape alone."""
-
 
 class WeightedDecoder(Decoder):
     """Each position mixes the concepts with its own fixed softmax weights, whatever the text."""
@@ -71,11 +66,6 @@ class WeightedDecoder(Decoder):
     def forward(self, concepts: Tensor, positions: Tensor, reads: DecoderInput) -> Tensor:
         mixed = torch.softmax(self.concept_weights, dim=-1)[positions].to(concepts.dtype) @ concepts
         return self.dropout(functional.gelu(self.projection(self.norm(mixed))))
-
-    @staticmethod
-    def count_parameters(config: ConceptConfig) -> int:
-        width = config.hidden_size
-        return config.max_sequence_length * config.num_concepts + 2 * width + width * width + width
 
 
 class PositionPerceiverDecoder(Decoder):
@@ -98,12 +88,6 @@ class PositionPerceiverDecoder(Decoder):
         states = queries + self.cross_attention(self.query_norm(queries), concepts)
         return states + self.feed_forward(self.feed_forward_norm(states))
 
-    @staticmethod
-    def count_parameters(config: ConceptConfig) -> int:
-        width, inner = config.hidden_size, config.intermediate_size
-        feed_forward = 2 * inner * width + inner + width
-        return config.max_sequence_length * width + _attention_size(width) + 4 * width + feed_forward
-
 
 class PerceiverDecoder(PositionPerceiverDecoder):
     """The same with queries = embedding of the (masked) token + decoder position."""
@@ -116,12 +100,6 @@ class PerceiverDecoder(PositionPerceiverDecoder):
     def queries(self, positions: Tensor, reads: DecoderInput) -> Tensor:
         tokens = reads.token_embedding(reads.ids.gather(1, positions))
         return self.input_projection(tokens) + self.position_embedding(positions)
-
-    @staticmethod
-    def count_parameters(config: ConceptConfig) -> int:
-        width, embedding_dim = config.hidden_size, config.token_embedding_dim
-        projection = embedding_dim * width + width if embedding_dim < width else 0
-        return PositionPerceiverDecoder.count_parameters(config) + projection
 
 
 class NoisyTokens(nn.Module):
@@ -148,14 +126,6 @@ class NoisyTokens(nn.Module):
         else:
             tokens = self.mask_embedding.weight
         return tokens + self.position_embedding(positions)
-
-    @staticmethod
-    def count_parameters(config: ConceptConfig, reads_tokens: bool) -> int:
-        width, embedding_dim = config.hidden_size, config.token_embedding_dim
-        if not reads_tokens:
-            return (1 + config.max_sequence_length) * width
-        projection = embedding_dim * width + width if embedding_dim < width else 0
-        return config.vocab_size * embedding_dim + projection + config.max_sequence_length * width
 
 
 class DiffusionLayer(nn.Module):
@@ -207,12 +177,6 @@ class DiffusionDecoder(Decoder):
             x = layer(x, concepts, time)
         return self.norm(x)
 
-    @staticmethod
-    def count_parameters(config: ConceptConfig) -> int:
-        width, inner = config.hidden_size, config.intermediate_size
-        layer = _attention_size(width) + 4 * width + _gated_size(width, inner) + 6 * width * width + 6 * width
-        return _diffusion_size(config, layer, config.decoder_reads_tokens)
-
 
 class SelfAttentionDiffusionLayer(nn.Module):
     """The layer that exploded: self-attention over all tokens, under an unbounded scale before the norm."""
@@ -250,23 +214,3 @@ class SelfAttentionDiffusionDecoder(DiffusionDecoder):
         for layer in self.layers:
             x = layer(x, concepts, time, keep)
         return self.norm(x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1])))
-
-    @staticmethod
-    def count_parameters(config: ConceptConfig) -> int:
-        width, inner = config.hidden_size, config.intermediate_size
-        layer = 2 * _attention_size(width) + 6 * width + _gated_size(width, inner) + 2 * width * width + 2 * width
-        return _diffusion_size(config, layer, True)
-
-
-def _attention_size(width: int) -> int:
-    return 4 * (width * width + width)
-
-
-def _gated_size(width: int, inner: int) -> int:
-    return 2 * inner * width + 2 * inner + inner * width + width
-
-
-def _diffusion_size(config: ConceptConfig, layer: int, reads_tokens: bool) -> int:
-    width = config.hidden_size
-    time = 2 * width * width + 2 * width + 2 * width * width + width
-    return NoisyTokens.count_parameters(config, reads_tokens) + time + config.num_decoder_layers * layer + 2 * width

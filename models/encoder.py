@@ -102,20 +102,6 @@ class ConceptEncoder(nn.Module):
             concepts, tokens = layer(concepts, tokens, keep, update_tokens=update)
         return self.norm(concepts)
 
-    @staticmethod
-    def count_parameters(config: ConceptConfig) -> int:
-        """Number of parameters, from the shape alone."""
-        width, embedding_dim, inner = config.hidden_size, config.token_embedding_dim, config.intermediate_size
-        attention = 4 * (width * width + width)
-        layer = 2 * attention + 3 * 2 * width + (2 * inner * width + 2 * inner) + (inner * width + width)
-        token_update = attention + 2 * width
-        tokens = (config.vocab_size + config.max_sequence_length) * embedding_dim
-        projection = embedding_dim * width + width if embedding_dim < width else 0
-        learned = 2 if config.concept_position_type == "learned" else 1
-        updates = _token_updates(config)
-        layers = len(updates) * layer + sum(update or config.dead_token_update for update in updates) * token_update
-        return tokens + projection + learned * config.num_concepts * width + layers + 2 * width
-
 
 def _token_updates(config: ConceptConfig) -> list[bool]:
     """For every layer that has weights of its own, whether the token update in it is ever read."""

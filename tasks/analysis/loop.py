@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import CheckpointError, load_checkpoint
-from models.collapse import CollapseStream, compare_texts
-from models.geometry import GeometryStream
+from models.geometry import GeometryStream, compare_texts
 from models.objectives import drop_tokens, sample_generator
 from tasks.data.token_blocks import Batch, TokenBlocks, clean_batches
 from tasks.errors import StageError
@@ -88,11 +87,9 @@ def measure_concepts(
     compared = min(count, RETRIEVAL_TEXTS)
     batches = partial(clean_batches, blocks, batch_size=batch_size, pad_token_id=special_ids["pad_token_id"])
     steps = count + 2 * compared
-    geometry, collapse = GeometryStream(*shape), CollapseStream(*shape)
+    geometry = GeometryStream(*shape)
     for batch in batches(count):
-        concepts = encode(batch)
-        geometry.update(concepts)
-        collapse.update(concepts)
+        geometry.update(encode(batch))
         report(step=geometry.samples, steps=steps)
 
     def drop(ids: np.ndarray, index: int) -> np.ndarray:
@@ -105,4 +102,4 @@ def measure_concepts(
             parts.append(encode(batch).cpu())
             report(step=count + compared * len(kept) + sum(map(len, parts)), steps=steps)
         kept[name] = torch.cat(parts)
-    return geometry, {**geometry.figures(), **collapse.figures(), **compare_texts(**kept)}
+    return geometry, {**geometry.figures(), **compare_texts(**kept)}

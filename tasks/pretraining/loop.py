@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Subset
 
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import CheckpointError, LoadReport, save_checkpoint, warm_start
-from models.collapse import CollapseStream
 from models.configuration import ConceptConfig
 from models.family import IGNORE_INDEX
 from models.geometry import GeometryStream
@@ -392,14 +391,12 @@ def _live_geometry(module: PretrainingStep, sample: Iterator[Batch], device: tor
     """Ranks and input share of the concepts of a fixed held-out sample, so that collapse is seen while it happens."""
     module.eval()
     shape = module.model.config.num_concepts, module.model.config.hidden_size
-    geometry, collapse = GeometryStream(*shape), CollapseStream(*shape)
+    geometry = GeometryStream(*shape)
     for batch in sample:
         tensors = {name: None if t is None else t.to(device) for name, t in batch.items()}
-        concepts = module.model.encoder(**tensors)
-        geometry.update(concepts)
-        collapse.update(concepts)
+        geometry.update(module.model.encoder(**tensors))
     module.train()
-    figures = geometry.figures() | collapse.figures()
+    figures = geometry.figures()
     return {name: figures[name] for name in LIVE_FIGURES}
 
 

@@ -27,29 +27,18 @@ def pretraining_identity(spec: ExperimentSpec, data_identity: str, init_from: Ch
 
 
 def model_config(spec: ExperimentSpec, vocab_size: int, run_id: str | None, special: dict[str, int]) -> dict[str, Any]:
-    """The arguments of `models.configuration.ConceptConfig` for a spec."""
-    model, variant = spec.model, VARIANTS[spec.model.variant]
+    """The arguments of `models.configuration.ConceptConfig` for a spec: the fields of its model section, resolved."""
+    variant = VARIANTS[spec.model.variant]
     return {
-        "vocab_size": vocab_size,
-        "hidden_size": model.hidden_size,
-        "token_embedding_dim": model.token_embedding_dim,
-        "num_concepts": model.num_concepts,
-        "num_layers": model.num_layers,
-        "num_attention_heads": model.attention_heads,
-        "intermediate_size": model.intermediate_size,
+        **spec.model.model_dump(),
+        "num_attention_heads": spec.model.attention_heads,
+        "num_decoder_layers": spec.model.decoder_layers,
         "max_sequence_length": spec.max_sequence_length,
-        "hidden_dropout_prob": model.hidden_dropout_prob,
-        "attention_probs_dropout_prob": model.attention_probs_dropout_prob,
-        "concept_position_type": model.concept_position_type,
-        "use_bixt": model.use_bixt,
-        "recursive": model.recursive,
-        "initializer_range": model.initializer_range,
+        "tie_word_embeddings": spec.model.tied,
         "decoder": variant.decoder,
-        "num_decoder_layers": model.decoder_layers,
         "head": variant.default_head,
-        "variant": variant.name,
+        "vocab_size": vocab_size,
         "run_id": run_id,
-        "tie_word_embeddings": model.tied,
         **special,
     }
 

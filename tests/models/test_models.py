@@ -1,6 +1,7 @@
 """The contract of every composition of the model family, its checkpoints, and the known answers of earlier code."""
 
 import ast
+import dataclasses
 import itertools
 import json
 import os
@@ -32,6 +33,7 @@ from models.layers import sinusoidal_positions
 from models.loss_weighting import LossWeighting
 from models.objectives import CorruptionSettings, sample_generator
 from tasks.data.token_blocks import pad_samples
+from tasks.spec.experiment import ModelSpec
 
 VOCAB, WIDTH, LENGTH, POSITIONS = 97, 32, 18, 20
 MASK = 4
@@ -327,8 +329,8 @@ def test_sizes_are_those_of_the_log(head: str, decoder: str, layers: int, interm
     assert abs(total / 1e6 - millions) < 0.06
     pretrained = ConceptModelForMaskedLM.count_parameters(config) - config.hidden_size * config.vocab_size
     own = sum(parameter.numel() for parameter in model.head.parameters())
-    dropped = 0 if HEADS[head].decoders else DECODERS[decoder].load().count_parameters(config)
-    assert total == pretrained + own - dropped
+    decoder_size = sum(parameter.numel() for parameter in DECODERS[decoder].load()(config).parameters())
+    assert total == pretrained + own - (0 if HEADS[head].decoders else decoder_size)
 
 
 def test_new_weights_are_drawn_as_defined() -> None:
@@ -368,6 +370,14 @@ def test_a_config_that_cannot_be_built_is_refused() -> None:
         make_config(num_attention_heads=5)
     with pytest.raises(ValueError, match="token_embedding_dim"):
         make_config(token_embedding_dim=16, tie_word_embeddings=True)
+
+
+def test_every_field_of_a_models_spec_is_one_of_its_config() -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(ConceptConfig)}
+    assert set(ModelSpec.model_fields) <= set(fields)
+    assert ConceptConfig().to_dict().keys() >= ModelSpec.model_fields.keys()
+    for name, field in ModelSpec.model_fields.items():
+        assert field.default in (None, fields[name]), f"{name} has two defaults"
 
 
 TWO_PROCESSES = """
