@@ -15,7 +15,7 @@ from models.checkpoints import load_checkpoint
 from models.objectives import CorruptionSettings
 from tasks.data.corpus import prepare_corpus
 from tasks.data.sources import find_dataset, resolve_data_root
-from tasks.data.token_blocks import HeldOutBatches, TokenBlocks, epoch_order
+from tasks.data.token_blocks import BatchPlan, HeldOutBatches, TokenBlocks, epoch_order
 from tasks.pretraining.stage import pretrain
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.reading import load_spec
@@ -40,15 +40,8 @@ def held_out_loss(model_folder: Path, corpus: CorpusResult, spec: ExperimentSpec
     settings = CorruptionSettings(
         spec.objective.mask_prob, special["mask_token_id"], corpus.vocab_size, tuple(special.values())
     )
-    batches = HeldOutBatches(
-        TokenBlocks(corpus.folder, "held_out"),
-        "mlm",
-        settings,
-        special["pad_token_id"],
-        seed=0,
-        batch_size=32,
-        max_blocks=1000,
-    )
+    plan = BatchPlan("mlm", settings, special["pad_token_id"], seed=0, global_batch_size=32, per_device_batch_size=32)
+    batches = HeldOutBatches(TokenBlocks(corpus.folder, "held_out"), plan, max_blocks=1000)
     total = count = 0.0
     for number in range(len(batches)):
         batch = batches[number]

@@ -6,7 +6,8 @@ Legend: B samples of a micro-batch, N tokens.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,36 +126,64 @@ def clean_batches(
         yield batch
 
 
-class MicroBatches(Dataset):
+@dataclass(frozen=True)
+class BatchPlan:
+    """How the blocks of a corpus become batches.
+
+    Attributes:
+        objective: row of `models.family.OBJECTIVES`.
+        seed: of the order of the blocks and of their corruption.
+        global_batch_size: samples of a training step, over all ranks.
+        per_device_batch_size: samples of a forward pass.
+    """
+
+    objective: str
+    settings: CorruptionSettings
+    pad_token_id: int
+    seed: int
+    global_batch_size: int
+    per_device_batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+
+class _CorruptedBatches(Dataset):
+    """Batches of corrupted blocks; a subclass states which blocks stand in which batch."""
+
+    def __init__(self, blocks: TokenBlocks, plan: BatchPlan) -> None:
+        self.blocks, self.plan, self._corrupt = blocks, plan, OBJECTIVES[plan.objective].load()
+
+    def _batch(self, stream: int, samples: Iterable[tuple[int, int]]) -> Batch:
+        """Corrupt and stack the blocks given as (epoch, index); `stream` keeps training and evaluation apart."""
+        plan = self.plan
+        corrupted = [
+            self._corrupt(self.blocks.block(index), sample_generator(stream, plan.seed, epoch, index), plan.settings)
+            for epoch, index in samples
+        ]
+        return pad_samples(corrupted, plan.pad_token_id)
+
+
+class MicroBatches(_CorruptedBatches):
     """All micro-batches of one rank, from the first step to the last.
 
     Item `k` is micro-batch `k % per_step` of step `k // per_step`. The samples of a step are dealt out to the ranks and
     then split evenly into micro-batches, so any global batch size fits any number of processes; where it does not
     divide, a micro-batch may hold one sample more than `per_device_batch_size`.
+
+    Raises:
+        ValueError: a step has fewer samples than there are processes.
     """
 
-    def __init__(
-        self,
-        blocks: TokenBlocks,
-        objective: str,
-        settings: CorruptionSettings,
-        pad_token_id: int,
-        *,
-        seed: int,
-        global_batch_size: int,
-        per_device_batch_size: int,
-        rank: int,
-        world_size: int,
-        steps: int,
-    ) -> None:
-        if global_batch_size < world_size:
-            raise ValueError(f"global_batch_size {global_batch_size} is smaller than the {world_size} processes")
-        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].load(), settings
-        self.pad_token_id, self.seed, self.global_batch_size = pad_token_id, seed, global_batch_size
-        self.rank, self.world_size, self.steps = rank, world_size, steps
-        largest_share = -(-global_batch_size // world_size)
-        smallest_share = global_batch_size // world_size
-        self.per_step = min(-(-largest_share // per_device_batch_size), smallest_share)
+    def __init__(self, blocks: TokenBlocks, plan: BatchPlan, steps: int) -> None:
+        super().__init__(blocks, plan)
+        if plan.global_batch_size < plan.world_size:
+            raise ValueError(
+                f"global_batch_size {plan.global_batch_size} is smaller than the {plan.world_size} processes"
+            )
+        self.steps = steps
+        smallest_share = plan.global_batch_size // plan.world_size
+        largest_share = -(-plan.global_batch_size // plan.world_size)
+        self.per_step = min(-(-largest_share // plan.per_device_batch_size), smallest_share)
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -163,50 +192,29 @@ class MicroBatches(Dataset):
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             # A step may straddle two epochs, never three.
-            self._orders = {known: order for known, order in self._orders.items() if known >= epoch - 1}
-            self._orders[epoch] = epoch_order(self.blocks, self.seed, epoch, self.global_batch_size)
+            self._orders = {other: order for other, order in self._orders.items() if other >= epoch - 1}
+            self._orders[epoch] = epoch_order(self.blocks, self.plan.seed, epoch, self.plan.global_batch_size)
         return self._orders[epoch]
 
     def __getitem__(self, item: int) -> Batch:
         step, part = divmod(item, self.per_step)
-        first = step * self.global_batch_size
-        mine = np.arange(first + self.rank, first + self.global_batch_size, self.world_size)
-        samples = []
-        for position in np.array_split(mine, self.per_step)[part]:
-            epoch, offset = divmod(int(position), len(self.blocks))
-            index = int(self._order(epoch)[offset])
-            generator = sample_generator(0, self.seed, epoch, index)
-            samples.append(self.corrupt(self.blocks.block(index), generator, self.settings))
-        return pad_samples(samples, self.pad_token_id)
+        first = step * self.plan.global_batch_size
+        mine = np.arange(first + self.plan.rank, first + self.plan.global_batch_size, self.plan.world_size)
+        places = [divmod(int(position), len(self.blocks)) for position in np.array_split(mine, self.per_step)[part]]
+        return self._batch(0, ((epoch, int(self._order(epoch)[offset])) for epoch, offset in places))
 
 
-class HeldOutBatches(Dataset):
+class HeldOutBatches(_CorruptedBatches):
     """Fixed corrupted batches of held-out text for the evaluation loss; the same at every evaluation and world size."""
 
-    def __init__(
-        self,
-        blocks: TokenBlocks,
-        objective: str,
-        settings: CorruptionSettings,
-        pad_token_id: int,
-        *,
-        seed: int,
-        batch_size: int,
-        max_blocks: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.blocks, self.corrupt, self.settings = blocks, OBJECTIVES[objective].load(), settings
-        self.pad_token_id, self.seed = pad_token_id, seed
-        chosen = spread_evenly(blocks, max_blocks)[rank::world_size]
-        self.batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    def __init__(self, blocks: TokenBlocks, plan: BatchPlan, max_blocks: int) -> None:
+        super().__init__(blocks, plan)
+        chosen = spread_evenly(blocks, max_blocks)[plan.rank :: plan.world_size]
+        size = plan.per_device_batch_size
+        self.batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, item: int) -> Batch:
-        samples = []
-        for index in self.batches[item]:
-            generator = sample_generator(1, self.seed, 0, int(index))
-            samples.append(self.corrupt(self.blocks.block(int(index)), generator, self.settings))
-        return pad_samples(samples, self.pad_token_id)
+        return self._batch(1, ((0, int(index)) for index in self.batches[item]))

@@ -29,7 +29,7 @@ from models.geometry import GeometryStream
 from models.objectives import CorruptionSettings, word_starts
 from models.pretraining_step import PretrainingStep
 from tasks.data.corpus import load_tokenizer
-from tasks.data.token_blocks import Batch, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
+from tasks.data.token_blocks import Batch, BatchPlan, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.errors import StageError
 from tasks.jobs.messages import PAUSE_ANSWER, PAUSE_WISH, TERMINATED, report_progress, report_warning
 from tasks.pretraining.guards import TrainingGuard
@@ -124,8 +124,7 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
         optimizer, learning_rate_factor(training.schedule, warmup_steps(spec, steps), steps)
     )
     settings = corruption_settings(spec, tokenizer, config.vocab_size)
-    micro_batches = MicroBatches(
-        blocks,
+    plan = BatchPlan(
         job["objective"],
         settings,
         tokenizer.pad_token_id,
@@ -134,20 +133,10 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
         per_device_batch_size=training.per_device_batch_size,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        steps=steps,
     )
+    micro_batches = MicroBatches(blocks, plan, steps)
     held_out_blocks = TokenBlocks(corpus, "held_out")
-    held_out = HeldOutBatches(
-        held_out_blocks,
-        job["objective"],
-        settings,
-        tokenizer.pad_token_id,
-        seed=training.seed,
-        batch_size=training.per_device_batch_size,
-        max_blocks=training.max_eval_blocks,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
+    held_out = HeldOutBatches(held_out_blocks, plan, training.max_eval_blocks)
     step_module = accelerator.prepare(module)
     optimizer = accelerator.prepare(optimizer)
     # Dropout differs between ranks; the initial weights do not.

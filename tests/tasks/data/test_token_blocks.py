@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 
 from models.family import IGNORE_INDEX, OBJECTIVES
 from models.objectives import CorruptedSample, CorruptionSettings, sample_generator
-from tasks.data.token_blocks import HeldOutBatches, MicroBatches, TokenBlocks, clean_batches, epoch_order, pad_samples
+from tasks.data.token_blocks import (
+    BatchPlan,
+    HeldOutBatches,
+    MicroBatches,
+    TokenBlocks,
+    clean_batches,
+    epoch_order,
+    pad_samples,
+)
 
 PAD, CLS, SEP, MASK = 0, 1, 2, 4
 FIRST_WORD = 10
@@ -44,16 +53,12 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> TokenBlocks:
     return write_blocks(tmp_path_factory.mktemp("equal"), [6] * 50, "concat")
 
 
-def micro_batches(blocks: TokenBlocks, **changes: Any) -> MicroBatches:
-    fields: dict[str, Any] = {
-        "seed": 7,
-        "global_batch_size": 8,
-        "per_device_batch_size": 4,
-        "rank": 0,
-        "world_size": 1,
-        "steps": 3,
-    }
-    return MicroBatches(blocks, "mlm", SETTINGS, PAD, **fields | changes)
+def plan(**changes: Any) -> BatchPlan:
+    return replace(BatchPlan("mlm", SETTINGS, PAD, 7, global_batch_size=8, per_device_batch_size=4), **changes)
+
+
+def micro_batches(blocks: TokenBlocks, steps: int = 3, **changes: Any) -> MicroBatches:
+    return MicroBatches(blocks, plan(**changes), steps)
 
 
 def samples_of(batch: dict[str, torch.Tensor | None]) -> list[tuple[bytes, bytes]]:
@@ -223,9 +228,8 @@ def test_padding_is_noise_only_where_the_objective_says_so(objective: str) -> No
 # --- the held-out text ---
 
 
-def held_out(blocks: TokenBlocks, **changes: Any) -> HeldOutBatches:
-    fields: dict[str, Any] = {"seed": 7, "batch_size": 4, "max_blocks": 30}
-    return HeldOutBatches(blocks, "mlm", SETTINGS, PAD, **fields | changes)
+def held_out(blocks: TokenBlocks, max_blocks: int = 30, **changes: Any) -> HeldOutBatches:
+    return HeldOutBatches(blocks, plan(**changes), max_blocks)
 
 
 def all_samples(batches: HeldOutBatches) -> list[tuple[bytes, bytes]]:
@@ -237,7 +241,9 @@ def all_samples(batches: HeldOutBatches) -> list[tuple[bytes, bytes]]:
 def test_held_out_batches_are_dealt_out_to_the_ranks(equal: TokenBlocks, world: int, limit: int) -> None:
     whole = all_samples(held_out(equal, max_blocks=limit))
     assert len(whole) == min(limit, 50) == len(set(whole))
-    ranks = [held_out(equal, max_blocks=limit, batch_size=3, rank=rank, world_size=world) for rank in range(world)]
+    ranks = [
+        held_out(equal, max_blocks=limit, per_device_batch_size=3, rank=rank, world_size=world) for rank in range(world)
+    ]
     assert Counter(sample for rank in ranks for sample in all_samples(rank)) == Counter(whole)
     assert all(len(samples_of(rank[item])) <= 3 for rank in ranks for item in range(len(rank)))
 
