@@ -1,4 +1,7 @@
-"""Where a score is made: the predictions of fine-tuned cells become scores with intervals and floors."""
+"""Where a score is made: the predictions of fine-tuned cells become scores with intervals and floors.
+
+pyarrow and `evaluate` are imported where they are used, since they slow the commands that only import this module.
+"""
 
 from pathlib import Path
 
@@ -18,7 +21,7 @@ SCORING_VERSION = 3
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions of a split, in the order of its examples."""
+    """Labels [n] and predictions [n] of a split, in the order of its examples."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(path, columns=["label", "prediction"])
@@ -26,19 +29,21 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def score_task(cells: list[CellResult], data: PreparedTask, run: RunFolder) -> list[Score]:
-    """Score the cells of one task and one start: every split, every metric, with interval and floors.
+    """Score the cells of one task and one start: every metric on every split, with interval and floors.
+
+    The scores are stored beside the cells and reused while the predictions stay the same.
 
     Args:
-        cells: the seeds of one task, some possibly failed.
+        cells: one per seed, some possibly failed.
 
     Raises:
-        StageError: the seeds' predictions are not of the same examples.
+        StageError: the predictions of a cell are of other examples than those of the split.
     """
     seen = [[cell.seed, cell.status, *map(file_sha256, cell.predictions.values())] for cell in cells]
     identity = content_hash([SCORING_VERSION, data.identity, seen])
     stored = run.root / "finetuning" / f"scores-{data.task}-{cells[0].start}.json"
-    if stored.exists() and (known := read_json(stored))["identity"] == identity:
-        return [Score.model_validate(score) for score in known["scores"]]
+    if stored.exists() and (earlier := read_json(stored))["identity"] == identity:
+        return [Score.model_validate(score) for score in earlier["scores"]]
     scores = _score(cells, data)
     write_json(stored, {"identity": identity, "scores": [score.model_dump(mode="json") for score in scores]})
     return scores
@@ -56,7 +61,9 @@ def _score(cells: list[CellResult], data: PreparedTask) -> list[Score]:
             if cell.status == "complete":
                 labels, answers = read_predictions(cell.predictions[split.label])
                 if not np.array_equal(labels, references):
-                    raise StageError(f"{cell.predictions[split.label]}: was made for other examples of {split.label}")
+                    raise StageError(
+                        f"{cell.predictions[split.label]}: made for other examples than those of {split.label}"
+                    )
                 predictions[cell.seed] = answers
         overlap: dict[str, float] = {}
         if task.is_pair:
@@ -76,10 +83,11 @@ def score_split(
     """Score one split by every metric of its task, with interval and floors.
 
     Args:
-        cells: the seeds of one task and one start, some possibly failed.
+        label: of the split.
+        cells: one per seed of one task and one start, some possibly failed.
         references: [n].
         predictions: [n] of every seed that did not fail.
-        overlap: metric -> what a regression on word overlap reaches, where that is known.
+        overlap: the score of a regression on word overlap, by metric, where it is known.
     """
     from tasks.scores.evaluate_metric import CogitoMetric
 

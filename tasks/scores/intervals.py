@@ -4,6 +4,7 @@ scipy is imported where it is used, since importing it slows every command that 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -19,29 +20,67 @@ MIN_CELL = 10
 
 
 def bootstrap_interval(metric: str, references: np.ndarray, predictions: Sequence[np.ndarray]) -> tuple[float, float]:
-    """95 % percentile interval over examples of the metric's mean over seeds.
+    """95 % percentile interval, over examples, of the mean score over seeds.
 
     Args:
         metric: row of METRICS.
         references: [n].
-        predictions: one [n] per seed; every seed sees the same resampled examples.
+        predictions: [n] of every seed; all seeds see the same resampled examples.
 
     Returns:
         Lower and upper end.
     """
-    vectorised = METRICS[metric].vectorised
+    return _paired_bootstrap((references, *predictions), partial(_mean_score, metric))
 
-    def mean_over_seeds(*resampled: np.ndarray) -> np.ndarray:
-        return np.mean([vectorised(resampled[0], one) for one in resampled[1:]], axis=0)
 
-    return _paired_bootstrap((references, *predictions), mean_over_seeds)
+def paired_difference_interval(
+    metric: str, references: np.ndarray, predictions_a: Sequence[np.ndarray], predictions_b: Sequence[np.ndarray]
+) -> tuple[float, float]:
+    """95 % percentile interval, over examples, of the difference B - A between two mean scores over seeds.
+
+    Args:
+        metric: row of METRICS.
+        references: [n].
+        predictions_a, predictions_b: [n] of every seed; all seeds of both see the same resampled examples.
+    """
+    seeds_a = len(predictions_a)
+
+    def difference(references: np.ndarray, *predictions: np.ndarray) -> np.ndarray:
+        return _mean_score(metric, references, *predictions[seeds_a:]) - _mean_score(
+            metric, references, *predictions[:seeds_a]
+        )
+
+    return _paired_bootstrap((references, *predictions_a, *predictions_b), difference)
+
+
+def _mean_score(metric: str, references: np.ndarray, *predictions: np.ndarray) -> np.ndarray:
+    """The mean over seeds of the score along the last axis."""
+    return np.asarray(np.mean([METRICS[metric].vectorised(references, answers) for answers in predictions], axis=0))
+
+
+def _paired_bootstrap(columns: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray]) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    result = bootstrap(
+        columns,
+        lambda *resampled, axis: statistic(*resampled),  # axis is always -1, as the columns have no other
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        batch=100,
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(0),
+    )
+    low, high = result.confidence_interval
+    return float(low), float(high)
 
 
 def is_unreliable(metric: str, references: np.ndarray, predictions: Sequence[np.ndarray]) -> bool:
-    """Whether an interval lies outside of where intervals were shown to hold as often as they say.
+    """Whether an interval lies outside the region where simulations showed that intervals cover as often as they claim.
 
-    That is where every cell of every seed's confusion table has some examples; of more than two classes, where the
-    metric counts right and wrong answers alone, both of these.
+    In that region every cell of every seed's confusion table has MIN_CELL examples; with more than two classes, where
+    the metric counts right and wrong answers alone, both counts do.
     """
     if not METRICS[metric].of_classes:
         return len(references) < CORRELATION_MIN_EXAMPLES
@@ -57,50 +96,9 @@ def is_unreliable(metric: str, references: np.ndarray, predictions: Sequence[np.
     return False
 
 
-def paired_difference_interval(
-    metric: str, references: np.ndarray, predictions_a: Sequence[np.ndarray], predictions_b: Sequence[np.ndarray]
-) -> tuple[float, float]:
-    """95 % percentile interval over examples of what B scores more than A, each the mean over its seeds.
-
-    Args:
-        metric: row of METRICS.
-        references: [n].
-        predictions_a, predictions_b: one [n] per seed; every seed of both sees the same resampled examples.
-    """
-    vectorised, seeds_a = METRICS[metric].vectorised, len(predictions_a)
-
-    def difference(*resampled: np.ndarray) -> np.ndarray:
-        figures = [vectorised(resampled[0], one) for one in resampled[1:]]
-        return np.asarray(np.mean(figures[seeds_a:], axis=0) - np.mean(figures[:seeds_a], axis=0))
-
-    return _paired_bootstrap((references, *predictions_a, *predictions_b), difference)
-
-
-def _paired_bootstrap(columns: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray]) -> tuple[float, float]:
-    from scipy.stats import bootstrap
-
-    def along_last_axis(*resampled: np.ndarray, axis: int) -> np.ndarray:
-        assert axis == -1
-        return statistic(*resampled)
-
-    result = bootstrap(
-        columns,
-        along_last_axis,
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        batch=100,
-        confidence_level=CONFIDENCE,
-        rng=np.random.default_rng(0),
-    )
-    low, high = result.confidence_interval
-    return float(low), float(high)
-
-
 def interval_from_value(metric: str, value: float, n: int) -> tuple[float, float] | None:
-    """95 % interval of a figure of which nothing but its value and n is left: Wilson's of an accuracy, Fisher's of a
-    correlation of Pearson; None where they do not determine one (an F1 leaves its table open)."""
+    """95 % interval of a score from its value and n alone: Wilson's for an accuracy, Fisher's for a Pearson
+    correlation. None where they do not determine one: an F1 does not determine its confusion table."""
     from scipy.stats import binomtest, norm
 
     if metric == "accuracy":
@@ -115,9 +113,9 @@ def interval_from_value(metric: str, value: float, n: int) -> tuple[float, float
 def unpaired_difference_interval(
     a: float, interval_a: tuple[float, float], b: float, interval_b: tuple[float, float]
 ) -> tuple[float, float]:
-    """95 % interval of B - A from both intervals, as if of different examples (Newcombe 1998, Zou 2007).
+    """95 % interval of B - A from both intervals, as if on different examples (Newcombe 1998, Zou 2007).
 
-    It leaves out that the same examples are easy for both, so it is wider than a paired one.
+    It ignores that the same examples are easy for both, so it is wider than a paired interval.
     """
     low = b - a - np.hypot(b - interval_b[0], interval_a[1] - a)
     high = b - a + np.hypot(interval_b[1] - b, a - interval_a[0])

@@ -15,7 +15,7 @@ import numpy as np
 # A loss closer than this to the unigram entropy is at its floor: the model may have learned nothing from context.
 UNIGRAM_MARGIN_NATS = 0.2
 
-# (references [..., n], predictions [..., n]) -> figures [...]
+# (references [..., n], predictions [..., n]) -> scores [...]
 AlongLastAxis = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -33,7 +33,7 @@ def _pearson(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     x = references - references.mean(axis=-1, keepdims=True)
     y = predictions - predictions.mean(axis=-1, keepdims=True)
     scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    # A constant prediction has no correlation; it counts as 0, its floor.
+    # The correlation of a constant prediction is undefined; it counts as 0, its floor.
     return np.divide((x * y).sum(axis=-1), scale, out=np.zeros(np.shape(scale)), where=scale > 1e-12)
 
 
@@ -44,50 +44,41 @@ def _spearman(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def _matthews(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Of classes 0 and 1 the correlation of Pearson, which is what Matthews' is there (Matthews 1975)."""
+    """Matthews' correlation, which for classes 0 and 1 equals Pearson's (Matthews 1975)."""
     return _pearson(references.astype(np.float64), predictions.astype(np.float64))
 
 
-def _sklearn_matthews(references: np.ndarray, predictions: np.ndarray) -> float:
-    from sklearn.metrics import matthews_corrcoef
+def _sklearn(name: str, **options: Any) -> Callable[[np.ndarray, np.ndarray], float]:
+    def compute(references: np.ndarray, predictions: np.ndarray) -> float:
+        from sklearn import metrics
 
-    return float(matthews_corrcoef(references, predictions))
+        return float(getattr(metrics, name)(references, predictions, **options))
 
-
-def _sklearn_accuracy(references: np.ndarray, predictions: np.ndarray) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(references, predictions))
+    return compute
 
 
-def _sklearn_f1(references: np.ndarray, predictions: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(references, predictions, zero_division=0))
-
-
-def _scipy_correlation(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    def correlation(references: np.ndarray, predictions: np.ndarray) -> float:
+def _scipy(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def compute(references: np.ndarray, predictions: np.ndarray) -> float:
         from scipy import stats
 
         if np.ptp(predictions) < 1e-12 or np.ptp(references) < 1e-12:
             return 0.0
         return float(getattr(stats, name)(references, predictions).statistic)
 
-    return correlation
+    return compute
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """A metric, its vectorised form and its floor.
 
     Attributes:
-        compute: (references, predictions) -> figure, by the library.
+        compute: (references, predictions) -> score, by the library.
         vectorised: the same along the last axis, for the bootstrap.
         floor_name: the trivial answer that sets the floor.
-        floor: references -> what that answer scores.
-        is_percent: shown as a percentage rather than as a plain figure.
-        of_classes: of class numbers rather than of values.
+        floor: references -> the score of that answer.
+        is_percent: whether the log shows it as a percentage.
+        of_classes: whether it takes class numbers rather than values.
         log_names: what hand-written logs call it beside its name.
     """
 
@@ -101,7 +92,7 @@ class Metric:
     log_names: tuple[str, ...] = ()
 
 
-def _majority_share(references: np.ndarray) -> float:
+def _majority(references: np.ndarray) -> float:
     return float(np.unique(references, return_counts=True)[1].max() / len(references))
 
 
@@ -109,18 +100,18 @@ def _always_positive_f1(references: np.ndarray) -> float:
     return float(_f1(references, np.ones_like(references)))
 
 
-def _zero(references: np.ndarray) -> float:
+def _zero(_: np.ndarray) -> float:
     return 0.0
 
 
 METRICS: dict[str, Metric] = {
     row.name: row
     for row in [
-        Metric("accuracy", _sklearn_accuracy, _accuracy, "majority class", _majority_share, True, True, ("acc",)),
-        Metric("f1", _sklearn_f1, _f1, "always positive", _always_positive_f1, True, True),
-        Metric("matthews", _sklearn_matthews, _matthews, "constant", _zero, False, True, ("mcc",)),
-        Metric("pearson", _scipy_correlation("pearsonr"), _pearson, "constant", _zero, False, False, ("p", "r")),
-        Metric("spearman", _scipy_correlation("spearmanr"), _spearman, "constant", _zero, False, False, ("s", "rho")),
+        Metric("accuracy", _sklearn("accuracy_score"), _accuracy, "majority class", _majority, True, True, ("acc",)),
+        Metric("f1", _sklearn("f1_score", zero_division=0), _f1, "always positive", _always_positive_f1, True, True),
+        Metric("matthews", _sklearn("matthews_corrcoef"), _matthews, "constant", _zero, False, True, ("mcc",)),
+        Metric("pearson", _scipy("pearsonr"), _pearson, "constant", _zero, False, False, ("p", "r")),
+        Metric("spearman", _scipy("spearmanr"), _spearman, "constant", _zero, False, False, ("s", "rho")),
     ]
 }
 
@@ -128,7 +119,7 @@ METRICS: dict[str, Metric] = {
 def overlap_baseline(
     metric: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], *, regression: bool
 ) -> float:
-    """What a linear model on word-overlap features alone reaches.
+    """The score of a linear model that sees word-overlap features alone.
 
     Args:
         train, test: features [n, f] and labels [n].
