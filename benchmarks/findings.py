@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.review.sweeps import mean_interval
+from tasks.scores.intervals import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 L2, L6, BIXT = "perceiver_mlm_H512L2C128", "perceiver_mlm_H512L6C128", "tsdae_bixt_H512L6C128"

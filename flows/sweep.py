@@ -53,7 +53,7 @@ def _sweep(specs: list[ExperimentSpec], data_root: str | None, log: str | None, 
         outcomes.append((spec.name, run_id if known else None, message))
         if not state.is_completed():
             failed.append(f"{spec.name}: {message}")
-        rows = compare_runs(outcomes, home, folder)
+        rows = compare_runs(outcomes, home, folder, verdicts=len(outcomes) == len(specs))
     stages.show_comparison(rows, folder)
     with without_tags():
         report_on(folder)

@@ -12,8 +12,6 @@ from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.records import RunRecord
 
-RANKS = ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean")
-
 
 def spec_of(record: RunRecord) -> ExperimentSpec | None:
     """The spec of a run; None where another version with other keys wrote it."""

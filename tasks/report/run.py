@@ -11,8 +11,9 @@ import numpy as np
 from tasks.checkpoints.publishing import flat_keys, public_name
 from tasks.plots import plot_curve, plot_live_geometry, plot_over_steps, plot_similarity, plot_singular_values
 from tasks.report.baseline import against
-from tasks.report.facts import RANKS, evaluation_of, loss_mark, setting_text, spec_of, why_missing
+from tasks.report.facts import evaluation_of, loss_mark, setting_text, spec_of, why_missing
 from tasks.report.rendering import Plot, Report
+from tasks.review.sides import RANKS, Side, run_side
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import START_TITLES, is_above_floor, show
 from tasks.spec.experiment import ExperimentSpec, training_steps
@@ -23,11 +24,11 @@ from tasks.store.stage_table import recorded_stages
 Points = list[dict[str, Any]]
 
 
-def run_report(run: RunFolder, baseline: RunRecord | None = None) -> Report:
+def run_report(run: RunFolder, baseline: Side | None = None) -> Report:
     """The report of a run from what lies in its folder.
 
     Args:
-        baseline: the record of a run to compare with.
+        baseline: a run to compare with.
     """
     record = load_record(run)
     spec = spec_of(record)
@@ -48,7 +49,7 @@ def run_report(run: RunFolder, baseline: RunRecord | None = None) -> Report:
         "unreached": [] if record.status == "complete" else missing,
         "scores": [show(score) for score in _ordered(record.scores)],
         "unscored": _unscored(record),
-        "baseline": against(record, baseline) if baseline else None,
+        "baseline": against(run_side(record, run), baseline) if baseline else None,
         "curve_plots": curve_plots,
         "concept_plots": concept_plots,
         "settings": _settings(record, spec),

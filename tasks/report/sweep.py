@@ -8,13 +8,14 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.plots import plot_curves
-from tasks.report.baseline import Pair, pair_scores
-from tasks.report.facts import RANKS, loss_mark
+from tasks.report.baseline import primary_pairs
+from tasks.report.facts import loss_mark
 from tasks.report.rendering import Plot, Report
 from tasks.report.run import Points, points_with, read_curve
+from tasks.review.sides import RANKS, Side, run_side
 from tasks.review.sweeps import read_comparison
 from tasks.store.files import is_safe_name
-from tasks.store.home import Home
+from tasks.store.home import Home, RunFolder
 from tasks.store.records import RunRecord, Score, StageRecord, load_record
 
 Rows = list[dict[str, Any]]
@@ -25,10 +26,20 @@ class SweepRun:
     """A run of a sweep; `gap` says why it has no record or no curve."""
 
     experiment: str
-    run_id: str
+    folder: RunFolder
     record: RunRecord | None
     points: Points
     gap: str
+
+    @property
+    def run_id(self) -> str:
+        """The run id."""
+        return self.folder.run_id
+
+    @property
+    def side(self) -> Side | None:
+        """The run as a side of a comparison."""
+        return run_side(self.record, self.folder) if self.record else None
 
     @property
     def entropy(self) -> float | None:
@@ -67,21 +78,21 @@ def _read_run(experiment: str, run_id: str, home: Home) -> SweepRun:
     try:
         record = load_record(home.run(run_id))
     except UserError:
-        return SweepRun(experiment, run_id, None, [], "its record is gone or cannot be read")
+        return SweepRun(experiment, home.run(run_id), None, [], "its record is gone or cannot be read")
     trained = run_id
     if record.kind == "evaluation" and record.checkpoint and home.has_run(record.checkpoint.run_id or ""):
         trained = record.checkpoint.run_id or run_id
     points, gap = read_curve(home.run(trained))
-    return SweepRun(experiment, run_id, record, points_with(("task_loss",), points), gap)
+    return SweepRun(experiment, home.run(run_id), record, points_with(("task_loss",), points), gap)
 
 
-def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: RunRecord | None = None) -> Report:
+def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: Side | None = None) -> Report:
     """The report of a sweep: one line per run, with a link to its own report below this one.
 
     Args:
         folder: of the sweep.
         rows, runs: the result of `read_sweep`.
-        baseline: the record of a run to compare with.
+        baseline: a run to compare with.
     """
     records = [run.record for run in runs if run.record]
     entropies = {run.entropy for run in runs if run.points}
@@ -89,7 +100,11 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: R
     entropy = next(iter(entropies)) if len(entropies) == 1 else None
     drawn = partial(plot_curves, curves, unigram_entropy=entropy)
     plots = [Plot("losses", "Losses over steps", drawn)] if curves else []
-    compared = _compared(runs, baseline) if baseline else []
+    compared = [
+        (run, primary_pairs(run.side, baseline))
+        for run in runs
+        if baseline and run.side and run.run_id != baseline.name
+    ]
     facts = {
         "rows": rows,
         "runs": runs,
@@ -99,9 +114,9 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: R
         "never_run": _never_run(rows, runs),
         "failures": _failures(runs),
         "columns": _columns(runs),
-        "baseline": baseline,
+        "baseline": baseline.record if baseline else None,
         "compared": compared,
-        "refused": [(run, pair) for run, pairs in compared for pair in pairs.values() if pair.unlike],
+        "refused": [(run, pair) for run, pairs in compared for pair in pairs.values() if pair.figure.refused],
         "loss_plots": plots,
         "different_texts": bool(curves) and entropy is None,
         "names": list(dict.fromkeys(name for row in rows for name in row.get("figures", {}))),
@@ -119,17 +134,6 @@ def _columns(runs: Sequence[SweepRun]) -> dict[tuple[str, str, int, float], dict
             key = (score.task, score.metric, score.n, round(score.floor, 9))
             columns.setdefault(key, {})[run.run_id] = score
     return columns
-
-
-def _compared(runs: Sequence[SweepRun], baseline: RunRecord) -> list[tuple[SweepRun, dict[tuple[str, str], Pair]]]:
-    """Of every run its primary scores beside the baseline's, by task and metric."""
-    compared = []
-    for run in runs:
-        if run.record and run.run_id != baseline.run_id:
-            pairs = [pair for pair in pair_scores(run.record, baseline) if pair.score.primary]
-            here = {(pair.score.task, pair.score.metric): pair for pair in pairs if pair.score.start == "checkpoint"}
-            compared.append((run, here))
-    return compared
 
 
 def _never_run(rows: Rows, runs: Sequence[SweepRun]) -> list[tuple[str, str]]:

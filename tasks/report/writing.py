@@ -13,6 +13,7 @@ from tasks.errors import UserError
 from tasks.report.rendering import PICTURES, Report, to_html, to_markdown
 from tasks.report.run import run_report
 from tasks.report.sweep import read_sweep, sweep_report
+from tasks.review.sides import run_side
 from tasks.store.files import write_atomic
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import load_record
@@ -45,14 +46,14 @@ def write_report(
             raise UserError(f"--baseline {baseline}: is a sweep; allowed: the id or folder of one run")
         if against_folder.samefile(folder):
             raise UserError(f"--baseline {baseline}: is the run itself; fix: name another run")
-        against = load_record(RunFolder(against_folder))
+        against = run_side(load_record(RunFolder(against_folder)), RunFolder(against_folder))
     target = output or folder
     if (folder / "record.json").exists():
         return _write(run_report(RunFolder(folder), against), target)
     rows, runs = read_sweep(folder, home)
     for one in runs:
         if one.record is not None:
-            other = against if against is None or against.run_id != one.run_id else None
+            other = against if against is None or against.name != one.run_id else None
             _write(run_report(home.run(one.run_id), other), target / "runs" / one.run_id)
     return _write(sweep_report(folder, rows, runs, against), target)
 

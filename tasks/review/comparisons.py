@@ -116,8 +116,12 @@ def compare(a: Side, b: Side) -> Comparison:
     return Comparison(a=a.name, b=b.name, titles=titles, differs=differs, not_known=not_known, figures=figures)
 
 
-def compare_scores(a: Side, b: Side) -> list[Figure]:
-    """The scores of both sides in the order of the log."""
+def compare_scores(a: Side, b: Side, *, primary: bool = False) -> list[Figure]:
+    """The scores of both sides in the order of the log.
+
+    Args:
+        primary: take the primary scores of the checkpoints only.
+    """
     order = list(SCORE_NAMES)
 
     def place(key: ScoreKey) -> tuple[Any, ...]:
@@ -125,7 +129,9 @@ def compare_scores(a: Side, b: Side) -> list[Figure]:
         secondary = label not in SPLITS or metric != SPLITS[label][0].primary_metric
         return start, order.index(label) if label in order else len(order), label, secondary
 
-    return [_score(a, b, key) for key in sorted({*a.entries, *b.entries}, key=place)]
+    entries = [*a.entries.items(), *b.entries.items()]
+    keys = {key for key, entry in entries if entry.is_primary or not primary}
+    return [_score(a, b, key) for key in sorted(keys, key=place)]
 
 
 def _single(name: str, a: float | None, b: float | None, refused: str | None) -> Figure:
@@ -139,8 +145,8 @@ def _ranks(a: Side, b: Side) -> list[Figure]:
     for name in RANKS:
         one, other = a.ranks.get(name), b.ranks.get(name)
         if one or other:
-            values = one and one.value, other and other.value
-            figures.append(_single(name.replace("_", " "), *values, unlike_ranks(one, other)))
+            a_value, b_value = one.value if one else None, other.value if other else None
+            figures.append(_single(name.replace("_", " "), a_value, b_value, unlike_ranks(one, other)))
     return figures
 
 

@@ -84,7 +84,7 @@ def unlike_losses(a: Side, b: Side) -> str | None:
         return "the corpus is not known"
     if corpora[0] != corpora[1]:
         return "another corpus or tokenizer"
-    names = [spec_section(record, "model").get("variant") for record in records]
+    names = [spec_section(record, "model").get("variant", "") for record in records]
     if not set(names) <= VARIANTS.keys():
         return "the objective is not known"
     variants = [VARIANTS[name] for name in names]

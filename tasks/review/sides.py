@@ -74,6 +74,11 @@ class Entry:
     unreliable: bool = False
     sources: tuple[Source, ...] = ()
 
+    @property
+    def is_primary(self) -> bool:
+        """Whether it is the primary score of a checkpoint."""
+        return any(source.score.primary and source.score.start == "checkpoint" for source in self.sources)
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -89,22 +94,29 @@ class Side:
     """One side of a comparison.
 
     Attributes:
-        row: cells by the machine name of their column; for a run those of the row that its record renders.
         source: the checkpoint that was scored.
+        cells: of a row of a log, by the machine name of their column.
         trained: the record of the pretraining behind an evaluation, else the run's own.
         made: whether its tasks are generated stand-ins.
         assumed: what was assumed of a row, in words.
     """
 
     name: str
-    row: dict[str, str]
     head: str | None
     source: str | None
     entries: dict[ScoreKey, Entry]
+    cells: dict[str, str] = field(default_factory=dict)
     record: RunRecord | None = None
     trained: RunRecord | None = None
     made: bool = False
     assumed: list[str] = field(default_factory=list)
+
+    @property
+    def row(self) -> dict[str, str]:
+        """The cells of a row, or of the rows that a run's record and its pretraining's render."""
+        records = [record for record in (self.trained, self.record) if record is not None]
+        rendered = {title: cell for record in records for title, cell in render_row(record).items()}
+        return self.cells or {machine_name(title): cell for title, cell in rendered.items()}
 
     @property
     def loss(self) -> tuple[float | None, str | None]:
@@ -114,7 +126,7 @@ class Side:
             if done is None:
                 return None, "has no pretraining"
             return (done.eval_loss, None) if np.isfinite(done.eval_loss) else (None, f"the loss is {done.eval_loss}")
-        losses = losses_in(self.row.get("task_loss", ""), Place(0), None)
+        losses = losses_in(self.cells.get("task_loss", ""), Place(0), None)
         held_out = [loss for loss in losses if loss.metric == "eval"]
         if held_out:
             return float(held_out[0].text), "states neither tokenizer nor held-out text of its loss"
@@ -126,7 +138,7 @@ class Side:
     def ranks(self) -> dict[str, Rank]:
         """The ranks that are known, by name."""
         if self.record is None:
-            stated = re.search(r"(\d+(?:\.\d+)?)\s*/\s*(\d+)", self.row.get("eff_rank", ""))
+            stated = re.search(r"(\d+(?:\.\d+)?)\s*/\s*(\d+)", self.cells.get("eff_rank", ""))
             return {RANKS[0]: Rank(float(stated[1]), int(stated[2]), None)} if stated else {}
         done = self.record.analysis
         if done is None:
@@ -169,10 +181,8 @@ def run_side(record: RunRecord, folder: RunFolder) -> Side:
     if record.kind == "evaluation" and checkpoint and checkpoint.run_id and is_safe_name(checkpoint.run_id):
         sibling = RunFolder(folder.root.parent / checkpoint.run_id)
         trained = load_record(sibling) if sibling.record.is_file() else record
-    cells = {title: cell for each in (trained, record) for title, cell in render_row(each).items()}
     return Side(
         name=record.run_id,
-        row={machine_name(title): cell for title, cell in cells.items()},
         head=record.head or None,
         source=checkpoint.name if checkpoint else record.run_id,
         entries={
@@ -227,7 +237,7 @@ def pooled(sides: Sequence[Side]) -> Side:
             unreliable=any(part.unreliable for part in parts),
             sources=sources,
         )
-    return Side(sides[0].name, {}, sides[0].head, None, entries, made=any(side.made for side in sides))
+    return Side(sides[0].name, sides[0].head, None, entries, made=any(side.made for side in sides))
 
 
 def _row_side(run_id: str, log: Path) -> Side:
@@ -244,7 +254,8 @@ def _row_side(run_id: str, log: Path) -> Side:
             row = {name: trained.get(name, "") for name in OF_THE_CHECKPOINT} | row
     made = MADE_DATA in row.get("key_scores", "").casefold()
     entries: dict[ScoreKey, Entry] = {}
-    unnamed, uncounted = [], {}
+    unnamed: list[str] = []
+    uncounted: dict[str, str] = {}
     for figure in scores_in(row.get("key_scores", ""), Place(0)):
         task, split = SPLITS[figure.task]
         metric = figure.metric or task.primary_metric
@@ -257,4 +268,4 @@ def _row_side(run_id: str, log: Path) -> Side:
     assumed = [f"metric of {', '.join(unnamed)} (taken as the primary one)"] if unnamed else []
     if uncounted:
         assumed.append(f"numbers of examples (taken as the official ones: {', '.join(uncounted.values())})")
-    return Side(run_id, row, head, source or None, entries, made=made, assumed=assumed)
+    return Side(run_id, head, source or None, entries, row, made=made, assumed=assumed)

@@ -1,4 +1,4 @@
-"""Several experiments at once: miniatures of large ones, the grid of a sweep, and the table that compares the runs.
+"""The comparison of a sweep: its runs by configuration, means over seeds, and the verdicts of the one engine.
 
 Example: `cogito sweep experiments/*.yaml --miniature --grid training.seed=[1,2,3]`
 """
@@ -7,22 +7,24 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from tasks.review.comparisons import HELD_OUT_LOSS, compare_scores
+from tasks.review.rendering import delta_text
+from tasks.review.sides import RANKS, Side, pooled, run_side
+from tasks.scores.intervals import mean_interval
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.files import content_hash, read_json, write_atomic, write_json
 from tasks.store.home import Home
 from tasks.store.records import RunRecord, load_record
 
-CONFIDENCE = 0.95
-# Gradient norms of the first steps say how a model starts, not whether it is stable.
+# Gradient norms of the first steps show how a model starts, not whether it is stable.
 SETTLED_SHARE = 0.2
-# Figures of the analysis that runs are compared by.
-GEOMETRY = ("nuclear_rank_of_mean", "effective_rank_per_sample_mean", "input_variance_share", "retrieval_top_1")
+# The figures of the analysis that runs are compared by.
+GEOMETRY = (RANKS[0], RANKS[2], "input_variance_share", "retrieval_top_1")
 
 
 def sweep_folder(specs: Sequence[ExperimentSpec], home: Home) -> Path:
@@ -30,31 +32,57 @@ def sweep_folder(specs: Sequence[ExperimentSpec], home: Home) -> Path:
     return home.root / "sweeps" / content_hash([spec.model_dump(mode="json") for spec in specs])
 
 
-def compare_runs(outcomes: Sequence[tuple[str, str | None, str]], home: Home, folder: Path) -> list[dict[str, Any]]:
-    """One row per experiment, seeds together, written as comparison.json and comparison.md into `folder`.
+def compare_runs(
+    outcomes: Sequence[tuple[str, str | None, str]], home: Home, folder: Path, *, verdicts: bool = True
+) -> list[dict[str, Any]]:
+    """One row per configuration, its seeds together, written as comparison.json and comparison.md into `folder`.
 
     Args:
-        outcomes: name, run id (None when there is none) and what happened, per experiment.
+        outcomes: of every experiment its name, its run id (None where there is none) and how it ended.
+        verdicts: whether to judge the scores of every configuration against the first; this bootstraps every pair.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[_Run]] = {}
     for name, run_id, message in outcomes:
-        figures = _figures(name, home, run_id) if run_id else {"name": name, "group": name, "status": message}
-        groups.setdefault(str(figures["group"]), []).append(figures)
+        run = _read_run(name, home, run_id) if run_id else _Run(name, name, None, message)
+        groups.setdefault(run.group, []).append(run)
     rows = [_summary(runs) for runs in groups.values()]
+    if verdicts:
+        sides = [[run.side for run in runs if run.side] for runs in groups.values()]
+        configurations = [(row, pooled(parts)) for row, parts in zip(rows, sides, strict=True) if parts]
+        _judge(configurations)
     write_json(folder / "comparison.json", rows)
     write_atomic(folder / "comparison.md", comparison_table(rows))
     return rows
 
 
+def read_comparison(folder: Path) -> list[dict[str, Any]]:
+    """The rows that `compare_runs` wrote."""
+    rows: list[dict[str, Any]] = read_json(folder / "comparison.json")
+    return rows
+
+
 def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table: mean over seeds and, with two seeds or more, the 95 % interval of that mean."""
+    """The rows as Markdown: means over seeds, with their 95 % interval from two seeds on, and the verdicts."""
     names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
-    header = ["experiment", "seeds", "left the plateau", *names]
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    lines = [["experiment", "seeds", "left the plateau", *names]]
     for row in rows:
-        cells = [row["name"], str(row["seeds"]), row["left_plateau"] if not row["failed"] else "; ".join(row["failed"])]
-        lines.append(f"| {' | '.join([*cells, *(_cell(row['figures'].get(name)) for name in names)])} |")
-    return "\n".join(lines) + "\n"
+        cells = [row["name"], str(row["seeds"]), "; ".join(row["failed"]) or row["left_plateau"]]
+        lines.append([*cells, *(_cell(row["figures"].get(name)) for name in names)])
+    table = _markdown(lines)
+    verdicts = [
+        [row["name"], verdict["against"], verdict["figure"], verdict["text"]]
+        for row in rows
+        for verdict in row.get("verdicts", [])  # a comparison of an earlier version has none
+    ]
+    if verdicts:
+        table += "\n" + _markdown([["experiment", "against", "score", "difference (95 % interval)"], *verdicts])
+    return table
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    rule = "|" + "---|" * len(lines[0])
+    header, *rows = (f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join([header, rule, *rows]) + "\n"
 
 
 def _cell(figure: dict[str, Any] | None) -> str:
@@ -66,8 +94,29 @@ def _cell(figure: dict[str, Any] | None) -> str:
     return text + (" at floor" if figure.get("at_floor") else "")
 
 
-def _figures(name: str, home: Home, run_id: str) -> dict[str, Any]:
-    """The figures of one run by name; those of its pretraining where it is an evaluation of it."""
+@dataclass(frozen=True)
+class _Run:
+    """One experiment of a sweep and what came of it.
+
+    Attributes:
+        group: what the runs of one configuration share: their spec without its seed.
+        failed: how it ended where it is not complete.
+        left_plateau: whether the held-out loss is clearly below the unigram entropy; None where it is not known.
+        figures: by name; of an evaluation also those of its pretraining.
+        at_floor: for every score among the figures whether it is at its floor.
+    """
+
+    name: str
+    group: str
+    run_id: str | None
+    failed: str
+    side: Side | None = None
+    left_plateau: bool | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    at_floor: dict[str, bool] = field(default_factory=dict)
+
+
+def _read_run(name: str, home: Home, run_id: str) -> _Run:
     record = load_record(home.run(run_id))
     trained = record
     if record.kind == "evaluation" and record.checkpoint and record.checkpoint.run_id:
@@ -75,33 +124,26 @@ def _figures(name: str, home: Home, run_id: str) -> dict[str, Any]:
     spec = json.loads(json.dumps(record.spec))
     spec.get("training", {}).pop("seed", None)
     spec.pop("name", None)
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     left = None
     if trained.pretraining and trained.corpus:
-        found["held-out loss"] = trained.pretraining.eval_loss
-        found["unigram entropy"] = trained.corpus.unigram_entropy_nats
-        left = found["held-out loss"] < found["unigram entropy"] - UNIGRAM_MARGIN_NATS
-        found["peak gradient norm"] = _peak_gradient_norm(trained)
-    if record.analysis:
-        for label in GEOMETRY:
-            if label in record.analysis.figures:  # earlier records lack the last two
-                found[label.replace("_", " ")] = record.analysis.figures[label]
-    floors = {}
-    for score in record.primary_scores():
-        if score.value is not None:
-            found[score.task] = score.value
-            floors[score.task] = not score.above_floor
+        loss, entropy = trained.pretraining.eval_loss, trained.corpus.unigram_entropy_nats
+        left = loss < entropy - UNIGRAM_MARGIN_NATS
+        figures = {HELD_OUT_LOSS: loss, "unigram entropy": entropy, "peak gradient norm": _peak_gradient_norm(trained)}
+    known = record.analysis.figures if record.analysis else {}  # earlier records lack the last two
+    figures |= {label.replace("_", " "): known[label] for label in GEOMETRY if label in known}
+    scores = [score for score in record.primary_scores() if score.value is not None]
     base = re.sub(r"_seed\d+$", "", name)
-    failed = "" if record.status == "complete" else f"{run_id}: {record.status}"
-    return {
-        "name": base,
-        "group": content_hash(spec) + base,
-        "run_id": run_id,
-        "status": failed,
-        "left": left,
-        "found": found,
-        "floors": floors,
-    }
+    return _Run(
+        name=base,
+        group=content_hash(spec) + base,
+        run_id=run_id,
+        failed="" if record.status == "complete" else f"{run_id}: {record.status}",
+        side=run_side(record, home.run(run_id)),
+        left_plateau=left,
+        figures=figures | {score.task: score.value for score in scores if score.value is not None},
+        at_floor={score.task: not score.above_floor for score in scores},
+    )
 
 
 def _peak_gradient_norm(record: RunRecord) -> float:
@@ -112,38 +154,40 @@ def _peak_gradient_norm(record: RunRecord) -> float:
     return max((point["gradient_norm"] for point in settled), default=math.nan)
 
 
-def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for run in runs for name in run.get("found", {})))
+def _summary(runs: list[_Run]) -> dict[str, Any]:
+    """The runs of one configuration as a row."""
     figures: dict[str, Any] = {}
-    for name in names:
-        values = [run["found"][name] for run in runs if name in run.get("found", {})]
-        at_floor = [run["floors"][name] for run in runs if name in run.get("floors", {})]
-        figures[name] = {"mean": float(np.mean(values)), "values": values, "interval": mean_interval(values)}
+    for name in dict.fromkeys(name for run in runs for name in run.figures):
+        values = [run.figures[name] for run in runs if name in run.figures]
+        at_floor = [run.at_floor[name] for run in runs if name in run.at_floor]
+        figures[name] = {"mean": math.fsum(values) / len(values), "values": values, "interval": mean_interval(values)}
         if at_floor:
             figures[name]["at_floor"] = all(at_floor)
-    left = [run["left"] for run in runs if run.get("left") is not None]
+    left = [run.left_plateau for run in runs if run.left_plateau is not None]
     return {
-        "name": runs[0]["name"],
-        "seeds": sum("found" in run for run in runs),
-        "runs": [run["run_id"] for run in runs if "run_id" in run],
-        "failed": [run["status"] for run in runs if run["status"]],
+        "name": runs[0].name,
+        "seeds": sum(run.side is not None for run in runs),
+        "runs": [run.run_id for run in runs if run.run_id],
+        "failed": [run.failed for run in runs if run.failed],
         "left_plateau": f"{sum(left)} of {len(left)}",
         "figures": figures,
     }
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of a mean over seeds by Student's t; None for a single seed."""
-    if len(values) < 2:
-        return None
-    from scipy.stats import sem, t
-
-    half = float(sem(values) * t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
-    mean = float(np.mean(values))
-    return mean - half, mean + half
-
-
-def read_comparison(folder: Path) -> list[dict[str, Any]]:
-    """The rows that `compare_runs` wrote."""
-    rows: list[dict[str, Any]] = read_json(folder / "comparison.json")
-    return rows
+def _judge(configurations: Sequence[tuple[dict[str, Any], Side]]) -> None:
+    """Add to every row but the first the verdicts on its primary scores beside those of the first."""
+    if not configurations:
+        return
+    (first, baseline), *others = configurations
+    for row, side in others:
+        row["verdicts"] = [
+            {
+                "against": first["name"],
+                "figure": figure.name,
+                "verdict": figure.verdict,
+                "delta": figure.delta,
+                "interval": figure.interval,
+                "text": delta_text(figure),
+            }
+            for figure in compare_scores(baseline, side, primary=True)
+        ]

@@ -26,6 +26,7 @@ from tasks.errors import UserError
 from tasks.report.rendering import to_html, to_markdown
 from tasks.report.run import run_report
 from tasks.report.writing import write_report
+from tasks.review.sides import run_side
 from tasks.review.sweeps import compare_runs
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import CellResult, RunRecord, StageRecord, load_record
@@ -97,7 +98,8 @@ def written(folder: Path | str, home: Home, **options: Any) -> tuple[str, str]:
 
 def report_of(folder: Path, baseline: Path | None = None) -> str:
     """The Markdown of a run's report, without the time that drawing takes."""
-    return to_markdown(run_report(RunFolder(folder), load_record(RunFolder(baseline)) if baseline else None))
+    side = run_side(load_record(RunFolder(baseline)), RunFolder(baseline)) if baseline else None
+    return to_markdown(run_report(RunFolder(folder), side))
 
 
 def section(text: str, title: str) -> str:
@@ -388,11 +390,11 @@ def test_like_figures_stand_beside_a_baseline(home: Home) -> None:
         "checkpoint",
         "0.822 (0.792 to 0.842) **at floor**",
         "0.800 (0.770 to 0.820) **at floor**",
-        "+0.022",
+        "+0.0220 (-0.0141 to +0.0581, unpaired, within noise, no predictions of A and B, A and B at floor)",
         "1 and 1",
     ]
-    assert ["qqp", "f1", "checkpoint", "the baseline has no such score"] in found
-    assert ["held-out loss (nats per labelled token)", "4.0100", "4.0100", "+0.0000"] in found
+    assert ["qqp", "f1", "checkpoint", "A has no such score"] in found
+    assert ["held-out loss", "4.010", "4.010", "+0.000 (no interval: one value each)"] in found
     assert [row for row in found if len(row) == 3 and row[1] != row[2]] == [
         ["training.seed", "42", "7"],
         ["machine", "testbench", "other"],
@@ -402,11 +404,11 @@ def test_like_figures_stand_beside_a_baseline(home: Home) -> None:
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"scores": [make_score(n=1725)]}, "408 examples here, 1,725 there"),
-        ({"scores": [make_score(metric="accuracy")]}, "the baseline has no such score"),
-        ({"scores": [make_score(start="random")]}, "the baseline has no such score"),
-        ({"scores": [make_score(floor=0.7)]}, "other examples: their floor is 0.8120 here, 0.7000 there"),
-        ({"scores": []}, "the baseline has no such score"),
+        ({"scores": [make_score(n=1725)]}, "other examples: n is 1,725 and 408"),
+        ({"scores": [make_score(metric="accuracy")]}, "A has no such score"),
+        ({"scores": [make_score(start="random")]}, "A has no such score"),
+        ({"scores": [make_score(floor=0.7)]}, "other examples: the floor is 0.7000 and 0.8120"),
+        ({"scores": []}, "A has no such score"),
     ],
 )
 def test_unlike_figures_are_not_compared(home: Home, changes: dict[str, Any], reason: str) -> None:
@@ -422,8 +424,8 @@ def test_made_data_is_never_held_against_real_data(home: Home) -> None:
     spec["evaluation"]["data"] = "made"
     put_baseline(home, spec=spec, corpus=make_corpus(corpus_id="another"))
     text = section(report_of(put_run(home), home.run(BASELINE).root), f"Against {BASELINE}")
-    assert ["mrpc", "f1", "checkpoint", "data hub here, made there"] in rows(text)
-    assert "Not compared: the two runs did not read the same corpus" in text
+    assert ["mrpc", "f1", "checkpoint", "A is of made data, which is another task"] in rows(text)
+    assert "not comparable: another corpus or tokenizer" in text and "measured on other texts" in text
 
 
 def test_other_objectives_have_no_common_loss(home: Home) -> None:
@@ -431,7 +433,8 @@ def test_other_objectives_have_no_common_loss(home: Home) -> None:
     spec["objective"]["mask_prob"] = 0.3
     put_baseline(home, spec=spec, analysis=make_analysis(num_concepts=16, figures=dict(RANKS)))
     text = section(report_of(put_run(home), home.run(BASELINE).root), f"Against {BASELINE}")
-    assert "Held-out loss: not compared" in text and "Ranks: not compared: 128 concepts" in text
+    assert "not comparable: another mask_prob: 0.3 and 0.15" in text
+    assert "not comparable: of 16 concepts and of 128" in text
 
 
 def test_a_baseline_must_be_another_run(home: Home) -> None:
@@ -488,7 +491,7 @@ def test_a_sweep_stands_beside_a_baseline(home: Home, sweep: Path, tmp_path: Pat
     text, _ = written(sweep.name, home, baseline="first_1", output=tmp_path / "out")
     against = section(text, "Against first_1")
     assert rows(against)[0][0] == "`first_1` (baseline)"
-    assert ["[second_2](runs/second_2/report.md)", "mrpc", "f1", "99 examples here, 408 there"] in rows(against)
+    assert ["[second_2](runs/second_2/report.md)", "mrpc", "f1", "other examples: n is 408 and 99"] in rows(against)
     assert "Against first_1" in (tmp_path / "out" / "runs" / "second_2" / "report.md").read_text()
     assert "Against first_1" not in (tmp_path / "out" / "runs" / "first_1" / "report.md").read_text()
     with pytest.raises(UserError, match="is a sweep; allowed: the id or folder of one run"):

@@ -12,7 +12,8 @@ from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
 from tasks.errors import UserError
 from tasks.pretraining.stage import model_config
-from tasks.review.sweeps import compare_runs, comparison_table, mean_interval
+from tasks.review.sweeps import compare_runs, comparison_table
+from tasks.scores.intervals import mean_interval
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.grid import expand, miniature
 from tasks.spec.reading import load_spec
