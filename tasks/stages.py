@@ -38,7 +38,9 @@ from tasks.review.sweeps import comparison_table
 from tasks.scores.showing import artifact_row
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS
-from tasks.spec.experiment import AnalysisSpec, CellProtocol, DataSpec, ExperimentSpec, PublishSpec
+from tasks.spec.evaluation import AnalysisSpec, CellProtocol
+from tasks.spec.experiment import ExperimentSpec, PublishSpec
+from tasks.spec.pretraining import DataSpec
 from tasks.store.files import disk_full
 from tasks.store.home import RunFolder, cogito_home
 from tasks.store.records import (

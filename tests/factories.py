@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.finetuning.scoring import score_split
-from tasks.spec.experiment import DataSpec, ExperimentSpec
+from tasks.spec.experiment import ExperimentSpec
+from tasks.spec.pretraining import DataSpec
 from tasks.store.home import Home
 from tasks.store.records import (
     AnalysisResult,

@@ -2,7 +2,7 @@
 
 from tasks.jobs.launch import claimed_job, run_on_one_device
 from tasks.jobs.messages import OnProgress
-from tasks.spec.experiment import AnalysisSpec
+from tasks.spec.evaluation import AnalysisSpec
 from tasks.store.files import content_hash
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import AnalysisResult, Checkpoint, CorpusResult

@@ -22,7 +22,7 @@ import numpy as np
 from tasks.data.python_docs import iterate_documents
 from tasks.data.sources import TOKENIZER_FILES, Source, find_tokenizer, load_split, tokenizer_fingerprint
 from tasks.errors import UserError
-from tasks.spec.experiment import PYTHON_DOCS, DataSpec
+from tasks.spec.pretraining import PYTHON_DOCS, DataSpec
 from tasks.store.files import built_once, content_hash, read_json, write_json
 from tasks.store.home import Home
 from tasks.store.records import CorpusResult

@@ -21,14 +21,6 @@ from tasks.store.files import content_hash
 # Raise it when the generator makes other examples: fine-tuning results are cached by it.
 CONTRACT_VERSION = 1
 
-MADE_SIZES: dict[str, dict[str, int]] = {
-    "mrpc": {"train": 2000, "validation": 500},
-    "stsb": {"train": 2600, "validation": 500},
-    "qqp": {"train": 1800, "validation": 600},
-    "mnli": {"train": 2600, "validation_matched": 500, "validation_mismatched": 500},
-    "paws": {"train": 2000, "validation": 400, "test": 600},
-}
-
 # Of the pairs that agree in a meaning, this share uses the first group and the rest the second; pairs that differ are
 # drawn evenly. An even share would be an exclusive or, of which a small model sees nothing until it sees all. MNLI has
 # two meanings and no majority class, so its share is smaller: one sentence alone would tell too much.
@@ -110,9 +102,10 @@ def make_split(task: str, split: str, seed: int = 0) -> dict[str, list[Any]]:
     Raises:
         UserError: there is no such task or split.
     """
-    if task not in MADE_SIZES:
-        raise UserError(unknown_name("made task", task, MADE_SIZES))
-    sizes = MADE_SIZES[task]
+    made = made_sizes()
+    if task not in made:
+        raise UserError(unknown_name("made task", task, made))
+    sizes = made[task]
     if split not in sizes:
         raise UserError(unknown_name(f"split of the made task {task}", split, sizes))
     rng = random.Random(f"{task} {split} {seed}")
@@ -135,7 +128,12 @@ def make_split(task: str, split: str, seed: int = 0) -> dict[str, list[Any]]:
 
 def made_fingerprint() -> str:
     """The identity of all made examples."""
-    return content_hash([CONTRACT_VERSION, MADE_SIZES])
+    return content_hash([CONTRACT_VERSION, made_sizes()])
+
+
+def made_sizes() -> dict[str, dict[str, int]]:
+    """The tasks that have a stand-in, and the examples in each of its splits."""
+    return {row.name: row.made_sizes for row in TASKS.values() if row.made_sizes}
 
 
 def _belongs(pair: Pair, split: str, splits: list[str]) -> bool:

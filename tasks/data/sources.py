@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.data.python_docs import embedded_fingerprint
 from tasks.errors import StageError, UserError
-from tasks.spec.experiment import PYTHON_DOCS
+from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.store.files import content_hash, file_sha256, read_json, write_json, writing
 from tasks.store.home import Home, user_path
 

@@ -18,7 +18,7 @@ from tasks.data.made_tasks import made_fingerprint, make_split
 from tasks.data.sources import Source, find_dataset, load_split, tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.spec.benchmarks import Task
-from tasks.spec.experiment import CellProtocol
+from tasks.spec.evaluation import CellProtocol
 from tasks.store.files import built_once, content_hash, read_json, write_json
 from tasks.store.home import Home
 

@@ -22,7 +22,7 @@ from tasks.errors import StageError
 from tasks.jobs.messages import report_progress
 from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import TASKS, Task
-from tasks.spec.experiment import CellProtocol
+from tasks.spec.evaluation import CellProtocol
 from tasks.store.files import building, replacing, write_manifest
 
 EVAL_BATCH_SIZE = 128

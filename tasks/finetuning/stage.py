@@ -5,7 +5,7 @@ import logging
 from tasks.data.task_data import PreparedTask
 from tasks.jobs.launch import claimed_job, run_on_one_device
 from tasks.jobs.messages import OnProgress
-from tasks.spec.experiment import CellProtocol
+from tasks.spec.evaluation import CellProtocol
 from tasks.store.files import content_hash, file_sha256, is_complete
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import CellResult, Checkpoint

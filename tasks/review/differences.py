@@ -6,7 +6,7 @@ from typing import Any
 from tasks.checkpoints.publishing import public_name
 from tasks.review.sides import Side, spec_section
 from tasks.spec.benchmarks import TASKS
-from tasks.spec.experiment import TaskOverride
+from tasks.spec.evaluation import TaskOverride
 from tasks.store.records import Result
 
 # Sections of a spec that do not change what is computed.

@@ -17,7 +17,8 @@ from models.family import VARIANTS
 from tasks.data.task_data import PreparedTask
 from tasks.errors import Paused, RunPaused, UserError
 from tasks.runs.environment import describe_environment
-from tasks.spec.experiment import PYTHON_DOCS, ExperimentSpec, check_head
+from tasks.spec.experiment import ExperimentSpec, check_head
+from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.spec.reading import build_spec
 from tasks.store.files import content_hash, read_json, remove_tree, write_json
 from tasks.store.home import Home, RunFolder, claim_run

@@ -14,7 +14,8 @@ from tasks.pretraining.stage import check_processes, count_processes, pretrainin
 from tasks.pretraining.tracking import check_login
 from tasks.runs.claiming import training_run
 from tasks.spec.benchmarks import TASKS
-from tasks.spec.experiment import EvaluationSpec, ExperimentSpec
+from tasks.spec.evaluation import EvaluationSpec
+from tasks.spec.experiment import ExperimentSpec
 from tasks.store.home import Home
 from tasks.store.records import Checkpoint
 

@@ -3,7 +3,8 @@
 Example: `cogito ls tasks`
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Split:
 
     @property
     def examples(self) -> int:
+        """The number of examples in the published split."""
         return sum(self.class_counts)
 
 
@@ -44,6 +46,9 @@ class Task:
         selection_split: a split for choosing the epoch; None holds out a part of train.
         epochs: fine-tuning epochs of the log's protocol.
         source: where the task comes from.
+        may_start_from: tasks whose fine-tuned model it may start from (`per_task.NAME.start_from`).
+        made_sizes: examples in each split of its generated stand-in, which `tasks.data.made_tasks` makes; empty: it
+            has none.
     """
 
     name: str
@@ -57,21 +62,32 @@ class Task:
     selection_split: str | None
     epochs: int
     source: str
+    may_start_from: tuple[str, ...] = ()
+    made_sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_regression(self) -> bool:
+        """Whether the labels are numbers."""
         return not self.labels
 
     @property
     def is_pair(self) -> bool:
+        """Whether an example has two texts."""
         return len(self.text_columns) == 2
 
     @property
+    def is_similarity(self) -> bool:
+        """Whether the cosine of two texts can answer it, zero-shot: a number for a pair."""
+        return self.is_regression and self.is_pair
+
+    @property
     def primary_metric(self) -> str:
+        """The metric by which the epoch is chosen, and which stands in the log."""
         return self.metrics[0]
 
     @property
     def num_outputs(self) -> int:
+        """The number of outputs of a head: one per class, or one number."""
         return len(self.labels) or 1
 
 
@@ -90,6 +106,8 @@ TASKS: dict[str, Task] = {
             selection_split=None,
             epochs=20,
             source="Dolan & Brockett 2005; GLUE, Wang et al. 2019",
+            may_start_from=("mnli",),
+            made_sizes={"train": 2000, "validation": 500},
         ),
         Task(
             name="qqp",
@@ -103,6 +121,7 @@ TASKS: dict[str, Task] = {
             selection_split=None,
             epochs=3,
             source="Quora Question Pairs 2017; GLUE, Wang et al. 2019",
+            made_sizes={"train": 1800, "validation": 600},
         ),
         Task(
             name="mnli",
@@ -127,6 +146,7 @@ TASKS: dict[str, Task] = {
             selection_split=None,
             epochs=3,
             source="Williams et al. 2018; GLUE, Wang et al. 2019",
+            made_sizes={"train": 2600, "validation_matched": 500, "validation_mismatched": 500},
         ),
         Task(
             name="stsb",
@@ -140,6 +160,8 @@ TASKS: dict[str, Task] = {
             selection_split=None,
             epochs=20,
             source="Cer et al. 2017; GLUE, Wang et al. 2019",
+            may_start_from=("mnli",),
+            made_sizes={"train": 2600, "validation": 500},
         ),
         Task(
             name="paws",
@@ -153,6 +175,7 @@ TASKS: dict[str, Task] = {
             selection_split="validation",
             epochs=5,
             source="Zhang, Baldridge & He 2019",
+            made_sizes={"train": 2000, "validation": 400, "test": 600},
         ),
         Task(
             name="cola",
@@ -205,6 +228,7 @@ TASKS: dict[str, Task] = {
             selection_split=None,
             epochs=20,
             source="Dagan et al. 2006 and its successors; GLUE, Wang et al. 2019",
+            may_start_from=("mnli",),
         ),
         Task(
             name="wnli",
@@ -247,3 +271,8 @@ TASKS: dict[str, Task] = {
         ),
     ]
 }
+
+
+def tasks_where(condition: Callable[[Task], bool]) -> list[str]:
+    """The names of the tasks whose row meets a condition."""
+    return [row.name for row in TASKS.values() if condition(row)]

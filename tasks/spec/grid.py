@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.spec.experiment import MADE_TASKS, PYTHON_DOCS, ExperimentSpec
+from tasks.spec.benchmarks import TASKS, tasks_where
+from tasks.spec.experiment import ExperimentSpec
+from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.spec.reading import build_spec, load_spec
 from tasks.spec.yaml_text import parse_yaml
 
@@ -26,10 +28,11 @@ def miniature(spec: ExperimentSpec) -> ExperimentSpec:
     raw = spec.model_dump(mode="json", exclude_defaults=True)
     model, evaluation = spec.model, spec.evaluation
     narrow = model.token_embedding_dim
-    tasks = [name for name in evaluation.tasks if name in MADE_TASKS]
+    tasks = [name for name in evaluation.tasks if TASKS[name].made_sizes]
     if not tasks:
+        made = ", ".join(tasks_where(lambda row: bool(row.made_sizes)))
         raise UserError(
-            f"{spec.name}: has no miniature: evaluation.tasks has none of {', '.join(MADE_TASKS)}, which are made "
+            f"{spec.name}: has no miniature: evaluation.tasks has none of {made}, which are made "
             "without a download; fix: --set evaluation.tasks=[mrpc]"
         )
     raw["name"] = f"{spec.name}_miniature"[:100]

@@ -8,7 +8,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import UserError
-from tasks.spec.experiment import ExperimentSpec, TaskOverride
+from tasks.spec.evaluation import TaskOverride
+from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
 
 # A file of nothing but mistakes must not take a minute to say so.

@@ -33,7 +33,7 @@ from models.layers import sinusoidal_positions
 from models.loss_weighting import LossWeighting
 from models.objectives import CorruptionSettings, sample_generator
 from tasks.data.token_blocks import pad_samples
-from tasks.spec.experiment import ModelSpec
+from tasks.spec.pretraining import ModelSpec
 
 VOCAB, WIDTH, LENGTH, POSITIONS = 97, 32, 18, 20
 MASK = 4

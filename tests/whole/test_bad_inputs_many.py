@@ -35,7 +35,8 @@ from tasks.data.sources import find_dataset
 from tasks.data.task_data import prepare_task
 from tasks.errors import UserError
 from tasks.spec.benchmarks import TASKS
-from tasks.spec.experiment import DataSpec, EvaluationSpec
+from tasks.spec.evaluation import EvaluationSpec
+from tasks.spec.pretraining import DataSpec
 from tasks.store.files import is_safe_name, write_json, write_manifest
 from tasks.store.home import Home
 from tests.factories import RUN_ID, make_record

@@ -13,7 +13,8 @@ import torch
 from tasks.data.sources import find_dataset, load_split
 from tasks.errors import StageError, UserError
 from tasks.pretraining import loop as pretraining_loop
-from tasks.spec.experiment import DataSpec, ExperimentSpec, TrainingSpec
+from tasks.spec.experiment import ExperimentSpec
+from tasks.spec.pretraining import DataSpec, TrainingSpec
 from tasks.store.home import Home
 
 

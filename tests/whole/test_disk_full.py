@@ -49,7 +49,9 @@ from tasks.report.writing import write_report
 from tasks.review.sweeps import compare_runs
 from tasks.runs.claiming import open_training_run
 from tasks.spec.benchmarks import TASKS
-from tasks.spec.experiment import DataSpec, EvaluationSpec, ExperimentSpec, ModelSpec, PublishSpec
+from tasks.spec.evaluation import EvaluationSpec
+from tasks.spec.experiment import ExperimentSpec, PublishSpec
+from tasks.spec.pretraining import DataSpec, ModelSpec
 from tasks.store.files import building, disk_full, write_atomic, write_manifest
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import load_record

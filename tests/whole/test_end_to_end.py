@@ -165,7 +165,7 @@ from tasks.checkpoints.finding import resolve_checkpoint
 from tasks.analysis.stage import analyse_concepts
 from tasks.store.records import load_record
 from tasks.store.home import RunFolder, cogito_home
-from tasks.spec.experiment import AnalysisSpec
+from tasks.spec.evaluation import AnalysisSpec
 home = cogito_home()
 record = load_record(home.run(sys.argv[1]))
 checkpoint = resolve_checkpoint(sys.argv[1], home)

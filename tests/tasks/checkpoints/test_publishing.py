@@ -12,7 +12,8 @@ import yaml
 from tasks.checkpoints.publishing import choose_store, publish_checkpoint, render_card
 from tasks.data.hub import is_transient
 from tasks.errors import StageError, UserError
-from tasks.spec.experiment import DataSpec, ExperimentSpec, PublishSpec
+from tasks.spec.experiment import ExperimentSpec, PublishSpec
+from tasks.spec.pretraining import DataSpec
 from tasks.store.files import check_manifest, file_sha256, read_json
 from tasks.store.home import Home
 from tasks.store.records import PublishResult, RunRecord

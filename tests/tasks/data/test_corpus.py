@@ -25,7 +25,7 @@ from tasks.data.corpus import (
 from tasks.data.sources import find_dataset, find_tokenizer, resolve_data_root, tokenizer_fingerprint
 from tasks.data.token_blocks import TokenBlocks
 from tasks.errors import UserError
-from tasks.spec.experiment import DataSpec
+from tasks.spec.pretraining import DataSpec
 from tasks.store.home import Home
 from tasks.store.records import CorpusResult
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tasks.data.corpus import load_tokenizer, train_tokenizer
-from tasks.data.made_tasks import MADE_SIZES
+from tasks.data.made_tasks import made_sizes
 from tasks.data.task_data import (
     PreparedTask,
     cut_longest_first,
@@ -32,7 +32,7 @@ from tasks.errors import UserError
 from tasks.finetuning.loop import make_batch
 from tasks.finetuning.scoring import score_task
 from tasks.spec.benchmarks import TASKS, Task
-from tasks.spec.experiment import CellProtocol, EvaluationSpec
+from tasks.spec.evaluation import CellProtocol, EvaluationSpec
 from tasks.store.home import Home
 from tasks.store.records import CellResult
 
@@ -266,9 +266,9 @@ def test_a_second_call_finds_the_task_prepared_and_a_change_does_not(
     assert np.array_equal(*chosen)
 
 
-@pytest.mark.parametrize("name", MADE_SIZES)
+@pytest.mark.parametrize("name", made_sizes())
 def test_made_tasks_have_the_counts_of_their_table(home: Home, tokenizer_folder: Path, name: str) -> None:
-    task, sizes = TASKS[name], MADE_SIZES[name]
+    task, sizes = TASKS[name], TASKS[name].made_sizes
     prepared = prepare(name, home, None, tokenizer_folder, data="made")
     counts = {
         path.stem: len(load_examples(prepared.folder, path.stem)["labels"]) for path in prepared.folder.glob("*.npz")

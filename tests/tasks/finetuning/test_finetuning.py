@@ -18,7 +18,7 @@ from tasks.finetuning.loop import make_batch
 from tasks.finetuning.scoring import read_predictions, score_task
 from tasks.finetuning.stage import finetune
 from tasks.spec.benchmarks import TASKS
-from tasks.spec.experiment import EvaluationSpec
+from tasks.spec.evaluation import EvaluationSpec
 from tasks.store.files import file_sha256
 from tasks.store.home import Home
 from tasks.store.records import CellResult, Checkpoint

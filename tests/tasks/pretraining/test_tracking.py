@@ -15,7 +15,9 @@ from command import ROOT, environment
 from tasks.errors import UserError
 from tasks.pretraining.tracking import Tracking, check_login
 from tasks.runs.preflight import find_inputs
-from tasks.spec.experiment import DataSpec, EvaluationSpec, ExperimentSpec, PublishSpec, TrackingSpec
+from tasks.spec.evaluation import EvaluationSpec
+from tasks.spec.experiment import ExperimentSpec, PublishSpec, TrackingSpec
+from tasks.spec.pretraining import DataSpec
 from tasks.store.home import Home
 
 ONLINE = TrackingSpec(wandb="online")

@@ -12,7 +12,8 @@ from tasks.interruption import pausing
 from tasks.jobs.devices import lease_devices
 from tasks.review.rescoring import rescore_run
 from tasks.runs.claiming import open_training_run
-from tasks.spec.experiment import DataSpec, ExperimentSpec, ModelSpec
+from tasks.spec.experiment import ExperimentSpec
+from tasks.spec.pretraining import DataSpec, ModelSpec
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import RunRecord, load_record
 from tasks.upkeep import _silent_runs

@@ -199,7 +199,7 @@ def test_a_file_that_is_not_there_or_no_text(file: Path) -> None:
         ),
         (
             {"evaluation": {"tasks": ["qqp", "mnli"], "per_task": {"qqp": {"start_from": "mnli"}}}},
-            "start_from of qqp: allowed for rte, mrpc, stsb",
+            "start_from mnli of qqp: allowed for mrpc, stsb, rte",
         ),
         ({"evaluation": {"tasks": ["cola"], "data": "made"}}, "data made has no cola; allowed: mrpc, qqp"),
         ({"evaluation": {"tasks": ["cola"], "head": "sentence_pair"}}, "head sentence_pair compares two texts; cola"),
