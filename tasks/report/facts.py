@@ -12,6 +12,8 @@ from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.records import RunRecord
 
+MADE_DATA = "The corpus or the tasks are generated stand-ins: nothing here says anything about the real tasks."
+
 
 def spec_of(record: RunRecord) -> ExperimentSpec | None:
     """The spec of a run; None where another version with other keys wrote it."""

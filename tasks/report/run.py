@@ -11,7 +11,7 @@ import numpy as np
 from tasks.checkpoints.publishing import flat_keys, public_name
 from tasks.plots import plot_curve, plot_live_geometry, plot_over_steps, plot_similarity, plot_singular_values
 from tasks.report.baseline import against
-from tasks.report.facts import evaluation_of, loss_mark, setting_text, spec_of, why_missing
+from tasks.report.facts import MADE_DATA, evaluation_of, loss_mark, setting_text, spec_of, why_missing
 from tasks.report.rendering import Plot, Report
 from tasks.review.sides import RANKS, Side, run_side
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
@@ -40,15 +40,15 @@ def run_report(run: RunFolder, baseline: Side | None = None) -> Report:
         "record": record,
         "spec": spec,
         "starts": START_TITLES,
+        "warnings": _warnings(record),
         "loss_mark": loss_mark(record),
-        "unigram_margin": f"{UNIGRAM_MARGIN_NATS:g}",
         "primary": len(record.primary_scores()),
         "above_floor": sum(map(is_above_floor, record.primary_scores())),
-        "select_on": evaluation_of(record).get("select_on"),
         "failures": _failures(record),
         "unreached": [] if record.status == "complete" else missing,
         "scores": [show(score) for score in _ordered(record.scores)],
         "unscored": _unscored(record),
+        "why_unscored": why_missing(record, "scores" if "scores" in record.stages else "finetuning"),
         "baseline": against(run_side(record, run), baseline) if baseline else None,
         "curve_plots": curve_plots,
         "concept_plots": concept_plots,
@@ -79,6 +79,18 @@ def read_curve(run: RunFolder) -> tuple[Points, str]:
 def points_with(names: tuple[str, ...], points: Points) -> Points:
     """The points of a curve that hold a number under every name."""
     return [point for point in points if all(type(point.get(name)) in (int, float) for name in names)]
+
+
+def _warnings(record: RunRecord) -> list[str]:
+    """What a reader must know before any figure of the run."""
+    margin = f"{UNIGRAM_MARGIN_NATS:g} nats below the unigram entropy"
+    notes = {
+        MADE_DATA: record.made_data,
+        f"The held-out loss is not {margin}: nothing contextual was learned.": loss_mark(record) == "at unigram floor",
+        "The epoch was chosen on the scored split: the scores are optimistic.": evaluation_of(record).get("select_on")
+        == "dev",
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def _failures(record: RunRecord) -> list[tuple[str, str | None]]:

@@ -9,7 +9,7 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.plots import plot_curves
 from tasks.report.baseline import primary_pairs
-from tasks.report.facts import loss_mark
+from tasks.report.facts import MADE_DATA, loss_mark
 from tasks.report.rendering import Plot, Report
 from tasks.report.run import Points, points_with, read_curve
 from tasks.review.sides import RANKS, Side, run_side
@@ -110,7 +110,7 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: S
         "runs": runs,
         "ranks": (RANKS[0], RANKS[2]),
         "complete": sum(record.status == "complete" for record in records),
-        "made_data": any(record.made_data for record in records),
+        "made_data": MADE_DATA if any(record.made_data for record in records) else "",
         "never_run": _never_run(rows, runs),
         "failures": _failures(runs),
         "columns": _columns(runs),

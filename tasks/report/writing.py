@@ -1,7 +1,8 @@
-"""The report of a run or of a sweep: what was run, what came of it beside its floors, what it cost, what failed.
+"""The report of a run or of a sweep: what was run, its results beside their floors, what it cost, what failed.
 
-Made from records alone (`record.json`, `pretraining/curve.jsonl`, `analysis/geometry.npz`, `comparison.json`), so it
-can be made again at any time, and the same records give the same bytes. What they do not hold is said to be missing.
+A report is made from records alone (`record.json`, `pretraining/curve.jsonl`, `analysis/geometry.npz`,
+`comparison.json`), so it can be made again at any time, and the same records give the same bytes. It names what they
+lack as not measured.
 Example: `cogito report RUN --baseline OTHER`
 """
 
@@ -59,7 +60,7 @@ def write_report(
 
 
 def _find(name: str | Path, home: Home) -> tuple[Path, Home]:
-    """The folder that a name means, and the home that it lies in."""
+    """The folder of a run or a sweep by its id or path, and the home that it lies in."""
     runs, sweeps = home.root / "runs", home.root / "sweeps"
     with suppress(OSError):  # a name that no folder can have
         for folder in (runs / name, sweeps / name, Path(name).resolve()):
@@ -84,7 +85,7 @@ def _write(report: Report, folder: Path) -> list[Path]:
                 path = folder / PICTURES / f"{plot.name}.png"
                 plot.draw(path=path)
                 pictures[plot.name] = path.read_bytes()
-        for name in set(DRAWN) - pictures.keys():  # of an earlier report, and of none of ours
+        for name in set(DRAWN) - pictures.keys():  # left by an earlier report; other files stay
             (folder / PICTURES / f"{name}.png").unlink(missing_ok=True)
         markdown = to_markdown(report)
         write_atomic(folder / "report.md", markdown)

@@ -278,7 +278,10 @@ def test_an_evaluation_says_where_its_training_is_told(home: Home) -> None:
 def test_an_old_or_broken_folder_is_told_piece_by_piece(home: Home) -> None:
     folder = put_run(home, points=[], geometry=False, corpus=None, spec={"name": "old", "magic": {"n": 3}})
     text = report_of(folder)
-    assert "All keys of the spec; it was written by another version" in text and "| magic.n | `3` |" in text
+    assert (
+        "All keys of the spec; it was written by another version, so its defaults" in text
+        and "| magic.n | `3` |" in text
+    )
     assert "Loss over steps: not measured: there is no pretraining/curve.jsonl" in text
     assert "Unigram entropy: not measured: the record holds no result of it, though data is complete" in text
     assert "not measured: there is no analysis/geometry.npz" in text
