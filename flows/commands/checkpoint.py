@@ -100,7 +100,7 @@ def encode(
     """Encode a file of texts into concept vectors."""
     from functools import partial
 
-    from tasks.checkpoints.encoding import encode_file
+    from tasks.checkpoints.encoding import EncodeOptions, encode_file
     from tasks.data.sources import resolve_data_root
     from tasks.progress import DISPLAY
     from tasks.store.home import cogito_home
@@ -113,12 +113,7 @@ def encode(
             output,
             cogito_home(),
             mirror,
-            pool=pool,
-            column=column,
-            batch_size=batch_size,
-            max_length=max_length,
-            tokenizer=tokenizer,
-            overwrite=overwrite,
-            progress=progress,
+            EncodeOptions(column, pool, batch_size, max_length, tokenizer, overwrite),
+            progress,
         )
     print(f"{output}: {done.texts:,} texts, float32 {list(done.shape)} each")

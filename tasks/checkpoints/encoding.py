@@ -1,21 +1,23 @@
-"""Encoding a file of texts with a checkpoint: a text a row in, a vector a row out, streamed from end to end.
+"""Encoding the texts of a file with a checkpoint: one vector per text, in order, streamed from end to end.
 
-Inputs are .txt (a text per line), .jsonl, .csv and .parquet; outputs .parquet and .safetensors. The output is written
-under another name and renamed when it is whole.
+Inputs are those of `tasks.data.text_files`; outputs are .parquet and .safetensors. The output is written under another
+name and renamed when it is complete. torch is imported late, so that a wrong argument is refused at once.
 """
 
-import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import pyarrow
+from pyarrow.parquet import ParquetWriter
 
 from tasks.checkpoints.inputs import find_evaluation_inputs
 from tasks.data.corpus import Progress
+from tasks.data.text_files import open_texts
 from tasks.errors import UserError, unknown_name
 from tasks.jobs.devices import Device, lease_for_training, visible_devices
 from tasks.store.files import replacing
@@ -26,9 +28,30 @@ if TYPE_CHECKING:
 
 POOLS: dict[str, str | None] = {"none": None, "mean": "mean"}
 ROW_GROUP_BYTES = 32 * 2**20
-ROWS_PER_READ = 1024
-# Longer than any field of a file that fits a disk, and what a C long holds everywhere.
-MAX_CSV_FIELD = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How the texts of a file are encoded.
+
+    Attributes:
+        column: the column to read, of a file with columns.
+        pool: row of POOLS.
+        batch_size: texts per batch.
+        max_length: tokens per text; None: the positions of the model.
+        tokenizer: Hub id or folder, for a checkpoint without a tokenizer.
+        overwrite: replace an output that exists.
+    """
+
+    column: str = "text"
+    pool: str = "none"
+    batch_size: int = 32
+    max_length: int | None = None
+    tokenizer: str | None = None
+    overwrite: bool = False
+
+
+DEFAULTS = EncodeOptions()
 
 
 @dataclass(frozen=True)
@@ -36,8 +59,8 @@ class Encoded:
     """What was written.
 
     Attributes:
-        texts: how many.
-        shape: of one text's vectors, (C, H) or (H,).
+        texts: the number of texts.
+        shape: of the vectors of a text, (C, H) or (H,).
     """
 
     texts: int
@@ -50,48 +73,37 @@ def encode_file(
     output: Path,
     home: Home,
     data_root: Path | None = None,
-    *,
-    pool: str = "none",
-    column: str = "text",
-    batch_size: int = 32,
-    max_length: int | None = None,
-    tokenizer: str | None = None,
-    overwrite: bool = False,
+    options: EncodeOptions = DEFAULTS,
     progress: Progress | None = None,
 ) -> Encoded:
     """Encode every text of a file, in order, on one GPU or the whole CPU.
 
     Args:
         checkpoint: a run id, a folder or a Hub id, as `cogito analyse` takes it.
-        source: .txt, .jsonl, .csv or .parquet.
-        output: .parquet with columns `index` and `vector` (a fixed-size list of float32, C * H or H long, its shape
-            as JSON in the schema's metadata under `shape`), or .safetensors with one tensor, `concepts` [n, C, H] or
-            `vectors` [n, H].
-        pool: row of POOLS.
-        column: what to read of a file with columns.
-        batch_size: texts per batch.
-        max_length: tokens of a text; default the model's positions.
-        tokenizer: Hub id or folder, for a checkpoint without one.
-        overwrite: replace an output that exists.
+        source: a file of `tasks.data.text_files.TEXT_FORMATS`.
+        output: .parquet with columns `index` and `vector` (a fixed-size list of float32, C * H or H long; its shape
+            stands as JSON in the schema's metadata under `shape`), or .safetensors with one tensor, `concepts`
+            [n, C, H] or `vectors` [n, H].
         progress: called with texts done and texts in all (None when unknown).
 
     Raises:
-        UserError: an input cannot be read, an argument is not allowed, or the output exists or cannot be written.
+        UserError: an input cannot be read, an option is not allowed, or the output exists or cannot be written.
     """
-    if pool not in POOLS:
-        raise UserError(unknown_name("pool", pool, POOLS))
-    _check_output(source, output, overwrite)
+    if options.pool not in POOLS:
+        raise UserError(unknown_name("pool", options.pool, POOLS))
+    pool = POOLS[options.pool]
+    _check_output(source, output, options.overwrite)
     sink_class = SINKS[output.suffix.lower()]
-    texts, total = open_texts(source, column)
-    found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, data_root)
+    texts, total = open_texts(source, options.column)
+    found, tokenizer_folder = find_evaluation_inputs(checkpoint, options.tokenizer, home, data_root)
     from models.text_encoder import load_encoder
 
     done = 0
     with lease_for_training(home, 1) as devices:
         try:
             encoder = load_encoder(found.folder, tokenizer_folder, _torch_name(devices[0]))
-            shape = encoder.shape(POOLS[pool])
-            batches = encoder.stream(texts, batch_size, POOLS[pool], max_length)
+            shape = encoder.shape(pool)
+            batches = encoder.stream(texts, options.batch_size, pool, options.max_length)
         except ValueError as error:
             raise UserError(f"checkpoint {checkpoint}: {error}") from error
         facts = {"checkpoint": found.name, "weights_sha256": found.weights_sha256, "shape": json.dumps(shape)}
@@ -122,119 +134,14 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _torch_name(device: Device) -> str:
-    """torch counts the GPUs that this process sees."""
+    """The device's name in torch, which counts only the GPUs that this process sees."""
     return "cpu" if device.kind == "cpu" else f"cuda:{visible_devices().index(device)}"
 
 
-def open_texts(source: Path, column: str) -> tuple[Iterator[str], int | None]:
-    """The texts of a file, read as they are asked for, and their number where the format states it.
-
-    Raises:
-        UserError: there is no such file, its format or column is unknown, or it holds no text; later, as it is read,
-            a row without a text.
-    """
-    if source.suffix.lower() not in READERS:
-        raise UserError(f"{source}: {unknown_name('input format', source.suffix, READERS)}")
-    if not source.is_file():
-        raise UserError(f"{source}: is not a file; fix: name a file of texts")
-    texts = _readable(source, READERS[source.suffix.lower()](source, column))
-    first = next(texts, None)  # so that a wrong column is found before the checkpoint is read
-    if first is None:
-        raise UserError(f"{source}: holds no text; fix: name a file with at least one row")
-    return chain([first], texts), _stated_rows(source)
-
-
-def _readable(source: Path, texts: Iterator[str]) -> Iterator[str]:
-    """The same texts; what the formats' libraries raise becomes one message."""
-    try:
-        yield from texts
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise UserError(f"{source}: cannot be read: {error}; fix: UTF-8 text in the format of its suffix") from error
-
-
-def _read_lines(source: Path, column: str) -> Iterator[str]:
-    _check_column(source, column, ["text"])
-    with source.open(encoding="utf-8-sig") as file:
-        for line in file:
-            yield line.removesuffix("\n")
-
-
-def _read_jsonl(source: Path, column: str) -> Iterator[str]:
-    with source.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{source}:{number}: is not JSON ({error}); fix: one JSON object per line") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{source}:{number}: is no JSON object; fix: one JSON object per line")
-            _check_column(f"{source}:{number}", column, list(row))
-            yield _checked_text(f"{source}:{number}", column, row[column])
-
-
-def _read_csv(source: Path, column: str) -> Iterator[str]:
-    csv.field_size_limit(MAX_CSV_FIELD)
-    with source.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, strict=True)
-        _check_column(source, column, list(rows.fieldnames or []))
-        for row in rows:
-            if None in row:
-                raise UserError(f"{source}:{rows.line_num}: has more fields than the header; fix: quote its commas")
-            yield _checked_text(f"{source}:{rows.line_num}", column, row[column])
-
-
-def _read_parquet(source: Path, column: str) -> Iterator[str]:
-    from pyarrow.parquet import ParquetFile
-
-    with ParquetFile(source) as file:
-        _check_column(source, column, file.schema_arrow.names)
-        batches = file.iter_batches(batch_size=ROWS_PER_READ, columns=[column])
-        for number, value in enumerate((value for batch in batches for value in batch.column(0)), 1):
-            yield _checked_text(f"{source}: row {number}", column, value.as_py())
-
-
-READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
-    ".txt": _read_lines,
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-
-
-def _stated_rows(source: Path) -> int | None:
-    if source.suffix.lower() != ".parquet":
-        return None
-    from pyarrow.parquet import read_metadata
-
-    return int(read_metadata(source).num_rows)
-
-
-def _check_column(place: Path | str, column: str, columns: list[str]) -> None:
-    if column not in columns:
-        raise UserError(f"{place}: {unknown_name('column', column, columns)}; fix: --column NAME")
-
-
-def _checked_text(place: str, column: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise UserError(
-            f"{place}: column {column!r} holds {type(value).__name__}; allowed: text; fix: drop or fill the row"
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{place}: column {column!r} is not valid Unicode; fix: drop or mend the row") from None
-    return value
-
-
 class ParquetSink:
-    """Rows of index and vector, a row group whenever enough of them are there."""
+    """A Parquet file of index and vector, written in row groups of about ROW_GROUP_BYTES."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], facts: dict[str, str]) -> None:
-        import pyarrow
-        from pyarrow.parquet import ParquetWriter
-
         self._width = prod(shape)
         fields = [("index", pyarrow.int64()), ("vector", pyarrow.list_(pyarrow.float32(), self._width))]
         self._schema = pyarrow.schema(fields, metadata=facts)
@@ -249,7 +156,6 @@ class ParquetSink:
             self._flush()
 
     def _flush(self) -> None:
-        import pyarrow
         import torch
 
         if not self._waiting:
@@ -262,22 +168,22 @@ class ParquetSink:
         self._written += len(values)
 
     def close(self) -> None:
-        """Write what waits and the end of the file."""
+        """Write the remaining rows and the footer."""
         self._flush()
         self._file.close()
 
 
 class SafetensorsSink:
-    """One tensor, written as it comes: its header, which states how many, is filled in at the end.
+    """A safetensors file of one tensor, streamed: the header, which states its length, is filled in at the end.
 
-    The library writes whole tensors from memory. The format is a length, a JSON header that may end in spaces, the
-    data (https://github.com/huggingface/safetensors#format).
+    The library writes only tensors that are in memory as a whole. The format is the length of the header, a JSON
+    header that may end in spaces, and the data (https://github.com/huggingface/safetensors#format).
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], facts: dict[str, str]) -> None:
         self._name = "vectors" if len(shape) == 1 else "concepts"
         self._shape, self._facts, self._count = shape, facts, 0
-        # Room for the largest count, to a multiple of 8 so that the data is aligned.
+        # Room for the largest count, rounded up to a multiple of 8 so that the data is aligned.
         self._room = -(-len(self._header(2**40)) // 8) * 8
         self._file = path.open("wb")
         self._file.write(bytes(8 + self._room))

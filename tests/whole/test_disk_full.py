@@ -30,7 +30,7 @@ from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import save_checkpoint
 from models.configuration import ConceptConfig
 from tasks.analysis.loop import run_analysis
-from tasks.checkpoints.encoding import encode_file
+from tasks.checkpoints.encoding import EncodeOptions, encode_file
 from tasks.checkpoints.publishing import publish_checkpoint
 from tasks.data.corpus import load_tokenizer, prepare_corpus, train_tokenizer
 from tasks.data.sources import find_dataset, load_split
@@ -281,7 +281,8 @@ def published(home: Path, things: Things, version: int) -> None:
 def encoded(suffix: str) -> Callable[[Path, Things, int], object]:
     def write(home: Path, things: Things, version: int) -> object:
         texts = things.checkpoint.parent / "texts.txt"
-        return encode_file(str(things.checkpoint), texts, home / f"vectors{suffix}", Home(home), overwrite=True)
+        options = EncodeOptions(overwrite=True)
+        return encode_file(str(things.checkpoint), texts, home / f"vectors{suffix}", Home(home), options=options)
 
     return write
 

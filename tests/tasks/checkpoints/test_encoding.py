@@ -21,8 +21,9 @@ from models.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from models.configuration import ConceptConfig
 from models.text_encoder import WINDOW_BATCHES, TextEncoder
 from tasks.checkpoints import encoding
-from tasks.checkpoints.encoding import encode_file
+from tasks.checkpoints.encoding import EncodeOptions, encode_file
 from tasks.data.corpus import load_tokenizer, train_tokenizer
+from tasks.data.text_files import open_texts
 from tasks.errors import UserError
 from tasks.store.home import Home
 
@@ -197,15 +198,24 @@ def write_texts(path: Path, texts: list[str]) -> Path:
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
 def test_every_input_format(home: Home, tmp_path: Path, checkpoint: Path, encoder: TextEncoder, suffix: str) -> None:
-    texts = [*TEXTS, "", "NA", "12", 'a "quoted, thing"', "grüner Fluß"]
+    texts = ["2024-01-01", *TEXTS, "", "NA", "12", 'a "quoted, thing"', "grüner Fluß"]
     source, output = write_texts(tmp_path / f"texts{suffix}", texts), tmp_path / "out" / "vectors.safetensors"
     seen: list[tuple[int, int | None]] = []
+    options = EncodeOptions(pool="mean")
     done = encode_file(
-        str(checkpoint), source, output, home, pool="mean", progress=lambda *figures: seen.append(figures)
+        str(checkpoint), source, output, home, options=options, progress=lambda *figures: seen.append(figures)
     )
     assert (done.texts, done.shape) == (len(texts), (WIDTH,))
     assert seen[-1] == (len(texts), len(texts) if suffix == ".parquet" else None)
     assert torch.equal(load_file(output)["vectors"], encoder.encode(texts, pool="mean"))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_text_that_looks_like_another_type_stays_text(tmp_path: Path, suffix: str) -> None:
+    """Readers that guess types turn dates into timestamps and numbers into other spellings."""
+    for texts in (["2024-01-01", "2024-01-02 10:00:00"], ["007", "1.50"], ["true", "null"]):
+        read, _ = open_texts(write_texts(tmp_path / f"texts{suffix}", texts), "text")
+        assert list(read) == texts
 
 
 @pytest.mark.parametrize("pool", ["none", "mean"])
@@ -214,7 +224,7 @@ def test_parquet_reads_back(
 ) -> None:
     monkeypatch.setattr(encoding, "ROW_GROUP_BYTES", 8 * WIDTH * 4)
     source, output = write_texts(tmp_path / "texts.txt", TEXTS), tmp_path / "vectors.parquet"
-    encode_file(str(checkpoint), source, output, home, pool=pool, batch_size=4)
+    encode_file(str(checkpoint), source, output, home, options=EncodeOptions(pool=pool, batch_size=4))
     expected = encoder.encode(TEXTS, batch_size=4, pool=None if pool == "none" else "mean")
     assert pq.read_metadata(output).num_row_groups > 3
     table = pq.read_table(output)
@@ -227,14 +237,14 @@ def test_parquet_reads_back(
 
 def test_safetensors_reads_back(home: Home, tmp_path: Path, checkpoint: Path, encoder: TextEncoder) -> None:
     source, output = write_texts(tmp_path / "texts.txt", TEXTS), tmp_path / "vectors.safetensors"
-    encode_file(str(checkpoint), source, output, home, batch_size=4)
+    encode_file(str(checkpoint), source, output, home, options=EncodeOptions(batch_size=4))
     assert torch.equal(load_file(output)["concepts"], encoder.encode(TEXTS, batch_size=4))
     with safe_open(output, "pt") as file:
         assert json.loads(file.metadata()["shape"]) == [CONCEPTS, WIDTH]
         assert file.metadata()["checkpoint"] == checkpoint.name
     with pytest.raises(UserError, match="--overwrite"):
         encode_file(str(checkpoint), source, output, home)
-    encode_file(str(checkpoint), write_texts(source, TEXTS[:3]), output, home, overwrite=True)
+    encode_file(str(checkpoint), write_texts(source, TEXTS[:3]), output, home, options=EncodeOptions(overwrite=True))
     assert len(load_file(output)["concepts"]) == 3
 
 
@@ -247,7 +257,14 @@ def test_an_interrupted_run_leaves_what_was_there(home: Home, tmp_path: Path, ch
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode_file(str(checkpoint), source, output, home, batch_size=4, overwrite=True, progress=interrupt)
+        encode_file(
+            str(checkpoint),
+            source,
+            output,
+            home,
+            options=EncodeOptions(batch_size=4, overwrite=True),
+            progress=interrupt,
+        )
     assert output.read_text(encoding="utf-8") == "old"
     assert {path.name for path in tmp_path.iterdir()} == {source.name, output.name, home.root.name}
 
@@ -257,7 +274,7 @@ BAD_FILES = {
     "a row without text": ("t.jsonl", '{"text": "mill"}\n{"text": null}\n', "t.jsonl:2.*NoneType"),
     "half a pair of surrogates": ("t.jsonl", '{"text": "\\ud800"}\n', "not valid Unicode"),
     "no JSON": ("t.jsonl", "mill\n", "t.jsonl:1: is not JSON"),
-    "no object": ("t.jsonl", "[1]\n", "t.jsonl:1: is no JSON object"),
+    "no object": ("t.jsonl", "[1]\n", "t.jsonl:1: is not a JSON object"),
     "a comma too many": ("t.csv", "label,text\n1,mill, old\n", "t.csv:2: has more fields"),
     "a field too few": ("t.csv", "label,text\n1\n", "t.csv:2.*NoneType"),
     "a quote that never ends": ("t.csv", 'text\n"mill\n', "t.csv: cannot be read"),
@@ -281,11 +298,11 @@ def test_outputs_that_are_refused(home: Home, tmp_path: Path, checkpoint: Path) 
     (tmp_path / "folder.parquet").mkdir()
     for output, message in {source: "the input itself", tmp_path / "folder.parquet": "is a folder"}.items():
         with pytest.raises(UserError, match=message):
-            encode_file(str(checkpoint), source, output, home, overwrite=True)
+            encode_file(str(checkpoint), source, output, home, options=EncodeOptions(overwrite=True))
     with pytest.raises(UserError, match="cannot be written"):
         encode_file(str(checkpoint), source, source / "vectors.parquet", home)
     with pytest.raises(UserError, match="max_length: got 2"):
-        encode_file(str(checkpoint), source, tmp_path / "vectors.parquet", home, max_length=2)
+        encode_file(str(checkpoint), source, tmp_path / "vectors.parquet", home, options=EncodeOptions(max_length=2))
 
 
 @pytest.mark.end_to_end
