@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
-import yaml
-
 from tasks.checkpoints.finding import CHECKPOINT_SUFFIXES, WEIGHTS, check_safetensors
 from tasks.data.hub import hub_api, hub_endpoint, hub_offline, is_transient, plain_text
 from tasks.errors import StageError, UserError
@@ -90,35 +88,36 @@ def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec,
 def render_card(record: RunRecord) -> str:
     """The model card: what the checkpoint is, how to load it, how it was made. A pure rendering of the record.
 
-    Machine names and local folders are left out; a data set or tokenizer read from a folder shows its last name only.
+    It names no machine and no local folder: a data set or tokenizer that was read from a folder is shown by the last
+    part of its path.
     """
+    from huggingface_hub import ModelCard, ModelCardData
+
     spec = record.spec
-    model, data = spec.get("model", {}), spec.get("data", {})
-    variant = str(model.get("variant", "concept autoencoder"))
-    source = record.corpus.dataset if record.corpus else str(data.get("dataset", ""))
-    head: dict[str, Any] = {"library_name": "transformers", "tags": ["concept-encoder", variant]}
-    if _is_hub_id(source):
-        head["datasets"] = [source]
-    if license_name := spec.get("publish", {}).get("license"):
-        head["license"] = license_name
-    sections = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
-        f"# {record.run_id}",
-        f"A `{variant}` concept encoder: it reads text through a small set of concept vectors. "
-        f"It was pretrained on {public_name(source) or 'unnamed text'} in experiment `{record.name}`.",
-    ]
-    if record.made_data:
-        sections.append("**Corpus or tasks of this run are made as stand-ins: it shows the way, not a result.**")
-    sections += [
-        _how_to_load(record),
-        _table("Figures", _figures(record)),
-        _table("Model", flat_keys(model)),
-        _table("Objective", flat_keys(spec.get("objective", {}))),
-        _table("Data", flat_keys(data)),
-        _table("Training", flat_keys(spec.get("training", {}))),
-        _table("Environment", _environment(record)),
-    ]
-    return redact("\n\n".join(section for section in sections if section) + "\n")
+    variant = str(spec.get("model", {}).get("variant", "concept autoencoder"))
+    source = record.corpus.dataset if record.corpus else str(spec.get("data", {}).get("dataset", ""))
+    tables = {
+        "Figures": _figures(record),
+        **{part.capitalize(): flat_keys(spec.get(part, {})) for part in ("model", "objective", "data", "training")},
+        "Environment": _environment(record),
+    }
+    card = ModelCard.from_template(
+        ModelCardData(
+            library_name="transformers",
+            tags=["concept-encoder", variant],
+            datasets=[source] if _is_hub_id(source) else None,
+            license=spec.get("publish", {}).get("license"),
+        ),
+        template_path=str(Path(__file__).parent / "templates" / "card.md.j2"),
+        record=record,
+        variant=variant,
+        source=public_name(source),
+        tables={
+            title: {_cell(key): _cell(value) for key, value in rows.items() if value not in (None, "", {}, [], ())}
+            for title, rows in tables.items()
+        },
+    )
+    return redact(f"{card}\n")
 
 
 def _check_finished(model_folder: Path) -> str:
@@ -268,26 +267,6 @@ def _explain_refusal(error: Exception) -> str:
     )
 
 
-def _how_to_load(record: RunRecord) -> str:
-    published = record.publishing
-    if published and published.store == "hub":
-        name, revision = published.location, f', revision="{record.run_id}"'
-    else:
-        name, revision = record.run_id, ""
-    note = "" if revision else "`name` is the path of this folder. "
-    return f"""## How to load it
-
-```python
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-name = "{name}"
-tokenizer = AutoTokenizer.from_pretrained(name{revision})
-model = AutoModelForMaskedLM.from_pretrained(name{revision}, trust_remote_code=True)
-```
-
-{note}The model's code is in the `.py` files beside the weights. `manifest.json` states the SHA-256 of every file."""
-
-
 def _figures(record: RunRecord) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     if result := record.pretraining:
@@ -338,11 +317,6 @@ def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _table(title: str, rows: dict[str, Any]) -> str:
-    lines = [f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items() if value not in (None, "", {}, [], ())]
-    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *lines]) if lines else ""
 
 
 def _cell(value: Any) -> str:
