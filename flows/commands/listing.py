@@ -14,7 +14,7 @@ from tasks.store.records import RunRecord
 
 if TYPE_CHECKING:
     from tasks.review.comparisons import Comparison
-    from tasks.review.reproduction import Verdict
+    from tasks.review.reproduction import Agreement
     from tasks.review.rescoring import Change
 
 Rows = list[tuple[str, str]]
@@ -130,16 +130,16 @@ def print_comparison(comparison: "Comparison") -> None:
             terminal.print(f"not known for {side.upper()}: {'; '.join(names)}")
 
 
-def print_verdicts(row: str, again: str, verdicts: "list[Verdict]", log_path: Path) -> None:
+def print_verdicts(row: str, again: str, agreements: "list[Agreement]", log_path: Path) -> None:
     """What a repetition says of every figure of a row."""
     from rich.table import Table
 
     terminal = console(markup=False, highlight=False)
     table = Table("figure", "row", "again", "verdict", title=f"{row}, repeated as {again}")
-    for one in verdicts:
-        table.add_row(one.figure, one.stated, one.repeated, one.verdict)
+    for one in agreements:
+        table.add_row(one.figure, one.stated, one.repeated, one.text)
     terminal.print(table)
-    counts = Counter(one.outcome for one in verdicts)
+    counts = Counter(one.outcome for one in agreements)
     print(", ".join(f"{counts[name]} {name}" for name in ("agrees", "differs", "undecided")))
     print(f"row in: {log_path}")
 

@@ -142,7 +142,7 @@ def reproduce(
     from tasks.data.sources import resolve_data_root
     from tasks.log.experiment_log import default_log
     from tasks.review.comparisons import compare
-    from tasks.review.reproduction import plan_reproduction, verdicts
+    from tasks.review.reproduction import agreements, plan_reproduction
     from tasks.review.sides import find_side
     from tasks.runs.preflight import find_inputs
     from tasks.stages import PAUSED
@@ -172,7 +172,7 @@ def reproduce(
         return
     again = _finished_run(state)
     first = run_id if asked.has_record else f"{source}#{run_id}"
-    found = verdicts(compare(find_side(first, home), find_side(again, home)))
+    found = agreements(compare(find_side(first, home), find_side(again, home)))
     if as_json:
         print_json({**asked.facts(), "run_id": again, "verdicts": [one.model_dump(mode="json") for one in found]})
     else:

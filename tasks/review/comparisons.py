@@ -129,8 +129,10 @@ def compare_scores(a: Side, b: Side, *, primary: bool = False) -> list[Figure]:
         secondary = label not in SPLITS or metric != SPLITS[label][0].primary_metric
         return start, order.index(label) if label in order else len(order), label, secondary
 
-    entries = [*a.entries.items(), *b.entries.items()]
-    keys = {key for key, entry in entries if entry.is_primary or not primary}
+    keys = {*a.entries, *b.entries}
+    if primary:
+        scores = [score for side in (a, b) for entry in side.entries.values() for score in entry.scores]
+        keys = {(each.task, each.metric, each.start) for each in scores if each.primary and each.start == "checkpoint"}
     return [_score(a, b, key) for key in sorted(keys, key=place)]
 
 
@@ -175,7 +177,7 @@ def _score(a: Side, b: Side, key: ScoreKey) -> Figure:
         update={
             "n": one.n,
             "delta": other.value - one.value,
-            "unreliable": one.unreliable or other.unreliable,
+            "unreliable": any(score.unreliable for score in [*one.scores, *other.scores]),
             "sd": None if one.sd is None or other.sd is None else (one.sd, other.sd),
             **difference,
         }

@@ -32,9 +32,9 @@ def unlike_scores(metric: str, sides: tuple[Side, Side], entries: tuple[Entry | 
     if one.n != other.n:
         counts = ["not known" if entry.n is None else f"{entry.n:,}" for entry in (one, other)]
         return f"other examples: n is {counts[0]} and {counts[1]}"
-    # The trivial answer scores the same on the same labels.
-    if one.floor is not None and other.floor is not None and not math.isclose(one.floor, other.floor, abs_tol=1e-9):
-        return f"other examples: the floor is {one.floor:.4f} and {other.floor:.4f}"
+    floors = [score.floor for entry in (one, other) for score in entry.scores]
+    if one.sources and other.sources and np.ptp(floors) > 1e-9:  # the trivial answer scores the same on the same labels
+        return f"other examples: the floor is {floors[0]:.4f} and {floors[-1]:.4f}"
     return None
 
 

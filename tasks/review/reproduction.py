@@ -1,12 +1,13 @@
-"""From a row of a log back to an experiment: what the row says, what it leaves open, and how the repetition compares.
+"""From a row of a log back to an experiment: what it states, what must be assumed, and whether a repetition agrees.
 
-A row of ours leads to its record, which holds everything. An old row says little: the rest is taken from the one file
-of `experiments/` that states the same, or from the defaults, and every value so assumed is listed. Example:
+A row of ours leads to its record, which holds everything. An old row states little: the rest is taken from the one
+file of `experiments/` that states the same, or from the defaults, and every value so assumed is listed. Example:
 `cogito reproduce master_experiment_log.md#perceiver_mlm_H512L6C128_20260208_211633 --plan`
 """
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from models.family import CONCEPT_LOSSES, HEADS, LOSS_WEIGHTINGS, VARIANTS
 from tasks.errors import UserError, unknown_name
 from tasks.log.check.document import SPLITS, Document, Row, head_in, scores_in
 from tasks.log.experiment_log import is_missing
-from tasks.review.comparisons import Comparison
+from tasks.review.comparisons import Comparison, Verdict
 from tasks.review.rendering import delta_text, shown
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.grid import miniature
@@ -23,7 +24,7 @@ from tasks.spec.reading import build_spec, load_spec
 from tasks.store.home import Home
 from tasks.store.records import Result, first_mistake, load_record
 
-# What a hand-typed row never says, and without which a repetition can only be alike.
+# What no hand-typed row states, so that its repetition can only be similar.
 NEVER_STATED = (
     "random seeds of pretraining and fine-tuning",
     "number of processes and their micro-batches",
@@ -37,12 +38,14 @@ HUB_NAMES = {"minipile": "JeanKaddour/minipile"}
 _SIZES = {"H": "hidden_size", "L": "num_layers", "C": "num_concepts", "D": "num_decoder_layers"}
 
 
+SECTIONS = ("data", "model", "objective", "training", "evaluation")  # of a spec: those that decide a figure
 OWN_RECORD = "its record"
 Outcome = Literal["agrees", "differs", "undecided"]
+OUTCOMES: dict[Verdict, Outcome] = {"within noise": "agrees", "better": "differs", "worse": "differs"}
 
 
-class Verdict(Result):
-    """What a repetition says of one figure of a row."""
+class Agreement(Result):
+    """Whether a repetition agrees with one figure of a row, and why."""
 
     figure: str
     stated: str
@@ -51,7 +54,8 @@ class Verdict(Result):
     reason: str
 
     @property
-    def verdict(self) -> str:
+    def text(self) -> str:
+        """The outcome with its reason."""
         return f"{self.outcome}: {self.reason}"
 
 
@@ -60,12 +64,12 @@ class Plan:
     """How a row can be repeated.
 
     Attributes:
-        run_id: the run that the row is of.
+        run_id, kind: of the row's run.
         spec: the experiment.
-        source: `record`, an experiment file, or `defaults`.
-        stated: what the row says, by key of the spec.
-        assumed: what it does not say, by key, and the value taken for it.
-        unrecoverable: what no row says.
+        source: where the spec comes from: OWN_RECORD, an experiment file, or the defaults.
+        stated: what the row states, by key of the spec.
+        assumed: what it does not state, by key, and the value taken for it.
+        unrecoverable: what no row states.
         checkpoint: the pretraining that an evaluation row is of.
     """
 
@@ -111,17 +115,17 @@ def plan_reproduction(
     *,
     small: bool = False,
 ) -> Plan:
-    """What a repetition of a row would run.
+    """The experiment that repeats a row.
 
     Args:
         log: a Markdown log, ours or hand-typed.
-        run_id: of one of its rows.
+        run_id: of the row.
         experiments: files that may state what the row leaves open.
         overrides: `key=value`, applied last.
-        small: take the miniature.
+        small: whether to repeat it as a miniature.
 
     Raises:
-        UserError: no such row, or one that says too little.
+        UserError: there is no such row, or it states too little.
     """
     document = Document.read(log)
     rows = {row.run_id: row for row in document.rows if row.run_id}
@@ -131,10 +135,10 @@ def plan_reproduction(
     if home.has_run(run_id):
         record = load_record(home.run(run_id))
         try:
-            asked = ExperimentSpec.model_validate(record.spec)
+            recorded = ExperimentSpec.model_validate(record.spec)
         except ValueError as error:
             raise UserError(f"run {run_id}: its record holds no experiment: {first_mistake(error)}") from None
-        spec = _changed(asked, overrides, small, run_id)
+        spec = _changed(recorded, overrides, small, run_id)
         source = record.checkpoint.name if record.kind == "evaluation" and record.checkpoint else None
         if source is not None and not home.has_run(source):
             raise UserError(
@@ -156,45 +160,31 @@ def plan_reproduction(
     assumed = {
         key: value
         for key, value in _flat(spec.model_dump(mode="json")).items()
-        if key not in stated
-        and key.partition(".")[0] in ("data", "model", "objective", "training", "evaluation")
-        and value not in (None, {}, [])
+        if key not in stated and value not in (None, {}, [])
     }
     return Plan(run_id, row.kind, spec, source, stated, assumed, NEVER_STATED, row.checkpoint)
 
 
-def verdicts(comparison: Comparison) -> list[Verdict]:
-    """For every figure of the row whether the repetition agrees with it within the interval of their difference."""
-    found = []
+def agreements(comparison: Comparison) -> list[Agreement]:
+    """Whether the repetition agrees with every figure of the row, within the interval of their difference."""
+    rows = []
     for figure in comparison.figures:
-        if figure.a is None and figure.refused is None:
-            continue
-        if figure.refused is not None:
-            outcome: Outcome = "undecided"
-            reason = figure.refused
-        elif figure.interval is None:
-            outcome = "agrees" if _rounds_to(figure.a, figure.b) else "undecided"
+        outcome = OUTCOMES.get(figure.verdict, "undecided")
+        if figure.verdict == "undecided" and _rounds_to(figure.a, figure.b):
+            outcome = "agrees"
+        reason = figure.refused or delta_text(figure)
+        if figure.verdict == "undecided":
             reason = f"difference {figure.delta:+.4g}, no interval is known"
-        else:
-            outcome = "agrees" if figure.inside_noise else "differs"
-            reason = delta_text(figure)
-        found.append(
-            Verdict(
-                figure=figure.name,
-                stated=shown(figure, figure.a),
-                repeated=shown(figure, figure.b),
-                outcome=outcome,
-                reason=reason,
-            )
-        )
-    return found
+        stated, repeated = shown(figure, figure.a), shown(figure, figure.b)
+        rows.append(Agreement(figure=figure.name, stated=stated, repeated=repeated, outcome=outcome, reason=reason))
+    return rows
 
 
 def _rounds_to(stated: float | None, repeated: float | None) -> bool:
     """Whether a figure is the stated one to the digits that are stated."""
     if stated is None or repeated is None:
         return False
-    # a float forgets the noughts behind it: rows give shares to three digits at least, ranks to one
+    # A float drops trailing zeros: rows give fractions to three digits at least, ranks to one
     digits = max(len(repr(round(stated, 8)).partition(".")[2]), 3 if abs(stated) <= 1 else 1)
     return abs(stated - repeated) <= 0.5 * 10**-digits
 
@@ -208,9 +198,9 @@ def _shown(spec: ExperimentSpec) -> dict[str, Any]:
 
 
 def _stated(row: Row) -> dict[str, Any]:
-    """What a training row says, by key of the spec."""
+    """What a training row states, by key of the spec."""
     name = re.sub(r"_20\d{6}_\d{6}$", "", row.run_id or "")
-    variant = max((one for one in VARIANTS if name.startswith(one)), key=len, default=None)
+    variant = max(filter(name.startswith, VARIANTS), key=len, default=None)
     if variant is None:
         raise UserError(f"row {row.run_id}: names no variant; allowed: {', '.join(VARIANTS)}")
     stated: dict[str, Any] = {"model.variant": variant}
@@ -245,7 +235,7 @@ def _losses(cell: str) -> dict[str, Any]:
 
 
 def _evaluation_stated(row: Row) -> dict[str, Any]:
-    """Tasks and head of a row's scores."""
+    """The tasks and the head of a row's scores, by key of the spec."""
     labels = [figure.task for figure in scores_in(row.text("key_scores"), row.at("key_scores"))]
     stated: dict[str, Any] = {}
     if labels:
@@ -257,46 +247,37 @@ def _evaluation_stated(row: Row) -> dict[str, Any]:
 
 
 def _base(stated: dict[str, Any], experiments: Sequence[Path]) -> tuple[ExperimentSpec | None, str]:
-    """The one experiment file that states the same of model, data, epochs and concept losses."""
-    found = []
+    """The one experiment file that states the same model, data, epochs and concept losses."""
+    fitting = []
     for path in experiments:
-        try:
+        with suppress(UserError):  # a file with mistakes is no candidate; `cogito check` names them
             spec = load_spec(path, [])
-        except UserError:
-            continue  # a file with mistakes is no candidate; `cogito check` names them
-        flat = _flat(spec.model_dump(mode="json"))
-        keys = [key for key in stated if not key.startswith("evaluation.")]
-        losses = stated.get("objective.concept_losses", {})
-        weighed = stated.get("objective.loss_weighting") == "fixed"
-        same_losses = (
-            flat["objective.concept_losses"] == losses
-            if weighed
-            else (list(flat["objective.concept_losses"]) == list(losses))
-        )
-        same = all(flat.get(key) == stated[key] for key in keys if key != "objective.concept_losses")
-        bixt = flat["model.use_bixt"] == stated.get("model.use_bixt", False)
-        if same and same_losses and bixt:
-            found.append((path, spec))
-    if len(found) == 1:
-        return found[0][1], f"{found[0][0].as_posix()}, which states the same"
-    return None, "the defaults" + (f" ({len(found)} experiment files fit)" if found else "")
+            if _states_the_same(stated, _flat(spec.model_dump(mode="json"))):
+                fitting.append((path, spec))
+    if len(fitting) == 1:
+        return fitting[0][1], f"{fitting[0][0].as_posix()}, which states the same"
+    return None, "the defaults" + (f" ({len(fitting)} experiment files fit)" if fitting else "")
+
+
+def _states_the_same(stated: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether an experiment has all that a row states of its training; learned weights of losses may differ."""
+    wanted = {"model.use_bixt": False, "objective.concept_losses": {}, **stated}
+    losses, own = wanted.pop("objective.concept_losses"), settings["objective.concept_losses"]
+    same_losses = own == losses if stated.get("objective.loss_weighting") == "fixed" else list(own) == list(losses)
+    return same_losses and all(
+        settings.get(key) == value for key, value in wanted.items() if not key.startswith("evaluation.")
+    )
 
 
 def _flat(raw: dict[str, Any]) -> dict[str, Any]:
-    """Sections of a spec as dotted keys; dictionaries inside a section stay whole."""
-    flat: dict[str, Any] = {}
-    for section, part in raw.items():
-        if isinstance(part, dict):
-            flat |= {f"{section}.{key}": value for key, value in part.items()}
-        else:
-            flat[section] = part
-    return flat
+    """The SECTIONS of a spec as dotted keys; dictionaries inside a section stay whole."""
+    return {f"{section}.{key}": value for section in SECTIONS for key, value in raw.get(section, {}).items()}
 
 
 def _nested(flat: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys as the sections of a spec, over those of `base`."""
     raw = {section: dict(part) if isinstance(part, dict) else part for section, part in base.items()}
     for key, value in flat.items():
-        section, _, name = key.partition(".")
+        section, name = key.split(".")
         raw.setdefault(section, {})[name] = value
-    raw.setdefault("data", {})
-    return raw
+    return {"data": {}, **raw}

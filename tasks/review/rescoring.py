@@ -1,9 +1,8 @@
-"""Scoring a finished run again from its stored predictions, with the metrics, floors and intervals of today's code.
+"""Scores a finished run again from its stored predictions, with the metrics, floors and intervals of today's code.
 
-Neither the model nor the task's data is needed. Example: `cogito rescore perceiver_mlm_H64L2C16_20261125_064000`
+It needs neither the model nor the task's data. Example: `cogito rescore perceiver_mlm_H64L2C16_20261125_064000`
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ Key = tuple[str, str, str]
 
 
 class Change(Result):
-    """One field of a score that the record now has otherwise; `before` or `after` is None where there was no score."""
+    """A field of a score that changed in the record; `before` or `after` is None where there was no score."""
 
     task: str
     metric: str
@@ -32,12 +31,13 @@ class Change(Result):
 
 
 def rescore_run(run: RunFolder, log: Path) -> list[Change]:
-    """Score every cell of a run again, write its record and its row, and tell what changed.
+    """Score every cell of a run again, write its record and its row, and return what changed.
 
     All predictions are read and scored before anything is written.
 
     Raises:
-        UserError: the run is not finished or worked at, or predictions are missing or do not fit; nothing is written.
+        UserError: the run is not finished, another command works at it, or predictions are missing or do not fit.
+            Nothing is written then.
     """
     with hold_at_once(Home(run.root.parent.parent), run.run_id):
         record = load_record(run)
@@ -46,7 +46,7 @@ def rescore_run(run: RunFolder, log: Path) -> list[Change]:
         if not any(cell.status == "complete" for cell in record.cells):
             raise UserError(f"{run.run_id}: has no predictions to score; fix: name a run with a finished fine-tuning")
         if log.exists():
-            show_log(log)  # a log that cannot be read is found before anything is written
+            show_log(log)  # fail on an unreadable log before anything is written
         scores = _scores(record, run)
         changes = _changes(record.scores, scores)
         record.scores = scores
@@ -69,12 +69,12 @@ def _scores(record: RunRecord, run: RunFolder) -> list[Score]:
             known = [score for score in record.scores if (score.task, score.start) == (split.label, start)]
             references, predictions = _answers(split.label, cells, run, known, problems)
             if predictions:
-                overlap = {one.metric: one.overlap_baseline for one in known if one.overlap_baseline is not None}
+                overlap = {each.metric: each.overlap_baseline for each in known if each.overlap_baseline is not None}
                 scores += score_split(split.label, cells, references, predictions, overlap)
             else:  # every seed failed: nothing to score, and nothing to change
                 scores += known
     lost = {_key(score)[::2] for score in record.scores} - {_key(score)[::2] for score in scores}
-    if not problems:  # else these are among what is lost
+    if not problems:  # what a problem names is lost as well
         problems = [
             f"{task} ({start}): the record names no fine-tuning of it; fix: evaluate again" for task, start in lost
         ]
@@ -86,7 +86,7 @@ def _scores(record: RunRecord, run: RunFolder) -> list[Score]:
 def _answers(
     label: str, cells: list[CellResult], run: RunFolder, known: list[Score], problems: list[str]
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """References and predictions per seed of a split; what is wrong with a cell goes into `problems`."""
+    """References and predictions per seed of a split; faults of its cells are appended to `problems`."""
     references = np.empty(0)
     predictions: dict[int, np.ndarray] = {}
     for cell in cells:
@@ -111,29 +111,28 @@ def _answers(
 
 
 def _changes(before: list[Score], after: list[Score]) -> list[Change]:
-    old, new = ({_key(score): score for score in scores} for scores in (before, after))
+    old, new = ({_key(score): score.model_dump() for score in scores} for scores in (before, after))
     changes = []
     for key in dict.fromkeys([*old, *new]):
-        sides = [scores[key].model_dump() if key in scores else {} for scores in (old, new)]
-        # A score that is new, or was one of a metric that is no more, is one change
-        fields = [name for name in Score.model_fields if name != "reused"] if all(sides) else ["value"]
+        task, metric, start = key
+        # A new score, or one of a metric that no longer exists, is a single change
+        fields = [name for name in Score.model_fields if name != "reused"] if key in old and key in new else ["value"]
         for field in fields:
-            one, other = (side.get(field) for side in sides)
-            if not _same(one, other):
-                task, metric, start = key
-                changes.append(Change(task=task, metric=metric, start=start, field=field, before=one, after=other))
+            was, now = (scores.get(key, {}).get(field) for scores in (old, new))
+            if not _same(was, now):
+                changes.append(Change(task=task, metric=metric, start=start, field=field, before=was, after=now))
     return changes
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Equal but for the last digits of a figure, which hang on the machine."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(one) and math.isnan(other))
-    return bool(one == other)
+def _same(before: Any, after: Any) -> bool:
+    """Whether two values are equal but for the last digits, which depend on the machine."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return before.keys() == after.keys() and all(_same(before[key], after[key]) for key in before)
+    if isinstance(before, tuple) and isinstance(after, tuple):
+        return len(before) == len(after) and all(map(_same, before, after))
+    if isinstance(before, float) and isinstance(after, float):
+        return bool(np.isclose(before, after, rtol=1e-9, atol=1e-12, equal_nan=True))
+    return bool(before == after)
 
 
 def _key(score: Score) -> Key:

@@ -61,23 +61,30 @@ class Entry:
 
     Attributes:
         value: a fraction; None where every seed failed.
-        n, floor: None where they are not known, as the floor of a row.
+        n: the number of examples; None where it is not known, or not the same in all sources.
         sources: the scores that it is the mean of; none for a row.
     """
 
     value: float | None
     n: int | None
     interval: Interval | None
-    floor: float | None = None
-    sd: float | None = None
-    at_floor: bool = False
-    unreliable: bool = False
     sources: tuple[Source, ...] = ()
 
     @property
-    def is_primary(self) -> bool:
-        """Whether it is the primary score of a checkpoint."""
-        return any(source.score.primary and source.score.start == "checkpoint" for source in self.sources)
+    def scores(self) -> list[Score]:
+        """The scores of the sources."""
+        return [source.score for source in self.sources]
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation over seeds; None for one seed."""
+        values = [value for score in self.scores for value in score.seed_values.values()]
+        return self.scores[0].sd if len(self.sources) == 1 else float(np.std(values, ddof=1)) if values else None
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether no source lies above its floor; of a row the floor is not known."""
+        return bool(self.sources) and not any(is_above_floor(score) for score in self.scores)
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,7 @@ def run_side(record: RunRecord, folder: RunFolder) -> Side:
         head=record.head or None,
         source=checkpoint.name if checkpoint else record.run_id,
         entries={
-            (score.task, score.metric, score.start): _entry(Source(record, folder, score)) for score in record.scores
+            (score.task, score.metric, score.start): _entry([Source(record, folder, score)]) for score in record.scores
         },
         record=record,
         trained=trained,
@@ -194,50 +201,34 @@ def run_side(record: RunRecord, folder: RunFolder) -> Side:
     )
 
 
-def _entry(source: Source) -> Entry:
-    score = source.score
-    return Entry(
-        value=score.value if score.value is not None and np.isfinite(score.value) else None,
-        n=score.n,
-        interval=score.interval,
-        floor=score.floor,
-        sd=score.sd,
-        at_floor=score.value is not None and not is_above_floor(score),
-        unreliable=score.unreliable,
-        sources=(source,),
-    )
-
-
 def pooled(sides: Sequence[Side]) -> Side:
-    """Several runs of one configuration as one side: its scores are means over the seeds of all its runs.
-
-    The mean of the ends of their intervals bounds the interval of the mean, however the runs are correlated.
-    """
+    """Several runs of one configuration as one side: its scores are means over the seeds of all its runs."""
     if len(sides) == 1:
         return sides[0]
-    entries = {}
-    for key in dict.fromkeys(key for side in sides for key in side.entries):
-        parts = [side.entries[key] for side in sides if key in side.entries and side.entries[key].value is not None]
-        if not parts:
-            entries[key] = next(side.entries[key] for side in sides if key in side.entries)
-            continue
-        sources = tuple(source for part in parts for source in part.sources)
-        values = [value for source in sources for value in source.score.seed_values.values()]
-        ends = [part.interval for part in parts if part.interval is not None]
-        alike = len({part.n for part in parts}) == 1 and np.ptp([source.score.floor for source in sources]) < 1e-9
-        entries[key] = Entry(
-            value=float(np.mean(values)),
-            n=parts[0].n if alike else None,
-            interval=(float(np.mean([low for low, _ in ends])), float(np.mean([high for _, high in ends])))
-            if len(ends) == len(parts)
-            else None,
-            floor=parts[0].floor,
-            sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            at_floor=all(part.at_floor for part in parts),
-            unreliable=any(part.unreliable for part in parts),
-            sources=sources,
-        )
+    sources: dict[ScoreKey, list[Source]] = {}
+    for side in sides:
+        for key, entry in side.entries.items():
+            sources.setdefault(key, []).extend(entry.sources)
+    entries = {key: _entry(parts) for key, parts in sources.items()}
     return Side(sides[0].name, sides[0].head, None, entries, made=any(side.made for side in sides))
+
+
+def _entry(sources: Sequence[Source]) -> Entry:
+    """The mean over the seeds of all sources. The mean of their intervals' ends bounds its own, however they depend."""
+    scores = [source.score for source in sources]
+    scored = [score for score in scores if score.value is not None and np.isfinite(score.value)]
+    ends = [score.interval for score in scored if score.interval is not None]
+    alike = len({score.n for score in scores}) == 1 and np.ptp([score.floor for score in scores]) < 1e-9
+    value = scored[0].value if len(scored) == 1 else None
+    if len(scored) > 1:
+        value = float(np.mean([seed for score in scored for seed in score.seed_values.values()]))
+    low, high = (float(np.mean(each)) for each in zip(*ends, strict=True)) if ends else (0.0, 0.0)
+    return Entry(
+        value=value,
+        n=scores[0].n if alike else None,
+        interval=(low, high) if ends and len(ends) == len(scored) else None,
+        sources=tuple(source for source in sources if source.score in scored) or tuple(sources),
+    )
 
 
 def _row_side(run_id: str, log: Path) -> Side:

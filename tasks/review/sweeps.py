@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tasks.review.comparisons import HELD_OUT_LOSS, compare_scores
 from tasks.review.rendering import delta_text
 from tasks.review.sides import RANKS, Side, pooled, run_side
@@ -160,7 +162,7 @@ def _summary(runs: list[_Run]) -> dict[str, Any]:
     for name in dict.fromkeys(name for run in runs for name in run.figures):
         values = [run.figures[name] for run in runs if name in run.figures]
         at_floor = [run.at_floor[name] for run in runs if name in run.at_floor]
-        figures[name] = {"mean": math.fsum(values) / len(values), "values": values, "interval": mean_interval(values)}
+        figures[name] = {"mean": float(np.mean(values)), "values": values, "interval": mean_interval(values)}
         if at_floor:
             figures[name]["at_floor"] = all(at_floor)
     left = [run.left_plateau for run in runs if run.left_plateau is not None]

@@ -112,10 +112,10 @@ def interval_from_value(metric: str, value: float, n: int) -> tuple[float, float
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of a mean over seeds by Student's t; None for a single seed."""
-    from scipy.stats import sem, t
-
     if len(values) < 2:
         return None
+    from scipy.stats import sem, t
+
     half = float(sem(values) * t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
     mean = float(np.mean(values))
     return mean - half, mean + half

@@ -11,7 +11,7 @@ from tasks.errors import UserError
 from tasks.log.check.document import Document
 from tasks.log.experiment_log import write_row
 from tasks.review.comparisons import Comparison, Figure
-from tasks.review.reproduction import NEVER_STATED, plan_reproduction, verdicts
+from tasks.review.reproduction import NEVER_STATED, agreements, plan_reproduction
 from tasks.spec.reading import load_spec
 from tasks.store.files import content_hash
 from tasks.store.home import Home
@@ -108,7 +108,7 @@ def test_a_verdict_needs_an_interval_or_the_very_same_figure() -> None:
         figure(refused="A is of made data"),
     ]
     comparison = Comparison(a="x", b="y", titles=("x", "y"), differs=[], not_known={}, figures=figures)
-    assert [one.outcome for one in verdicts(comparison)] == ["agrees", "differs", "agrees", "undecided", "undecided"]
+    assert [one.outcome for one in agreements(comparison)] == ["agrees", "differs", "agrees", "undecided", "undecided"]
 
 
 def test_the_plan_is_printed_and_nothing_runs(tmp_path: Path) -> None:
