@@ -4,25 +4,23 @@ Example: `cogito evaluate perceiver_mlm_H64L2C16_20261123_101500 --tasks mrpc,st
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.fan_out import carry_out, evaluate_checkpoint, finish_run, prepare_tasks, settle, workers
-from tasks import stages
-from tasks.checkpoints.inputs import find_evaluation_inputs
-from tasks.data.sources import find_dataset, resolve_data_root
-from tasks.data.task_data import PreparedTask
-from tasks.errors import StageError
+from flows.bookkeeping import finish_run
+from flows.fan_out import Evaluation, evaluate_checkpoint, prepare_corpus, prepare_tasks
+from flows.life_cycle import carry_out, workers
+from tasks.data.sources import resolve_data_root
 from tasks.log.experiment_log import default_log
-from tasks.runs.claiming import evaluation_head, evaluation_identity, evaluation_spec, open_evaluation_run
-from tasks.runs.preflight import find_task_sources
-from tasks.spec.experiment import ExperimentSpec
+from tasks.runs.checkpoint_spec import evaluation_head
+from tasks.runs.claiming import open_evaluation_run
+from tasks.runs.preflight import EvaluationInputs, find_evaluation, take_over
+from tasks.runs.request import Request
 from tasks.store.home import cogito_home
-from tasks.store.records import Checkpoint, CorpusResult
+from tasks.store.records import Checkpoint
 
 
 @flow(
@@ -53,47 +51,26 @@ def evaluation(
         overrides: `key=value` changes of the spec.
         repeats: the run that this one repeats, for `cogito reproduce`; the spec keeps its own run.
     """
-    return carry_out(lambda: _evaluation(checkpoint, tasks, seeds, head, tokenizer, data_root, log, overrides, repeats))
 
+    def work() -> State:
+        request = Request(cogito_home(), resolve_data_root(data_root), default_log(log), repeats=repeats)
+        changes: dict[str, Any] = {"tasks": tasks, "seeds": seeds, "head": head, "overrides": overrides}
+        inputs = take_over(EvaluationInputs) or find_evaluation(checkpoint, request, tokenizer=tokenizer, **changes)
+        spec, corpus = inputs.spec, None
+        if inputs.corpus is not None:
+            _, corpus = prepare_corpus(spec.data, inputs.corpus, request.data_root, inputs.tokenizer)
+        prepared = prepare_tasks(spec, inputs.tasks, inputs.tokenizer)
+        return evaluate_in_own_run(Evaluation(spec, corpus, prepared), inputs.checkpoint, request)
 
-def _evaluation(
-    checkpoint: str,
-    tasks: list[str] | None,
-    seeds: int | None,
-    head: str | None,
-    tokenizer: str | None,
-    data_root: str | None,
-    log: str | None,
-    overrides: list[str] | None,
-    repeats: str | None,
-) -> State:
-    home, mirror = cogito_home(), resolve_data_root(data_root)
-    found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
-    spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
-    sources = find_task_sources(spec.evaluation, home, mirror)
-    corpus = None
-    if found.family == "concept":  # the text is for the analysis of concepts
-        corpus_source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
-        data = stages.prepare_data.submit(spec.data, corpus_source, mirror, tokenizer_folder)
-        corpus, problem = settle(data)
-        if problem is not None:
-            raise StageError(f"data: {problem}")
-    prepared = prepare_tasks(spec, sources, tokenizer_folder)
-    return evaluate_in_own_run(spec, found, corpus, prepared, default_log(log), repeats=repeats)
+    return carry_out(work)
 
 
 def evaluate_in_own_run(
-    spec: ExperimentSpec,
-    checkpoint: Checkpoint,
-    corpus: CorpusResult | None,
-    tasks: dict[str, PreparedTask],
-    log: Path,
-    after: Iterable[Any] = (),
-    repeats: str | None = None,
+    evaluation: Evaluation, checkpoint: Checkpoint, request: Request, after: Iterable[Any] = ()
 ) -> State:
     """Evaluate under an evaluation run, which has its own folder, record and row."""
-    asked = evaluation_identity(spec, evaluation_head(spec, checkpoint), corpus, tasks)
-    with open_evaluation_run(spec, checkpoint, asked, cogito_home(), log, repeats) as (run, record):
-        record.corpus = corpus
-        evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=after)
-        return finish_run(record, run, log)
+    identity = evaluation.identity(evaluation_head(evaluation.spec, checkpoint))
+    with open_evaluation_run(evaluation.spec, checkpoint, identity, request) as (run, record):
+        record.corpus = evaluation.corpus
+        evaluate_checkpoint(evaluation, checkpoint, record, run, after=after)
+        return finish_run(record, run, request.log)

@@ -5,26 +5,29 @@ Example: `cogito run experiments/quickstart.yaml`
 """
 
 import time
-from pathlib import Path
+from typing import Any
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.bookkeeping import finish_run, note_stage, settle, skip_stages
 from flows.evaluation import evaluate_in_own_run
-from flows.fan_out import carry_out, evaluate_checkpoint, finish_run, note_stage, prepare_tasks, settle, workers
+from flows.fan_out import Evaluation, evaluate_checkpoint, prepare_corpus, prepare_tasks
+from flows.life_cycle import carry_out, run_of, workers
 from tasks import stages
 from tasks.checkpoints.finding import resolve_checkpoint
 from tasks.data.sources import resolve_data_root
-from tasks.data.task_data import PreparedTask
-from tasks.errors import StageError
+from tasks.errors import RunFailed
 from tasks.log.experiment_log import default_log
 from tasks.pretraining.stage import pretraining_identity
-from tasks.runs.claiming import evaluation_identity, needs_evaluation_run, open_training_run
-from tasks.runs.preflight import Inputs, find_inputs
+from tasks.runs.claiming import needs_evaluation_run, open_training_run
+from tasks.runs.preflight import Inputs, find_inputs, take_over
+from tasks.runs.request import Request
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.home import RunFolder, cogito_home
-from tasks.store.records import CorpusResult, RunRecord, StageRecord
+from tasks.store.records import Checkpoint, CorpusResult, RunRecord
 from tasks.store.stage_table import recorded_stages
 
 
@@ -52,74 +55,75 @@ def experiment(
         repeats: the run that this one repeats, for `cogito reproduce`; the spec keeps its own run.
         max_hours: save and pause after so many hours; None has no limit.
     """
-    return carry_out(
-        lambda: _experiment(spec, resolve_data_root(data_root), default_log(log), processes, fresh, repeats), max_hours
-    )
+
+    def work() -> State:
+        mirror, path = resolve_data_root(data_root), default_log(log)
+        return _experiment(spec, Request(cogito_home(), mirror, path, processes, fresh, repeats))
+
+    return carry_out(work, max_hours)
 
 
-def _experiment(
-    spec: ExperimentSpec, data_root: Path | None, log: Path, processes: int | None, fresh: bool, repeats: str | None
-) -> State:
-    home = cogito_home()
-    inputs = find_inputs(spec, home, data_root, processes, fresh=fresh, repeats=repeats)
+def _experiment(spec: ExperimentSpec, request: Request) -> State:
+    inputs = take_over(Inputs) or find_inputs(spec, request)
     started = time.monotonic()
-    data = stages.prepare_data.submit(spec.data, inputs.corpus, data_root)
-    corpus, problem = settle(data)
-    if problem is not None:
-        raise StageError(f"data: {problem}")
+    data, corpus = prepare_corpus(spec.data, inputs.corpus, request.data_root)
     tasks = prepare_tasks(spec, inputs.tasks, corpus.tokenizer, after=[data])
+    evaluation = Evaluation(spec, corpus, tasks)
 
-    identity = pretraining_identity(spec, inputs.data_identity, inputs.init_from)
-    asked = evaluation_identity(spec, spec.head, corpus, tasks)
-    with open_training_run(spec, identity, asked, home, log, fresh=fresh, repeats=repeats) as (run, record):
+    pretraining = pretraining_identity(spec, inputs.data_identity, inputs.init_from)
+    with open_training_run(spec, pretraining, evaluation.identity(spec.head), request) as (run, record):
         note_stage(record, "data", started, corpus, None)
         record.corpus = corpus
-        return _train_and_evaluate(spec, inputs, corpus, tasks, asked, run, record, log, processes, repeats)
+        training, unusable = _pretrain(spec, corpus, inputs.init_from, run, record, request.processes)
+        if unusable is not None:
+            skip_stages(record, recorded_stages("training")[2:], unusable)
+            return finish_run(record, run, request.log)
+        return _publish_and_evaluate(evaluation, training, run, record, request)
 
 
-def _train_and_evaluate(
+def _pretrain(
     spec: ExperimentSpec,
-    inputs: Inputs,
     corpus: CorpusResult,
-    tasks: dict[str, PreparedTask],
-    asked: str,
+    init_from: Checkpoint | None,
     run: RunFolder,
     record: RunRecord,
-    log: Path,
     processes: int | None,
-    repeats: str | None,
-) -> State:
-    home = cogito_home()
+) -> tuple[PrefectFuture[Any], str | None]:
+    """Pretrain; returns the stage, and why the later ones cannot use its model, if they cannot."""
     started = time.monotonic()
-    training = stages.pretrain_model.submit(spec, corpus, run, processes, inputs.init_from)
+    training = stages.pretrain_model.submit(spec, corpus, run, processes, init_from)
     record.pretraining, problem = settle(training)
     note_stage(record, "pretraining", started, record.pretraining, problem)
-    if problem is not None:
-        return _stop_early(record, run, log, "pretraining failed")
+    if record.pretraining is None:
+        return training, "pretraining failed"
     if record.pretraining.diverged is not None:
-        return _stop_early(record, run, log, f"pretraining diverged: {record.pretraining.diverged.reason}")
+        return training, f"pretraining diverged: {record.pretraining.diverged.reason}"
     record.save(run)
+    return training, None
 
+
+def _publish_and_evaluate(
+    evaluation: Evaluation, training: PrefectFuture[Any], run: RunFolder, record: RunRecord, request: Request
+) -> State:
+    assert record.pretraining is not None
     started = time.monotonic()
-    publishing = stages.publish_model.submit(record.pretraining.model, record, spec.publish, wait_for=[training])
+    publishing = stages.publish_model.submit(
+        record.pretraining.model, record, evaluation.spec.publish, wait_for=[training]
+    )
     published, problem = settle(publishing)
     note_stage(record, "publishing", started, published, problem)
     record.publishing = published or record.publishing
     record.save(run)
 
-    checkpoint = resolve_checkpoint(run.run_id, home)
-    if needs_evaluation_run(record, asked):
-        finish_run(record, run, log)
-        state = evaluate_in_own_run(spec, checkpoint, corpus, tasks, log, after=[publishing], repeats=repeats)
+    checkpoint = resolve_checkpoint(run.run_id, request.home)
+    if needs_evaluation_run(record, evaluation.identity(evaluation.spec.head)):
+        finish_run(record, run, request.log)
+        state = evaluate_in_own_run(evaluation, checkpoint, request, after=[publishing])
+        if problem is None:
+            return state
         # A publishing that failed is no success, whatever came of the evaluation.
-        return state if problem is None else Failed(message=f"{state.message}; publishing: {problem}")
+        message = f"{state.message}; publishing: {problem}"
+        return Failed(message=message, data=RunFailed(message, run_of(state)))
     record.checkpoint = checkpoint
-    evaluate_checkpoint(spec, checkpoint, corpus, tasks, record, run, after=[publishing])
-    return finish_run(record, run, log)
-
-
-def _stop_early(record: RunRecord, run: RunFolder, log: Path, reason: str) -> State:
-    """Later stages are skipped, and said to be; the row is written all the same."""
-    for name in recorded_stages("training")[2:]:
-        record.stages[name] = StageRecord(status="skipped", message=reason)
-    return finish_run(record, run, log)
+    evaluate_checkpoint(evaluation, checkpoint, record, run, after=[publishing])
+    return finish_run(record, run, request.log)

@@ -7,12 +7,15 @@ Example: `cogito sweep experiments/*.yaml --miniature`
 from typing import Any
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
+from flows.bookkeeping import report_on
 from flows.experiment import experiment
-from flows.fan_out import known_as_active, report_on, without_tags
+from flows.life_cycle import known_as_active, run_of, without_tags
 from tasks import stages
-from tasks.review.sweeps import compare_runs, sweep_folder
+from tasks.artifacts import artifact_key, show
+from tasks.review.sweeps import compare_runs, comparison_table, sweep_folder
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.home import cogito_home
 
@@ -35,26 +38,25 @@ def sweep(
         processes: training processes of each; default every GPU, or one on a CPU.
     """
     with known_as_active():
-        return _sweep(specs, data_root, log, processes)
+        return _sweep(specs, {"data_root": data_root, "log": log, "processes": processes})
 
 
-def _sweep(specs: list[ExperimentSpec], data_root: str | None, log: str | None, processes: int | None) -> State:
+def _sweep(specs: list[ExperimentSpec], options: dict[str, Any]) -> State:
     home = cogito_home()
     folder = sweep_folder(specs, home)
     outcomes: list[tuple[str, str | None, str]] = []
     failed: list[str] = []
     for spec in specs:
-        state: State[Any] = experiment(spec=spec, data_root=data_root, log=log, processes=processes, return_state=True)
+        # Hours lie between the starts, so that each experiment finds its own inputs.
+        state: State[Any] = experiment(spec=spec, **options, return_state=True)
         if state.name == stages.PAUSED:
-            return state
+            return Completed(message=state.message, name=stages.PAUSED, data=run_of(state))
         message = state.message or state.name or ""
-        run_id = message.partition(":")[0]
-        known = home.has_run(run_id)
-        outcomes.append((spec.name, run_id if known else None, message))
+        outcomes.append((spec.name, run_of(state), message))
         if not state.is_completed():
             failed.append(f"{spec.name}: {message}")
         rows = compare_runs(outcomes, home, folder, verdicts=len(outcomes) == len(specs))
-    stages.show_comparison(rows, folder)
+    show(create_markdown_artifact, comparison_table(rows), key=artifact_key("sweep", folder.name))
     with without_tags():
         report_on(folder)
     if failed:

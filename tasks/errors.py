@@ -26,7 +26,19 @@ class Paused(Exception):
 
 
 class RunPaused(Paused):
-    """A run has paused; the message begins with its id."""
+    """A run was paused; the message begins with its id."""
+
+    def __init__(self, message: str, run_id: str | None = None) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+
+
+class RunFailed(StageError):
+    """A run came to its end with stages that failed; the message begins with its id."""
+
+    def __init__(self, message: str, run_id: str | None = None) -> None:
+        super().__init__(message)
+        self.run_id = run_id
 
 
 def unknown_name(kind: str, got: object, allowed: Iterable[str]) -> str:

@@ -34,7 +34,6 @@ from tasks.plots import plot_curve, plot_live_geometry
 from tasks.pretraining.stage import pretrain
 from tasks.progress import DISPLAY
 from tasks.report.writing import write_report
-from tasks.review.sweeps import comparison_table
 from tasks.scores.showing import artifact_row
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS
@@ -267,11 +266,6 @@ def write_log_row(log: Path, record: RunRecord) -> bool:
 def make_report(folder: Path) -> list[Path]:
     """The report of a run's or a sweep's folder."""
     return write_report(folder, cogito_home())
-
-
-def show_comparison(rows: list[dict[str, Any]], folder: Path) -> None:
-    """The comparison of a sweep as an artifact of the flow that runs it."""
-    show(create_markdown_artifact, comparison_table(rows), key=artifact_key("sweep", folder.name))
 
 
 def row_markdown(record: RunRecord) -> str:

@@ -60,7 +60,7 @@ def analyse(
     from tasks.checkpoints.inputs import find_evaluation_inputs
     from tasks.data.corpus import prepare_corpus
     from tasks.data.sources import find_dataset, resolve_data_root
-    from tasks.runs.claiming import evaluation_spec
+    from tasks.runs.checkpoint_spec import evaluation_spec
     from tasks.store.home import RunFolder, cogito_home
 
     home, mirror = cogito_home(), resolve_data_root(data_root)

@@ -1,15 +1,53 @@
-"""The commands that run a flow: `cogito run`, `sweep`, `evaluate`, `reproduce`."""
+"""The commands that run a flow: `cogito run`, `sweep`, `evaluate`, `reproduce`.
+
+Each finds its inputs before it starts a server, and hands them over to its flow. Whatever imports Prefect is imported
+inside functions, after the server has started: Prefect reads its settings when it is imported.
+"""
 
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
+from flows.commands.listing import print_record, print_verdicts
 from flows.commands.options import AsJson, DataRoot, LogPath, Overrides, SpecPath, SpecPaths, Tokenizer, print_json
+from flows.prefect_api import ui_address
+from flows.server import ensure_server
+from tasks.data.sources import resolve_data_root
 from tasks.errors import StageError, UserError
+from tasks.interruption import pause_on_sigterm
+from tasks.jobs.launch import stop_all_jobs
+from tasks.log.experiment_log import check_log_place, default_log
+from tasks.progress import DISPLAY
+from tasks.review.comparisons import compare
+from tasks.review.reproduction import agreements, plan_reproduction
+from tasks.review.sides import find_side
+from tasks.review.sweeps import comparison_table, read_comparison, sweep_folder
+from tasks.runs.preflight import EvaluationInputs, Inputs, find_evaluation, find_inputs, hand_over
+from tasks.runs.request import Request
+from tasks.spec.grid import expand
+from tasks.store.home import cogito_home
+from tasks.store.locks import active
+from tasks.store.records import Score, load_record
 
+# What --json prints of a score.
+SCORE_FACTS = (
+    "task",
+    "metric",
+    "value",
+    "n",
+    "seed_values",
+    "interval",
+    "floor",
+    "above_floor",
+    "overlap_baseline",
+    "start_from",
+    "unreliable",
+)
 Miniature = Annotated[
     bool, typer.Option("--miniature", help="Shrink to a few minutes on two cores: same variant and losses, made tasks.")
 ]
@@ -31,17 +69,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a whole experiment, or continue or reuse its run."""
-    from tasks.data.sources import resolve_data_root
-    from tasks.runs.preflight import find_inputs
-    from tasks.spec.grid import expand
-    from tasks.store.home import cogito_home
-
     (loaded,) = expand([spec], overrides or [], [], small=miniature)
-    mirror = resolve_data_root(data_root)
-    find_inputs(loaded, cogito_home(), mirror, processes, fresh=fresh)
+    request = _request(data_root, log, processes=processes, fresh=fresh)
+    inputs = find_inputs(loaded, request)
     arguments = {"spec": loaded, "processes": processes, "fresh": fresh, "max_hours": max_hours}
-    state, log_path = _run_flow("experiment", arguments, mirror, log)
-    _report_outcome(state, log_path, as_json)
+    _report_outcome(_run_flow("experiment", arguments, request, inputs), request.log, as_json)
 
 
 def sweep(
@@ -57,29 +89,22 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Run several experiments, or a grid of one, in one flow: a row each and a comparison."""
-    from tasks.data.sources import resolve_data_root
-    from tasks.review.sweeps import comparison_table, read_comparison, sweep_folder
-    from tasks.runs.preflight import find_inputs
-    from tasks.spec.grid import expand
-    from tasks.stages import PAUSED
-    from tasks.store.home import cogito_home
-
     expanded = expand(specs, overrides or [], grid or [], small=miniature)
-    home, mirror = cogito_home(), resolve_data_root(data_root)
-    problems = []
-    for one in expanded:
+    request = _request(data_root, log, processes=processes)
+    problems: list[str] = []
+    for spec in expanded:
         try:
-            find_inputs(one, home, mirror, processes)
+            find_inputs(spec, request)
         except UserError as error:
             problems += [line for line in str(error).splitlines() if line not in problems]
     if problems:
         raise UserError("\n".join(problems))
     arguments = {"specs": expanded, "count": len(expanded), "processes": processes}
-    state, _ = _run_flow("sweep", arguments, mirror, log)
-    if state.name == PAUSED:
+    state = _run_flow("sweep", arguments, request)
+    if _is_paused(state):
         print(state.message)
         return
-    rows = read_comparison(sweep_folder(expanded, home))
+    rows = read_comparison(sweep_folder(expanded, request.home))
     if as_json:
         print_json(rows)
     else:
@@ -100,30 +125,17 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune, score and analyse an existing checkpoint: a row in the evaluation table."""
-    from tasks.checkpoints.inputs import find_evaluation_inputs
-    from tasks.data.sources import find_dataset, resolve_data_root
-    from tasks.runs.claiming import evaluation_head, evaluation_spec
-    from tasks.runs.preflight import find_task_sources
-    from tasks.store.home import cogito_home
-
-    home, mirror = cogito_home(), resolve_data_root(data_root)
-    names = [name.strip() for name in tasks.split(",")] if tasks else None
-    found, _ = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
-    spec = evaluation_spec(found, names, seeds, head, overrides or [])
-    evaluation_head(spec, found)
-    find_task_sources(spec.evaluation, home, mirror)
-    if found.family == "concept":
-        find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
-    arguments = {
-        "checkpoint": checkpoint,
-        "tasks": names,
+    changes: dict[str, Any] = {
+        "tasks": [name.strip() for name in tasks.split(",")] if tasks else None,
         "seeds": seeds,
         "head": head,
         "tokenizer": tokenizer,
         "overrides": overrides,
     }
-    state, log_path = _run_flow("evaluation", arguments, mirror, log)
-    _report_outcome(state, log_path, as_json)
+    request = _request(data_root, log)
+    inputs = find_evaluation(checkpoint, request, **changes)
+    state = _run_flow("evaluation", {"checkpoint": checkpoint, **changes}, request, inputs)
+    _report_outcome(state, request.log, as_json)
 
 
 def reproduce(
@@ -139,68 +151,60 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Repeat the run behind a row of a log and hold the new figures against it."""
-    from tasks.data.sources import resolve_data_root
-    from tasks.log.experiment_log import default_log
-    from tasks.review.comparisons import compare
-    from tasks.review.reproduction import agreements, plan_reproduction
-    from tasks.review.sides import find_side
-    from tasks.runs.preflight import find_inputs
-    from tasks.stages import PAUSED
-    from tasks.store.home import cogito_home
-
     path, _, run_id = row.rpartition("#")
     source = default_log(path or log)
-    home, mirror = cogito_home(), resolve_data_root(data_root)
+    request = _request(data_root, log, processes=processes, repeats=run_id)
     experiments = sorted(Path("experiments").glob("*.yaml"))
-    asked = plan_reproduction(source, run_id, home, experiments, overrides or [], small=miniature)
+    planned = plan_reproduction(source, run_id, request.home, experiments, overrides or [], small=miniature)
     if plan:
-        import yaml
-
-        spec = asked.spec.model_dump(mode="json", exclude_defaults=True)
+        spec = planned.spec.model_dump(mode="json", exclude_defaults=True)
         if as_json:
-            print_json({**asked.facts(), "spec": spec})
+            print_json({**planned.facts(), "spec": spec})
         else:
             print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), end="")
-            print("\n".join(f"# {line}" for line in asked.lines()))
+            print("\n".join(f"# {line}" for line in planned.lines()))
         return
-    print("\n".join(asked.lines()), file=sys.stderr)
-    find_inputs(asked.spec, home, mirror, processes, repeats=run_id)
-    arguments = {"spec": asked.spec, "processes": processes, "repeats": run_id}
-    state, log_path = _run_flow("experiment", arguments, mirror, log)
-    if state.name == PAUSED:
+    print("\n".join(planned.lines()), file=sys.stderr)
+    inputs = find_inputs(planned.spec, request)
+    arguments = {"spec": planned.spec, "processes": processes, "repeats": run_id}
+    state = _run_flow("experiment", arguments, request, inputs)
+    if _is_paused(state):
         print(state.message)
         return
     again = _finished_run(state)
-    first = run_id if asked.has_record else f"{source}#{run_id}"
-    found = agreements(compare(find_side(first, home), find_side(again, home)))
+    first = run_id if planned.has_record else f"{source}#{run_id}"
+    outcomes = agreements(compare(find_side(first, request.home), find_side(again, request.home)))
     if as_json:
-        print_json({**asked.facts(), "run_id": again, "verdicts": [one.model_dump(mode="json") for one in found]})
+        answer = [verdict.model_dump(mode="json") for verdict in outcomes]
+        print_json({**planned.facts(), "run_id": again, "verdicts": answer})
     else:
-        from flows.commands.listing import print_verdicts
-
-        print_verdicts(run_id, again, found, log_path)
+        print_verdicts(run_id, again, outcomes, request.log)
     if not state.is_completed():
         raise StageError(state.message or "the repetition failed")
 
 
-def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Path | None) -> tuple[Any, Path]:
-    """Run a flow against the home's server; its final state and the path of the log."""
-    from flows.prefect_api import ui_address
-    from flows.server import ensure_server
-    from tasks.log.experiment_log import check_log_place, default_log
-    from tasks.progress import DISPLAY
-    from tasks.store.home import cogito_home
+def _request(data_root: Path | None, log: Path | None, **options: Any) -> Request:
+    return Request(cogito_home(), resolve_data_root(data_root), default_log(log), **options)
 
-    log_path = default_log(log)
-    check_log_place(log_path)  # found before the work, not after it
-    url = ensure_server(cogito_home())
+
+def _run_flow(
+    name: str, arguments: dict[str, Any], request: Request, inputs: Inputs | EvaluationInputs | None = None
+) -> Any:
+    """Run a flow against the home's server; returns its final state.
+
+    Args:
+        name: of the flow and of its file.
+        inputs: what was found for it; None: it finds its own.
+    """
+    check_log_place(request.log)
+    url = ensure_server(request.home)  # before Prefect is imported, which then reads its settings
     if url is not None:
         print(f"Prefect UI: {ui_address(url)}", file=sys.stderr)
-    from importlib import import_module
+    from prefect import tags
 
-    from tasks.interruption import pause_on_sigterm
-    from tasks.jobs.launch import stop_all_jobs
-
+    flow = getattr(import_module(f"flows.{name}"), name)
+    mirror = request.data_root
+    arguments |= {"data_root": str(mirror) if mirror else None, "log": str(request.log)}
     pause_on_sigterm.set()
 
     def interrupt(number: int, frame: Any) -> None:
@@ -208,17 +212,12 @@ def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Pa
         stop_all_jobs()
         raise KeyboardInterrupt
 
-    from prefect import tags
-
-    from tasks.store.locks import active
-
-    flow = getattr(import_module(f"flows.{name}"), name)
-    arguments |= {"data_root": str(mirror) if mirror else None, "log": str(log_path)}
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        # Known before Prefect knows the flow run and after it has ended: a kill at any moment leaves it to be found.
-        with active(cogito_home()) as mark, tags(mark), DISPLAY.on_terminal():
-            return flow(**arguments, return_state=True), log_path
+        # The mark exists before Prefect knows the flow run and after it has ended, so that a kill at any moment
+        # leaves it to be found.
+        with active(request.home) as mark, tags(mark), hand_over(inputs), DISPLAY.on_terminal():
+            return flow(**arguments, return_state=True)
     except KeyboardInterrupt:
         print("cogito: interrupted; what is done is saved, and the same command goes on", file=sys.stderr)
         raise
@@ -226,65 +225,55 @@ def _run_flow(name: str, arguments: dict[str, Any], mirror: Path | None, log: Pa
         signal.signal(signal.SIGINT, before)
 
 
-def _finished_run(state: Any) -> str:
-    """The run id of a flow that came as far as having a run."""
-    from tasks.stages import BAD_INPUT
-    from tasks.store.home import cogito_home
+def _is_paused(state: Any) -> bool:
+    from tasks.stages import PAUSED
 
-    message = state.message or ""
+    return bool(state.name == PAUSED)
+
+
+def _finished_run(state: Any) -> str:
+    """The id of the run that a flow brought to its end.
+
+    Raises:
+        UserError: the flow found bad input.
+        StageError: it failed before it had a run.
+    """
+    from flows.life_cycle import run_of
+    from tasks.stages import BAD_INPUT
+
     if state.name == BAD_INPUT:
-        raise UserError(message)
-    run_id: str = message.partition(":")[0]
-    if not cogito_home().has_run(run_id):
-        raise StageError(message or f"the flow ended as {state.name}")
+        raise UserError(state.message or "")
+    run_id = run_of(state)
+    if run_id is None:
+        raise StageError(state.message or f"the flow ended as {state.name}")
     return run_id
 
 
 def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
-    from tasks.stages import PAUSED
-    from tasks.store.home import cogito_home
-    from tasks.store.records import load_record
+    from flows.life_cycle import run_of
 
-    if state.name == PAUSED:
+    if _is_paused(state):
         if as_json:
-            print_json({"run_id": state.message.partition(":")[0], "status": "paused"})
+            print_json({"run_id": run_of(state), "status": "paused"})
         else:
             print(state.message)
         return
     folder = cogito_home().run(_finished_run(state))
     record = load_record(folder)
     if as_json:
-        print_json(
-            {
-                "run_id": record.run_id,
-                "status": record.status,
-                "scores": [_score_facts(score) for score in record.scores if score.start == "checkpoint"],
-                "random_start": [_score_facts(score) for score in record.scores if score.start == "random"],
-                "zero_shot": [_score_facts(score) for score in record.scores if score.start == "zero_shot"],
-                "record": str(folder.record),
-                "log": str(log_path),
-            }
-        )
+        scores = {
+            key: [
+                {name: getattr(score, name) for name in SCORE_FACTS} for score in record.scores if score.start == start
+            ]
+            for key, start in (("scores", "checkpoint"), ("random_start", "random"), ("zero_shot", "zero_shot"))
+        }
+        files = {"record": str(folder.record), "log": str(log_path)}
+        print_json({"run_id": record.run_id, "status": record.status, **scores, **files})
     else:
-        from flows.commands.listing import print_record
-
         print_record(record, folder, log_path)
     if not state.is_completed():
         raise StageError(state.message or "the flow failed")
 
 
-def _score_facts(score: Any) -> dict[str, Any]:
-    facts = (
-        "task",
-        "metric",
-        "value",
-        "n",
-        "seed_values",
-        "interval",
-        "floor",
-        "above_floor",
-        "overlap_baseline",
-        "start_from",
-        "unreliable",
-    )
-    return {name: getattr(score, name) for name in facts}
+def _score_facts(score: Score) -> dict[str, Any]:
+    return {name: getattr(score, name) for name in SCORE_FACTS}

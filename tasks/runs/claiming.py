@@ -1,6 +1,6 @@
-"""Finding or claiming the run of a spec: a spec that was run before continues its run, nothing is done twice.
+"""Finding or claiming the run of a spec: a spec that was run before continues its run, and nothing is done twice.
 
-A run is worked at by one command at a time; another one waits for it, and finds done what that did.
+One command at a time works at a run. Another one waits for it, and then finds finished what the first has done.
 
 A run id names a pretraining. A spec that differs only in evaluation or analysis reuses the pretraining and gets an
 evaluation run of its own, with its row in the evaluation table.
@@ -9,33 +9,49 @@ evaluation run of its own, with its row in the evaluation table.
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from models.family import VARIANTS
 from tasks.data.task_data import PreparedTask
-from tasks.errors import Paused, RunPaused, UserError
+from tasks.errors import Paused, RunPaused
+from tasks.runs.checkpoint_spec import evaluation_head, stored_spec
 from tasks.runs.environment import describe_environment
-from tasks.spec.experiment import ExperimentSpec, check_head
+from tasks.runs.request import Request
+from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import PYTHON_DOCS
-from tasks.spec.reading import build_spec
 from tasks.store.files import content_hash, read_json, remove_tree, write_json
 from tasks.store.home import Home, RunFolder, claim_run
 from tasks.store.locks import hold, work_lock
-from tasks.store.records import Checkpoint, CorpusResult, RunRecord, first_mistake, load_record
-
-# The head of a plain encoder, and what is known of a checkpoint that does not tell how it was made.
-PLAIN_HEAD = "sequence_classification"
-FOREIGN_SECTIONS = {"name", "data", "evaluation", "analysis"}
+from tasks.store.records import Checkpoint, CorpusResult, RunRecord, load_record
+from tasks.store.stage_table import Kind
 
 logger = logging.getLogger("cogito.runs")
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a run is found or claimed by, and what its record says of it.
+
+    Attributes:
+        identity: of what the run is about: of a pretraining, or of a checkpoint with its evaluation.
+        evaluation: identity of the evaluation.
+    """
+
+    kind: Kind
+    prefix: str
+    spec: ExperimentSpec
+    identity: str
+    evaluation: str
+    head: str
+    checkpoint: Checkpoint | None = None
 
 
 def evaluation_identity(
     spec: ExperimentSpec, head: str, corpus: CorpusResult | None, tasks: dict[str, PreparedTask]
 ) -> str:
-    """The identity of what is asked of a checkpoint: head, protocols, and the very texts and labels that are read."""
+    """The identity of an evaluation: head, protocols, and the very texts and labels that it reads."""
     protocols = {name: spec.evaluation.for_task(name).model_dump(mode="json", exclude_defaults=True) for name in tasks}
     data = {name: task.identity for name, task in tasks.items()}
     analysis = spec.analysis.model_dump(mode="json")
@@ -45,202 +61,80 @@ def evaluation_identity(
 
 
 def open_training_run(
-    spec: ExperimentSpec,
-    identity: str,
-    asked: str,
-    home: Home,
-    log: Path,
-    *,
-    fresh: bool = False,
-    repeats: str | None = None,
+    spec: ExperimentSpec, identity: str, evaluation: str, request: Request
 ) -> AbstractContextManager[tuple[RunFolder, RunRecord]]:
-    """Work at the run of a pretraining identity: the one there is, or a new one.
+    """Work at the run of a pretraining identity: the existing one, or a new one.
 
-    The record says `running` until the block ends, and `paused` or `failed` where that is by an error; a finished run
-    that is asked for again stays what it is.
+    The record says `running` until the block ends, and `paused` or `failed` where an error ends it; a finished run
+    keeps its status.
 
     Args:
         identity: of data, model, objective and training.
-        asked: identity of the evaluation.
-        fresh: claim a new run even if there is one.
-        repeats: a run that this one repeats: the repetition has an index of its own.
+        evaluation: identity of the evaluation.
 
     Raises:
-        RunPaused: the work, or the wait for another command, was told to pause.
+        RunPaused: the work, or the wait for another command, was paused.
     """
-    run = _find_or_claim(
-        "training", spec.run_prefix, spec, identity, asked, home, log, head=spec.head, fresh=fresh, repeats=repeats
-    )
-    return _work_at(run, spec, asked, spec.head, home)
+    return _work_at(_Claim("training", spec.run_prefix, spec, identity, evaluation, spec.head), request)
 
 
 def open_evaluation_run(
-    spec: ExperimentSpec, checkpoint: Checkpoint, asked: str, home: Home, log: Path, repeats: str | None = None
+    spec: ExperimentSpec, checkpoint: Checkpoint, evaluation: str, request: Request
 ) -> AbstractContextManager[tuple[RunFolder, RunRecord]]:
-    """Work at the evaluation run of a checkpoint under an evaluation section, as `open_training_run` does.
-
-    Args:
-        repeats: a run that this one repeats: the repetition has an index of its own.
-    """
+    """Work at the evaluation run of a checkpoint under an evaluation section, as `open_training_run` does."""
     head = evaluation_head(spec, checkpoint)
-    identity = content_hash([checkpoint.name, checkpoint.revision, checkpoint.weights_sha256, asked])
-    run = _find_or_claim(
-        "evaluation", head, spec, identity, asked, home, log, head=head, checkpoint=checkpoint, repeats=repeats
-    )
-    return _work_at(run, spec, asked, head, home)
+    identity = content_hash([checkpoint.name, checkpoint.revision, checkpoint.weights_sha256, evaluation])
+    return _work_at(_Claim("evaluation", head, spec, identity, evaluation, head, checkpoint), request)
 
 
-def evaluation_head(spec: ExperimentSpec, checkpoint: Checkpoint) -> str:
-    """The head that an evaluation uses: the one asked for, else the default of the checkpoint's variant."""
-    if checkpoint.family == "plain":
-        if spec.evaluation.head is not None or spec.evaluation.zero_shot:
-            asked = f"head {spec.evaluation.head}" if spec.evaluation.head else "zero_shot"
-            raise UserError(
-                f"evaluation: got {asked}; {checkpoint.name} is a plain {checkpoint.variant} without concepts; "
-                "fix: drop it, the encoder has a head of its own"
-            )
-        return PLAIN_HEAD
-    head = spec.evaluation.head or VARIANTS[checkpoint.variant].default_head
-    try:
-        check_head(head, checkpoint.variant)
-    except ValueError as error:
-        raise UserError(f"evaluation.head: {error}") from None
-    return head
-
-
-def needs_evaluation_run(record: RunRecord, asked: str) -> bool:
+def needs_evaluation_run(record: RunRecord, evaluation: str) -> bool:
     """Whether a training run was already evaluated in another way or on other data."""
-    return bool(record.scores or record.analysis) and record.evaluation_identity != asked
-
-
-def evaluation_spec(
-    checkpoint: Checkpoint, tasks: list[str] | None, seeds: int | None, head: str | None, overrides: list[str]
-) -> ExperimentSpec:
-    """What is asked of a checkpoint: its own spec with another evaluation section where something else is asked.
-
-    Raises:
-        UserError: an unknown task or head, or pairs longer than the checkpoint's positions.
-    """
-    foreign = [key for key in overrides if key.partition(".")[0] not in ("evaluation", "analysis", "data")]
-    if foreign:
-        raise UserError(
-            f"--set {foreign[0]}: would be ignored, the checkpoint is trained; "
-            "allowed: keys of evaluation, analysis and data"
-        )
-    raw = own_spec(checkpoint).model_dump(mode="json")
-    evaluation: dict[str, Any] = raw["evaluation"]
-    if tasks:
-        evaluation["tasks"] = tasks
-        evaluation["per_task"] = {name: own for name, own in evaluation["per_task"].items() if name in tasks}
-    if seeds is not None:
-        evaluation["seeds"] = seeds
-        for own in evaluation["per_task"].values():
-            own["seeds"] = None
-    if head is not None:
-        evaluation["head"] = head
-    spec = build_spec(raw, overrides, "evaluation")
-    positions = _positions(read_json(checkpoint.folder / "config.json"))
-    if spec.evaluation.max_length > positions:
-        raise UserError(
-            f"evaluation.max_length: got {spec.evaluation.max_length}; {checkpoint.name} has {positions} positions; "
-            f"fix: --set evaluation.max_length={positions}"
-        )
-    return spec
-
-
-def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
-    """The spec that a checkpoint was made by, from `experiment.json` in its folder.
-
-    Where there is none the model section tells the checkpoint's own shape and all else is the default.
-    """
-    path = checkpoint.folder / "experiment.json"
-    if path.is_file():
-        try:
-            return ExperimentSpec.model_validate(read_json(path)["spec"])
-        except (ValueError, KeyError, TypeError) as error:
-            reason = first_mistake(error) if isinstance(error, ValueError) else repr(error)
-            raise UserError(f"{path}: is not a readable experiment: {reason}; fix: remove the file") from None
-    config = read_json(checkpoint.folder / "config.json")
-    try:
-        return _spec_of(checkpoint, config)
-    except (ValueError, TypeError, OverflowError) as error:
-        reason = first_mistake(error) if isinstance(error, ValueError) else str(error)
-        raise UserError(
-            f"checkpoint {checkpoint.name}: its config.json describes no model of ours: {reason}; "
-            "fix: copy or download it again"
-        ) from None
-
-
-def _spec_of(checkpoint: Checkpoint, config: dict[str, Any]) -> ExperimentSpec:
-    """The defaults with the shape of a checkpoint."""
-    positions = _positions(config)
-    names = {"num_concepts": ("num_concepts", "concept_num"), "num_layers": ("num_layers", "num_hidden_layers")}
-    shared = (
-        "hidden_size",
-        "token_embedding_dim",
-        "num_attention_heads",
-        "intermediate_size",
-        "max_sequence_length",
-        "concept_position_type",
-        "use_bixt",
-    )
-    stated = {key: config[key] for key in shared if config.get(key) is not None}
-    stated |= {key: config[old] for key, both in names.items() for old in both if config.get(old) is not None}
-    return ExperimentSpec.model_validate(
-        {
-            "name": "evaluation",
-            "data": {"block_tokens": min(512, positions)},
-            "model": {} if checkpoint.family == "plain" else {**stated, "variant": checkpoint.variant},
-            "evaluation": {"max_length": min(128, positions)},
-        }
-    )
-
-
-def _positions(config: dict[str, Any]) -> int:
-    """The longest text in tokens, as the configuration of a concept model or of a plain encoder says."""
-    return int(config.get("max_sequence_length") or config.get("max_position_embeddings") or 512)
+    return bool(record.scores or record.analysis) and record.evaluation_identity != evaluation
 
 
 def uses_made_data(spec: ExperimentSpec) -> bool:
-    """Whether corpus or tasks are stand-ins, which every table must say."""
+    """Whether corpus or tasks are made data, which every table must state."""
     return spec.data.dataset == PYTHON_DOCS or spec.evaluation.data == "made"
 
 
 def training_run(identity: str, home: Home, repeats: str | None = None) -> RunFolder | None:
-    """The run that a pretraining identity would go on with, if there is one.
+    """The run that a pretraining identity would continue, if there is one.
 
     Args:
-        repeats: the run that is repeated, as for `open_training_run`.
+        repeats: the run that is repeated, as in a `Request`.
     """
-    index = _index("training", identity, repeats, home)
     try:
-        run_id = read_json(index)["run_id"]
+        run_id = read_json(_index("training", identity, repeats, home))["run_id"]
     except FileNotFoundError:
         return None
     return home.run(run_id) if home.has_run(run_id) else None
 
 
-def _index(kind: Literal["training", "evaluation"], identity: str, repeats: str | None, home: Home) -> Path:
-    """What leads from an identity to its run; a repetition has one of its own."""
+def _index(kind: Kind, identity: str, repeats: str | None, home: Home) -> Path:
+    """The file that leads from an identity to its run; a repetition has one of its own."""
     key = content_hash([identity, repeats]) if repeats and _is_kind(repeats, kind, home) else identity
     return home.root / "index" / f"{kind}-{key}.json"
 
 
+def _is_kind(run_id: str, kind: str, home: Home) -> bool:
+    """Whether a repeated run is of this kind; an old one without a record stands for its training."""
+    return (load_record(home.run(run_id)).kind if home.has_run(run_id) else "training") == kind
+
+
 @contextmanager
-def _work_at(
-    run: RunFolder, spec: ExperimentSpec, asked: str, head: str, home: Home
-) -> Iterator[tuple[RunFolder, RunRecord]]:
+def _work_at(claim: _Claim, request: Request) -> Iterator[tuple[RunFolder, RunRecord]]:
+    run = _find_or_claim(claim, request)
     try:
-        with hold(work_lock(home, run.run_id), run.run_id):
+        with hold(work_lock(request.home, run.run_id), run.run_id):
             record = load_record(run)
-            if not needs_evaluation_run(record, asked):
-                _ask_again(record, spec, asked, head)
+            if not needs_evaluation_run(record, claim.evaluation):
+                _update(record, claim)
             with _keeping_status(record, run):
                 yield run, record
     except RunPaused:  # also of the evaluation in a run of its own that follows a training
         raise
     except Paused as error:
-        raise RunPaused(f"{run.run_id}: paused {error}; the same command goes on") from None
+        raise RunPaused(f"{run.run_id}: paused {error}; the same command goes on", run.run_id) from None
 
 
 @contextmanager
@@ -250,7 +144,7 @@ def _keeping_status(record: RunRecord, run: RunFolder) -> Iterator[None]:
             if load_record(run).status == "running":
                 record.status, record.finished = status, datetime.now(UTC) if status == "failed" else None
                 record.save(run)
-        except Exception as error:  # what ended the work is what must be told
+        except Exception as error:  # it must not hide what ended the work
             logger.warning("%s: its record goes on saying running: %s", run.run_id, error)
 
     try:
@@ -258,73 +152,47 @@ def _keeping_status(record: RunRecord, run: RunFolder) -> Iterator[None]:
             record.status, record.finished = "running", None
             record.save(run)
         yield
-    except Paused:
-        leave("paused")
-        raise
-    except Exception:
-        leave("failed")
-        raise
-    except BaseException:  # interrupted, or cancelled from the UI
-        leave("paused")
+    except BaseException as error:  # an interrupt, and a cancellation from the UI, are no `Exception`
+        leave("failed" if isinstance(error, Exception) and not isinstance(error, Paused) else "paused")
         raise
 
 
-def _find_or_claim(
-    kind: Literal["training", "evaluation"],
-    prefix: str,
-    spec: ExperimentSpec,
-    identity: str,
-    asked: str,
-    home: Home,
-    log: Path,
-    *,
-    head: str,
-    checkpoint: Checkpoint | None = None,
-    fresh: bool = False,
-    repeats: str | None = None,
-) -> RunFolder:
-    index = _index(kind, identity, repeats, home)
+def _find_or_claim(claim: _Claim, request: Request) -> RunFolder:
+    home = request.home
+    index = _index(claim.kind, claim.identity, request.repeats, home)
     with home.lock(f"run-{index.stem.partition('-')[2]}"):
-        known = index.exists() and home.has_run(read_json(index)["run_id"])
-        if index.exists() and not known:
-            logger.warning("the run of this spec is gone from %s: starting a new one", home.runs)
-        if known and not fresh:
-            return home.run(read_json(index)["run_id"])
-        run = claim_run(home, prefix)
+        if index.exists():
+            run_id = read_json(index)["run_id"]
+            if not home.has_run(run_id):
+                logger.warning("the run of this spec is gone from %s: starting a new one", home.runs)
+            elif not request.fresh:
+                return home.run(run_id)
+        run = claim_run(home, claim.prefix)
         record = RunRecord(
-            kind=kind,
+            kind=claim.kind,
             run_id=run.run_id,
-            name=spec.name,
-            spec=spec.model_dump(mode="json", include=None if _spec_is_known(checkpoint) else FOREIGN_SECTIONS),
-            made_data=uses_made_data(spec),
-            pretraining_identity=identity,
-            evaluation_identity=asked,
-            environment=describe_environment(log),
-            head=head,
-            checkpoint=checkpoint,
+            name=claim.spec.name,
+            spec=stored_spec(claim.spec, claim.checkpoint),
+            made_data=uses_made_data(claim.spec),
+            pretraining_identity=claim.identity,
+            evaluation_identity=claim.evaluation,
+            environment=describe_environment(request.log),
+            head=claim.head,
+            checkpoint=claim.checkpoint,
         )
         try:
             record.save(run)
             write_json(index, {"run_id": run.run_id})
         except BaseException:
-            remove_tree(run.root)  # a run that no index leads to would never be found again
+            remove_tree(run.root)  # no index leads to it, so it would never be found again
             raise
         return run
 
 
-def _is_kind(run_id: str, kind: str, home: Home) -> bool:
-    """Whether a run that is repeated is of this kind; an old one without a record stands for its training."""
-    return (load_record(home.run(run_id)).kind if home.has_run(run_id) else "training") == kind
-
-
-def _spec_is_known(checkpoint: Checkpoint | None) -> bool:
-    return checkpoint is None or (checkpoint.folder / "experiment.json").is_file()
-
-
-def _ask_again(record: RunRecord, spec: ExperimentSpec, asked: str, head: str) -> None:
+def _update(record: RunRecord, claim: _Claim) -> None:
     """Take over what may change without a new run: publishing, tracking and, before anything is scored, evaluation."""
-    record.name = spec.name
-    record.made_data = uses_made_data(spec)
-    record.spec = spec.model_dump(mode="json", include=None if _spec_is_known(record.checkpoint) else FOREIGN_SECTIONS)
-    record.evaluation_identity = asked
-    record.head = head
+    record.name = claim.spec.name
+    record.made_data = uses_made_data(claim.spec)
+    record.spec = stored_spec(claim.spec, record.checkpoint)
+    record.evaluation_identity = claim.evaluation
+    record.head = claim.head

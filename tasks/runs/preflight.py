@@ -1,10 +1,19 @@
-"""What can be known to be wrong before any work is done: missing data, tokenizers, checkpoints, tokens."""
+"""What can be known to be wrong before any work is done: missing data, tokenizers, checkpoints, tokens.
 
+A start does this once. The command does it before it starts a server, and hands what it found over to the flow that it
+calls; a flow that a deployment starts has nothing handed over and does it itself.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tasks.checkpoints.finding import resolve_checkpoint
-from tasks.checkpoints.inputs import check_weights
+from tasks.checkpoints.inputs import check_weights, find_evaluation_inputs
 from tasks.checkpoints.publishing import choose_store
 from tasks.data.corpus import data_identity, load_tokenizer
 from tasks.data.sources import Source, find_dataset, find_tokenizer
@@ -12,17 +21,19 @@ from tasks.data.task_data import find_task_source
 from tasks.errors import UserError
 from tasks.pretraining.stage import check_processes, count_processes, pretraining_identity
 from tasks.pretraining.tracking import check_login
+from tasks.runs.checkpoint_spec import evaluation_head, evaluation_spec
 from tasks.runs.claiming import training_run
+from tasks.runs.request import Request
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import EvaluationSpec
 from tasks.spec.experiment import ExperimentSpec
-from tasks.store.home import Home
+from tasks.spec.pretraining import DataSpec
 from tasks.store.records import Checkpoint
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """All inputs of an experiment, found.
+    """Everything that an experiment reads.
 
     Attributes:
         corpus: the pretraining text.
@@ -37,83 +48,134 @@ class Inputs:
     init_from: Checkpoint | None = None
 
 
-def find_inputs(
-    spec: ExperimentSpec,
-    home: Home,
-    data_root: Path | None,
-    processes: int | None = None,
-    *,
-    fresh: bool = False,
-    repeats: str | None = None,
-) -> Inputs:
-    """Find everything an experiment reads.
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """Everything that an evaluation reads.
 
-    Args:
-        processes, fresh, repeats: as `flows.experiment.experiment` takes them.
+    Attributes:
+        tokenizer: its folder.
+        spec: the checkpoint's own with the requested changes.
+        tasks: source of every task by name.
+        corpus: the text that concepts are analysed on; None for a plain encoder, which has no concepts.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: Path
+    spec: ExperimentSpec
+    tasks: dict[str, Source]
+    corpus: Source | None
+
+
+Found = TypeVar("Found", Inputs, EvaluationInputs)
+_handed_over: ContextVar[Inputs | EvaluationInputs | None] = ContextVar("handed_over", default=None)
+
+
+@contextmanager
+def hand_over(inputs: Inputs | EvaluationInputs | None) -> Iterator[None]:
+    """Give a flow that the block calls the inputs that were found for it; None: it shall find its own."""
+    token = _handed_over.set(inputs)
+    try:
+        yield
+    finally:
+        _handed_over.reset(token)
+
+
+def take_over(kind: type[Found]) -> Found | None:
+    """The inputs that the caller of this flow found for it, if it did."""
+    inputs = _handed_over.get()
+    return inputs if isinstance(inputs, kind) else None
+
+
+def find_inputs(spec: ExperimentSpec, request: Request) -> Inputs:
+    """Find everything that an experiment reads.
 
     Raises:
-        UserError: with one line per thing that is missing or cannot be.
+        UserError: with one line for each thing that is missing or cannot be.
     """
     problems: list[str] = []
-    corpus: Source | None = None
-    identity = ""
-    checks = (
-        lambda: choose_store(spec.publish),
-        lambda: check_login(spec.tracking),
-        lambda: count_processes(spec, processes),
-    )
-    for check in checks:
+    checks: dict[str, Callable[[], Any]] = {
+        "publishing": partial(choose_store, spec.publish),
+        "tracking": partial(check_login, spec.tracking),
+        "processes": partial(count_processes, spec, request.processes),
+        "corpus": partial(_find_corpus, spec.data, request),
+        "tasks": partial(_find_tasks, spec.evaluation, request),
+        "start": partial(_find_start, spec.training.init_from, request),
+    }
+    found: dict[str, Any] = {}
+    for name, check in checks.items():
         try:
-            check()
+            found[name] = check()
         except UserError as error:
             problems.append(str(error))
-    try:
-        corpus = find_dataset(spec.data.dataset, home, data_root, spec.data.revision)
-        identity = data_identity(spec.data, corpus, home, data_root)
-        if spec.data.train_tokenizer_vocab_size is None:
-            load_tokenizer(find_tokenizer(spec.data.tokenizer_name, home, data_root))  # a broken one is found now
-    except UserError as error:
-        problems.append(str(error))
-    tasks = _find_tasks(spec.evaluation, home, data_root, problems)
-    start: Checkpoint | None = None
-    if spec.training.init_from is not None:
-        try:
-            start = resolve_checkpoint(spec.training.init_from, home, data_root)
-            if start.family == "plain":
-                raise UserError(f"{start.name} is a plain {start.variant}; allowed: a concept model")
-            check_weights(start)
-        except UserError as error:
-            problems.append(f"training.init_from: {error}")
-    if not (problems or fresh):
-        run = training_run(pretraining_identity(spec, identity, start), home, repeats)
-        if run is not None:
-            check_processes(spec, run, processes)
     if problems:
         raise UserError("\n".join(problems))
-    assert corpus is not None
-    return Inputs(corpus, tasks, identity, start)
+    corpus, identity = found["corpus"]
+    if not request.fresh:
+        pretraining = pretraining_identity(spec, identity, found["start"])
+        run = training_run(pretraining, request.home, request.repeats)
+        if run is not None:
+            check_processes(spec, run, request.processes)
+    return Inputs(corpus, found["tasks"], identity, found["start"])
 
 
-def find_task_sources(evaluation: EvaluationSpec, home: Home, data_root: Path | None) -> dict[str, Source]:
-    """The source of every task of an evaluation section.
+def find_evaluation(
+    checkpoint: str,
+    request: Request,
+    *,
+    tasks: list[str] | None = None,
+    seeds: int | None = None,
+    head: str | None = None,
+    tokenizer: str | None = None,
+    overrides: list[str] | None = None,
+) -> EvaluationInputs:
+    """Find everything that an evaluation of a checkpoint reads.
+
+    Args:
+        checkpoint, tasks, seeds, head, tokenizer, overrides: as `flows.evaluation.evaluation` takes them.
 
     Raises:
-        UserError: with one line per task whose data is missing.
+        UserError: something is missing, or does not fit the checkpoint.
     """
+    found, folder = find_evaluation_inputs(checkpoint, tokenizer, request.home, request.data_root)
+    spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
+    evaluation_head(spec, found)
+    sources = _find_tasks(spec.evaluation, request)
+    corpus = None
+    if found.family == "concept":
+        corpus = find_dataset(spec.data.dataset, request.home, request.data_root, spec.data.revision)
+    return EvaluationInputs(found, folder, spec, sources, corpus)
+
+
+def _find_corpus(data: DataSpec, request: Request) -> tuple[Source, str]:
+    """The pretraining text, and the identity of what is made of it."""
+    corpus = find_dataset(data.dataset, request.home, request.data_root, data.revision)
+    identity = data_identity(data, corpus, request.home, request.data_root)
+    if data.train_tokenizer_vocab_size is None:
+        load_tokenizer(find_tokenizer(data.tokenizer_name, request.home, request.data_root))  # raises if it is broken
+    return corpus, identity
+
+
+def _find_tasks(evaluation: EvaluationSpec, request: Request) -> dict[str, Source]:
+    sources: dict[str, Source] = {}
     problems: list[str] = []
-    found = _find_tasks(evaluation, home, data_root, problems)
-    if problems:
-        raise UserError("\n".join(problems))
-    return found
-
-
-def _find_tasks(
-    evaluation: EvaluationSpec, home: Home, data_root: Path | None, problems: list[str]
-) -> dict[str, Source]:
-    found = {}
     for name in evaluation.tasks:
         try:
-            found[name] = find_task_source(TASKS[name], evaluation.data, home, data_root)
+            sources[name] = find_task_source(TASKS[name], evaluation.data, request.home, request.data_root)
         except UserError as error:
             problems.append(f"task {name}: {error}")
-    return found
+    if problems:
+        raise UserError("\n".join(problems))
+    return sources
+
+
+def _find_start(name: str | None, request: Request) -> Checkpoint | None:
+    if name is None:
+        return None
+    try:
+        start = resolve_checkpoint(name, request.home, request.data_root)
+        if start.family == "plain":
+            raise UserError(f"{start.name} is a plain {start.variant}; allowed: a concept model")
+        check_weights(start)
+    except UserError as error:
+        raise UserError(f"training.init_from: {error}") from None
+    return start

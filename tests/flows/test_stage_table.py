@@ -4,11 +4,11 @@ import time
 
 import pytest
 from factories import make_record
-from tasks.report.pages import to_markdown
 
+from flows.bookkeeping import note_stage
 from flows.commands.listing import print_record
-from flows.fan_out import note_stage
 from tasks import stages
+from tasks.report.rendering import to_markdown
 from tasks.report.run import run_report
 from tasks.store import stage_table
 from tasks.store.home import Home, claim_run

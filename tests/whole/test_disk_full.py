@@ -48,6 +48,7 @@ from tasks.pretraining.state import last_complete_state, save_state
 from tasks.report.writing import write_report
 from tasks.review.sweeps import compare_runs
 from tasks.runs.claiming import open_training_run
+from tasks.runs.request import Request
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import EvaluationSpec
 from tasks.spec.experiment import ExperimentSpec, PublishSpec
@@ -289,7 +290,7 @@ def encoded(suffix: str) -> Callable[[Path, Things, int], object]:
 
 def opened(home: Path, things: Things, version: int) -> None:
     spec = ExperimentSpec(name=f"number-{version}", data=DataSpec(), model=ModelSpec())
-    with open_training_run(spec, "a" * 16, "b" * 16, Home(home), home / "log.md"):
+    with open_training_run(spec, "a" * 16, "b" * 16, Request(Home(home), None, home / "log.md")):
         pass
 
 

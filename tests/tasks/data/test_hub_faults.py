@@ -37,7 +37,7 @@ import tasks.data.hub
 tasks.data.hub.SILENCE_SECONDS = 2.0
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
-from flows.fan_out import finish_run, note_stage, settle
+from flows.bookkeeping import finish_run, note_stage, settle
 from tasks import stages
 from tasks.store.records import load_record
 from tasks.store.home import cogito_home

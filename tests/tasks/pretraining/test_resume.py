@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tasks.pretraining.stage import model_config, pretrain, pretraining_identity
 from tasks.pretraining.state import last_complete_state
 from tasks.runs.claiming import open_training_run
 from tasks.runs.preflight import find_inputs
+from tasks.runs.request import Request
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.reading import build_spec
@@ -296,9 +298,10 @@ def test_a_broken_state_does_not_push_out_whole_ones(
 
 def unfinished_run(home: Home, spec: ExperimentSpec, processes: int) -> RunFolder:
     """A run that this many processes have trained up to step 40."""
-    inputs = find_inputs(spec, home, None)
+    request = Request(home, None, home.root / "log.md")
+    inputs = find_inputs(spec, request)
     identity = pretraining_identity(spec, inputs.data_identity)
-    with open_training_run(spec, identity, "asked", home, home.root / "log.md") as (run, _):
+    with open_training_run(spec, identity, "asked", request) as (run, _):
         pass
     corpus = prepare_corpus(spec.data, inputs.corpus, home)
     training = pretraining_identity(spec, corpus.corpus_id)
@@ -330,17 +333,17 @@ def test_another_number_of_processes_is_refused_before_any_work(home: Home, word
 
 def test_the_same_number_a_fresh_run_or_a_finished_one_may_go_on(home: Home) -> None:
     spec = a_spec()
-    run = unfinished_run(home, spec, 2)
+    run, request = unfinished_run(home, spec, 2), partial(Request, home, None, home.root / "log.md")
     identity = read_json(next(run.pretraining.glob("checkpoints/*/complete.json")))["identity"]
     with pytest.raises(UserError, match="allowed: 2"):
-        find_inputs(spec, home, None, 3)
-    find_inputs(spec, home, None, 2)
-    find_inputs(spec, home, None, 1, fresh=True)
-    find_inputs(a_spec("training.seed=7"), home, None, 1)
+        find_inputs(spec, request(processes=3))
+    find_inputs(spec, request(processes=2))
+    find_inputs(spec, request(processes=1, fresh=True))
+    find_inputs(a_spec("training.seed=7"), request(processes=1))
     with pytest.raises(UserError, match="allowed: 2"):  # where there was no preflight
         pretrain(spec, prepare_corpus(spec.data, find_dataset(spec.data.dataset, home, None), home), run, home)
     write_json(run.pretraining / "result.json", {"identity": identity})
-    find_inputs(spec, home, None, 1)
+    find_inputs(spec, request(processes=1))
 
 
 # --- a home that was moved ---

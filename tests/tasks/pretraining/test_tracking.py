@@ -15,6 +15,7 @@ from command import ROOT, environment
 from tasks.errors import UserError
 from tasks.pretraining.tracking import Tracking, check_login
 from tasks.runs.preflight import find_inputs
+from tasks.runs.request import Request
 from tasks.spec.evaluation import EvaluationSpec
 from tasks.spec.experiment import ExperimentSpec, PublishSpec, TrackingSpec
 from tasks.spec.pretraining import DataSpec
@@ -42,8 +43,8 @@ def test_a_missing_login_is_found_before_the_work(nobody: Path, home: Home) -> N
         publish=PublishSpec(store="local"),
     )
     with pytest.raises(UserError, match=r"tracking\.wandb: got 'online'.* no W&B login for wandb\.example; fix: set W"):
-        find_inputs(spec, home, None)
-    find_inputs(spec.model_copy(update={"tracking": TrackingSpec()}), home, None)
+        find_inputs(spec, Request(home, None, home.root / "log.md"))
+    find_inputs(spec.model_copy(update={"tracking": TrackingSpec()}), Request(home, None, home.root / "log.md"))
 
 
 def test_a_login_is_a_key_or_a_line_of_netrc(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:

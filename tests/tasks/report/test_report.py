@@ -532,7 +532,7 @@ def test_a_report_that_fails_is_a_warning_and_nothing_else(
 ) -> None:
     from prefect.states import Completed, Failed
 
-    from flows import fan_out
+    from flows import bookkeeping
     from tasks.log.experiment_log import show_log, write_row
 
     class Row:
@@ -547,13 +547,13 @@ def test_a_report_that_fails_is_a_warning_and_nothing_else(
                 raise RuntimeError("no server")
             return Settled(Failed(message="disk full", name="Bad input" if broken == "is refused" else "Failed"))
 
-    monkeypatch.setattr(fan_out.stages, "write_log_row", Row)
-    monkeypatch.setattr(fan_out.stages, "make_report", Broken)
+    monkeypatch.setattr(bookkeeping.stages, "write_log_row", Row)
+    monkeypatch.setattr(bookkeeping.stages, "make_report", Broken)
     heard: list[str] = []
-    monkeypatch.setattr(fan_out.log, "warning", lambda text, *values: heard.append(text % values))
+    monkeypatch.setattr(bookkeeping.log, "warning", lambda text, *values: heard.append(text % values))
     run = RunFolder(put_run(home))
     record = make_record(finished=datetime(2026, 3, 1, 13, tzinfo=UTC))
-    state = fan_out.finish_run(record, run, tmp_path / "log.md")
+    state = bookkeeping.finish_run(record, run, tmp_path / "log.md")
     assert state.is_completed() and record.status == "complete"
     assert RunRecord.model_validate_json(run.record.read_text()) == record
     assert [row["run_id"] for row in show_log(tmp_path / "log.md")] == [RUN_ID]

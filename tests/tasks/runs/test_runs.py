@@ -12,6 +12,7 @@ from tasks.interruption import pausing
 from tasks.jobs.devices import lease_devices
 from tasks.review.rescoring import rescore_run
 from tasks.runs.claiming import open_training_run
+from tasks.runs.request import Request
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import DataSpec, ModelSpec
 from tasks.store.home import Home, RunFolder
@@ -23,7 +24,7 @@ SPEC = ExperimentSpec(name="test", data=DataSpec(), model=ModelSpec())
 
 
 def work(home: Home, identity: str = "a" * 16) -> AbstractContextManager[tuple[RunFolder, RunRecord]]:
-    return open_training_run(SPEC, identity, "b" * 16, home, home.root / "log.md")
+    return open_training_run(SPEC, identity, "b" * 16, Request(home, None, home.root / "log.md"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,88 @@
+"""How a flow run begins and ends: its locks, its signals, its time budget, and the state that it ends in."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from prefect.context import TagsContext
+from prefect.results import ResultRecord
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+
+from tasks.errors import Paused, RunPaused, StageError, UserError
+from tasks.interruption import pause_on_sigterm, pausing, stopping
+from tasks.jobs.devices import visible_devices
+from tasks.jobs.launch import pause_all_jobs
+from tasks.stages import BAD_INPUT, PAUSED
+from tasks.store.home import cogito_home
+from tasks.store.locks import TAG, active
+
+
+def workers() -> int:
+    """Threads of a flow: one for each device, one for the analysis, one for short stages."""
+    return len(visible_devices()) + 2
+
+
+def carry_out(work: Callable[[], State], max_hours: float | None = None) -> State:
+    """Do the work of a flow in this home; returns the state that the flow ends in, also if the work cannot be done.
+
+    Args:
+        max_hours: save and pause after so many hours; None has no limit.
+    """
+    stopping.clear()
+    pausing.clear()
+    with known_as_active(), without_tags():
+        try:
+            with _time_budget(max_hours):
+                return work()
+        except Paused as error:  # nothing failed, and the same command goes on
+            run_id = error.run_id if isinstance(error, RunPaused) else None
+            return Completed(message=str(error), name=PAUSED, data=run_id)
+        except UserError as error:
+            return Failed(message=str(error), name=BAD_INPUT)
+        except StageError as error:
+            return Failed(message=str(error))
+
+
+def run_of(state: State) -> str | None:
+    """The id of the run that a flow worked at, from the data of its final state; None if it did not come to one.
+
+    The data of a completed flow is the id; that of a failed one an error which knows it, as Prefect wants errors there.
+    """
+    data = state.data.result if isinstance(state.data, ResultRecord) else state.data
+    return data if isinstance(data, str) else getattr(data, "run_id", None)
+
+
+def known_as_active() -> AbstractContextManager[Any]:
+    """Hold a lock in this home under the id of the flow run, unless the command that started it holds one already."""
+    tagged = any(tag.startswith(TAG) for tag in flow_run.tags or ())
+    return nullcontext() if tagged else active(cogito_home(), flow_run.id or "")
+
+
+def without_tags() -> TagsContext:
+    """Give stages no tag: Prefect asks its server for a slot for each tagged one, which fails when that is away."""
+    return TagsContext(current_tags=set())
+
+
+@contextmanager
+def _time_budget(max_hours: float | None) -> Iterator[None]:
+    """Pause the work of the block when its time is over, or when the process is asked to end (SIGTERM).
+
+    The signal is handled only where the command wants it; the flow run of a worker is ended as Prefect does it.
+    """
+    timer = threading.Timer((max_hours or 0) * 3600, pause_all_jobs)
+    timer.daemon = True
+    before: Any = None
+    listens = pause_on_sigterm.is_set() and threading.current_thread() is threading.main_thread()
+    if max_hours is not None:
+        timer.start()
+    if listens:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: pause_all_jobs(end_short_ones=True))
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if listens:
+            signal.signal(signal.SIGTERM, before)
