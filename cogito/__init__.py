@@ -3,30 +3,47 @@
 Importing this package is light; each name brings its libraries on first use. Examples: docs/python.md
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cogito.interface import check_log, compare, load_spec, read_log
+    from flows.in_python import run_evaluation, run_experiment
     from models.checkpoints import load_checkpoint
     from models.text_encoder import load_encoder
-    from tasks.log.check import check_log
-    from tasks.log.experiment_log import read_log
-    from tasks.spec.reading import load_spec
+    from tasks.errors import Paused, StageError, UserError
 
 # Where each name lies.
 _HOMES = {
-    "check_log": "tasks.log.check",
+    "Paused": "tasks.errors",
+    "StageError": "tasks.errors",
+    "UserError": "tasks.errors",
+    "check_log": "cogito.interface",
+    "compare": "cogito.interface",
     "load_checkpoint": "models.checkpoints",
     "load_encoder": "models.text_encoder",
-    "load_spec": "tasks.spec.reading",
-    "read_log": "tasks.log.experiment_log",
+    "load_spec": "cogito.interface",
+    "read_log": "cogito.interface",
+    "run_evaluation": "flows.in_python",
+    "run_experiment": "flows.in_python",
 }
 
-__all__ = ["check_log", "load_checkpoint", "load_encoder", "load_spec", "read_log"]
+__all__ = [
+    "Paused",
+    "StageError",
+    "UserError",
+    "check_log",
+    "compare",
+    "load_checkpoint",
+    "load_encoder",
+    "load_spec",
+    "read_log",
+    "run_evaluation",
+    "run_experiment",
+]
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
     if name not in _HOMES:
         raise AttributeError(f"module 'cogito' has no attribute {name!r}; allowed: {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)

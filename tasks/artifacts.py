@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from prefect.artifacts import create_image_artifact, create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import PREFECT_API_URL
 
 from tasks.jobs.messages import OnProgress
@@ -31,8 +31,9 @@ _unseen = threading.Event()
 
 
 def show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Create an artifact without secrets; None, and a warning, where the server does not take it."""
-    if _unseen.is_set() and not _server_listens():
+    """Create an artifact without secrets; None outside a flow run, and, with a warning, where the server fails."""
+    outside = FlowRunContext.get() is None and TaskRunContext.get() is None
+    if outside or (_unseen.is_set() and not _server_listens()):
         return None
     try:
         made = create(*map(redact_all, args), **redact_all(kwargs))

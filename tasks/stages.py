@@ -7,13 +7,13 @@ done ends as Cached. Transient faults (network, Hub) are raised and retried with
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import Task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
@@ -27,6 +27,7 @@ from tasks.data.task_data import PreparedTask, prepare_task
 from tasks.errors import Paused, StageError, UserError
 from tasks.finetuning.scoring import score_task
 from tasks.finetuning.stage import finetune
+from tasks.in_process import RETRIES, submit
 from tasks.interruption import pausing, stopping
 from tasks.log.experiment_log import write_row
 from tasks.log.rows import render_row
@@ -69,7 +70,6 @@ class _PauseIsNoError(logging.Filter):
 
 
 logging.getLogger("prefect.task_runs").addFilter(_PauseIsNoError())
-RETRIES = 3
 
 
 def _retry_transient(_task: Any, _run: Any, state: State) -> bool:
@@ -80,6 +80,16 @@ def _retry_transient(_task: Any, _run: Any, state: State) -> bool:
 def _is_last_try() -> bool:
     context = TaskRunContext.get()
     return context is not None and context.task_run.run_count > RETRIES
+
+
+class Stage(Task[..., Any]):
+    """A Prefect task within a flow; outside of one the same function in a thread of this process."""
+
+    def submit(self, *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
+        """Start the stage and return its future."""
+        if FlowRunContext.get() is None:
+            return submit(self.fn, args, kwargs, wait_for or ())
+        return super().submit(*args, wait_for=wait_for, **kwargs)
 
 
 def stage(row: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
@@ -122,8 +132,8 @@ def stage(row: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
             return value
 
         function.row = row  # type: ignore[attr-defined]
-        return task(
-            run,  # type: ignore[call-overload]
+        return Stage(
+            run,
             name=function.__name__.replace("_", "-"),
             task_run_name=run_name,
             retries=RETRIES,
