@@ -17,7 +17,7 @@ from prefect.artifacts import create_image_artifact, create_progress_artifact, u
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import PREFECT_API_URL
 
-from tasks.jobs.messages import OnProgress
+from tasks.jobs.messages import OnProgress, Progress
 from tasks.progress import DISPLAY
 from tasks.secrets import redact_all
 
@@ -56,7 +56,7 @@ def artifact_key(*parts: str) -> str:
     return "-".join(parts).lower().replace("_", "-").replace(".", "-")
 
 
-def show_progress(title: str, note: Callable[[dict[str, Any]], str]) -> OnProgress:
+def show_progress(title: str, note: Callable[[dict[str, float]], str]) -> OnProgress:
     """A listener that shows a job's progress in the terminal and, at most once a second, as an artifact.
 
     Args:
@@ -66,10 +66,10 @@ def show_progress(title: str, note: Callable[[dict[str, Any]], str]) -> OnProgre
     artifact: Any = None
     last = 0.0
 
-    def report(figures: dict[str, Any]) -> None:
+    def report(progress: Progress) -> None:
         nonlocal artifact, last
-        done, total = int(figures["step"]), int(figures["steps"] or 0)
-        text = note(figures)
+        done, total = progress.step, progress.steps or 0
+        text = note(progress.figures)
         DISPLAY.update(title, done, total or None, text)
         now = time.monotonic()
         if TaskRunContext.get() is None or (now - last < UPDATE_SECONDS and done != total):

@@ -29,6 +29,7 @@ from tasks.finetuning.scoring import score_task
 from tasks.finetuning.stage import finetune
 from tasks.in_process import RETRIES, submit
 from tasks.interruption import pausing, stopping
+from tasks.jobs.messages import Progress
 from tasks.log.experiment_log import write_row
 from tasks.log.rows import render_row
 from tasks.plots import plot_curve, plot_live_geometry
@@ -155,7 +156,7 @@ def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokeniz
         cogito_home(),
         data_root,
         tokenizer_folder=tokenizer,
-        progress=lambda done, total: note({"step": done, "steps": total}),
+        progress=lambda done, total: note(Progress(step=done, steps=total)),
     )
     DISPLAY.finish("corpus")
     facts = result.model_dump(mode="json", exclude={"folder", "tokenizer", "special_token_ids"})
@@ -178,15 +179,15 @@ def pretrain_model(
 ) -> PretrainingResult:
     evaluations: list[dict[str, Any]] = []
 
-    def note(figures: dict[str, Any]) -> str:
+    def note(figures: dict[str, float]) -> str:
         return f"loss {figures['task_loss']:.3f} at {figures['steps_per_second']:.2f} steps/s"
 
     report = show_progress("pretraining", note)
 
-    def heard(figures: dict[str, Any]) -> None:
-        report(figures)
-        if "nuclear_rank_of_mean" in figures:  # an evaluation: collapse must be seen while it happens
-            evaluations.append(figures)
+    def heard(progress: Progress) -> None:
+        report(progress)
+        if "nuclear_rank_of_mean" in progress.figures:  # an evaluation: collapse must be seen while it happens
+            evaluations.append({"step": progress.step, **progress.figures})
             plot_live_geometry(evaluations, spec.model.num_concepts, run.plots / "ranks.png")
             show_image(run.plots / "ranks.png", artifact_key("ranks", run.run_id), "Concept ranks during pretraining")
 
@@ -234,7 +235,7 @@ def finetune_cell(
 ) -> CellResult:
     title = f"{name} seed {seed}" + ("" if start == "checkpoint" else f" {start.replace('_', '-')}")
 
-    def note(figures: dict[str, Any]) -> str:
+    def note(figures: dict[str, float]) -> str:
         return f"epoch {figures['epoch']:.1f}, selection {figures['selection']:.3f}"
 
     try:

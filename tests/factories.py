@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.finetuning.scoring import score_split
-from tasks.spec.experiment import ExperimentSpec
+from tasks.jobs.messages import AnalysisJob, FinetuningJob, Job, PretrainingJob
+from tasks.spec.experiment import ExperimentSpec, TrackingSpec
 from tasks.spec.pretraining import DataSpec
 from tasks.store.home import Home
 from tasks.store.records import (
@@ -170,3 +171,38 @@ def put_scored_run(
     record = make_record(**{"run_id": run_id, "cells": cells, "scores": scores} | changes)
     record.save(run)
     return record
+
+
+def job_without_inputs(kind: str, folder: Path, *, wandb: str = "disabled") -> Job[Any]:
+    """A job of a kind that starts as any other, and fails since nothing of what it names is there."""
+    spec = ExperimentSpec(name="test", data=DataSpec(), tracking=TrackingSpec(wandb=wandb))  # type: ignore[arg-type]
+    gone = folder / "gone"
+    if kind == "pretraining":
+        return PretrainingJob(
+            identity="x",
+            spec=spec,
+            run_id="test",
+            corpus=gone,
+            config={},
+            init_from=None,
+            unigram_entropy=1.0,
+            processes=1,
+            tracking_folder=gone,
+        )
+    if kind == "analysis":
+        ids = {"pad_token_id": 0}
+        return AnalysisJob(
+            identity="x", checkpoint=gone, corpus=gone, special_token_ids=ids, max_samples=1, batch_size=1
+        )
+    return FinetuningJob(
+        identity="x",
+        task="mrpc",
+        seed=1,
+        start="checkpoint",
+        head="via_decoder",
+        checkpoint=gone,
+        family="concept",
+        start_from=None,
+        data=gone,
+        protocol=spec.evaluation.for_task("mrpc"),
+    )

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,10 @@ from models.geometry import GeometryStream, compare_texts
 from models.objectives import drop_tokens, sample_generator
 from tasks.data.token_blocks import Batch, TokenBlocks, clean_batches
 from tasks.errors import StageError
-from tasks.jobs.messages import report_progress
+from tasks.jobs.messages import AnalysisJob, report_progress
 from tasks.plots import plot_similarity, plot_singular_values
 from tasks.store.files import replacing
+from tasks.store.records import AnalysisResult
 
 # Retrieval holds the concepts of so many texts in memory, twice.
 RETRIEVAL_TEXTS = 256
@@ -25,14 +25,18 @@ RETRIEVAL_TEXTS = 256
 DROPPED_SHARE = 0.3
 
 
-def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Encode uncorrupted held-out blocks; returns the fields of an AnalysisResult."""
+def run_analysis(job: AnalysisJob, folder: Path) -> AnalysisResult:
+    """Encode uncorrupted held-out blocks and measure the geometry of their concepts.
+
+    Raises:
+        StageError: the checkpoint cannot be loaded.
+    """
     started = time.monotonic()
     try:
-        model = load_checkpoint(job["checkpoint"])
+        model = load_checkpoint(job.checkpoint)
     except CheckpointError as error:
         raise StageError(str(error)) from error
-    device = torch.device(job["device"])
+    device = torch.device(job.device)
     torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that hides its types
     encoder = model.get_submodule("encoder")
 
@@ -42,10 +46,10 @@ def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     geometry, figures = measure_concepts(
         encode,
         (model.config.num_concepts, model.config.hidden_size),
-        TokenBlocks(Path(job["corpus"]), "held_out"),
-        job["max_samples"],
-        job["batch_size"],
-        job["special_token_ids"],
+        TokenBlocks(job.corpus, "held_out"),
+        job.max_samples,
+        job.batch_size,
+        job.special_token_ids,
         report=report_progress,
     )
     singular = geometry.singular_values().numpy()
@@ -55,13 +59,13 @@ def run_analysis(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     plots = {"singular_values": folder / "singular_values.png", "concept_similarity": folder / "concept_similarity.png"}
     plot_singular_values(singular, plots["singular_values"])
     plot_similarity(similarity, plots["concept_similarity"])
-    return {
-        "figures": figures,
-        "samples": geometry.samples,
-        "num_concepts": geometry.num_concepts,
-        "plots": {name: path.name for name, path in plots.items()},
-        "seconds": time.monotonic() - started,
-    }
+    return AnalysisResult(
+        figures=figures,
+        samples=geometry.samples,
+        num_concepts=geometry.num_concepts,
+        plots=plots,
+        seconds=time.monotonic() - started,
+    )
 
 
 @torch.no_grad()
@@ -72,7 +76,7 @@ def measure_concepts(
     max_samples: int,
     batch_size: int,
     special_ids: dict[str, int],
-    report: Callable[..., None] = lambda **figures: None,
+    report: Callable[[int, int], None] = lambda step, steps: None,
 ) -> tuple[GeometryStream, dict[str, float]]:
     """Every figure of whatever makes concepts [B, C, H] of a batch, and the geometry that holds its arrays.
 
@@ -90,7 +94,7 @@ def measure_concepts(
     geometry = GeometryStream(*shape)
     for batch in batches(count):
         geometry.update(encode(batch))
-        report(step=geometry.samples, steps=steps)
+        report(geometry.samples, steps)
 
     def drop(ids: np.ndarray, index: int) -> np.ndarray:
         return drop_tokens(ids, sample_generator(2, 0, 0, index), DROPPED_SHARE, special_ids.values())
@@ -100,6 +104,6 @@ def measure_concepts(
         parts = []
         for batch in batches(compared, change=change):
             parts.append(encode(batch).cpu())
-            report(step=count + compared * len(kept) + sum(map(len, parts)), steps=steps)
+            report(count + compared * len(kept) + sum(map(len, parts)), steps)
         kept[name] = torch.cat(parts)
     return geometry, {**geometry.figures(), **compare_texts(**kept)}

@@ -1,7 +1,7 @@
 """The launch side of concept analysis: geometry of a checkpoint's concepts on held-out text."""
 
 from tasks.jobs.launch import claimed_job, run_on_one_device
-from tasks.jobs.messages import OnProgress
+from tasks.jobs.messages import AnalysisJob, OnProgress
 from tasks.spec.evaluation import AnalysisSpec
 from tasks.store.files import content_hash
 from tasks.store.home import Home, RunFolder
@@ -27,16 +27,15 @@ def analyse_concepts(
     identity = content_hash(
         [CONTRACT_VERSION, checkpoint.weights_sha256, corpus.corpus_id, spec.model_dump(mode="json")]
     )
-    with claimed_job(run.analysis, identity, home) as done:
+    with claimed_job(run.analysis, identity, home, AnalysisResult) as done:
         if done is not None:
-            return AnalysisResult.of_job(done, run.analysis, reused=True)
-        job = {
-            "kind": "analysis",
-            "identity": identity,
-            "checkpoint": checkpoint.folder,
-            "corpus": corpus.folder,
-            "special_token_ids": corpus.special_token_ids,
-            "max_samples": spec.max_samples,
-            "batch_size": spec.batch_size,
-        }
-        return AnalysisResult.of_job(run_on_one_device(run.analysis, job, home, on_progress), run.analysis)
+            return done
+        job = AnalysisJob(
+            identity=identity,
+            checkpoint=checkpoint.folder,
+            corpus=corpus.folder,
+            special_token_ids=corpus.special_token_ids,
+            max_samples=spec.max_samples,
+            batch_size=spec.batch_size,
+        )
+        return run_on_one_device(run.analysis, job, home, on_progress)

@@ -7,8 +7,8 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from models.heads import PairHead
 from models.plain import load_plain_classifier
 from tasks.data.task_data import load_examples, special_ids
 from tasks.errors import StageError
-from tasks.jobs.messages import report_progress
+from tasks.jobs.messages import FinetuningJob, report_progress
 from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import TASKS, Task
-from tasks.spec.evaluation import CellProtocol
 from tasks.store.files import building, replacing, write_manifest
+from tasks.store.records import CellResult
 
 EVAL_BATCH_SIZE = 128
 # Pairs of like length are batched together within windows of this many batches.
@@ -76,71 +76,81 @@ def _pad(rows: list[np.ndarray], pad_token_id: int, device: torch.device, suffix
     }
 
 
-def run_finetuning(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Fine-tune one model on one task with one seed, or only ask it; returns the fields of a CellResult."""
+def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
+    """Fine-tune one model on one task with one seed, or compare its concepts untrained, and predict every split.
+
+    Raises:
+        StageError: the checkpoint cannot be loaded, or the loss is not finite.
+    """
     started = time.monotonic()
-    task, protocol, seed = TASKS[job["task"]], CellProtocol.model_validate(job["protocol"]), int(job["seed"])
-    data = Path(job["data"])
-    device = torch.device(job["device"])
-    torch.manual_seed(seed)
+    task, device = TASKS[job.task], torch.device(job.device)
+    torch.manual_seed(job.seed)
     try:
         model, report = _load(job, task.num_outputs)
     except CheckpointError as error:
         raise StageError(str(error)) from error
     torch.nn.Module.to(model, device)  # transformers wraps its own `to` in a way that hides its types
-    answer = "logits"
-    facts: dict[str, Any] = {"history": [], "best_epoch": None, "train_examples": 0}
-    if job["start"] == "zero_shot":
+    if job.start == "zero_shot":
         assert isinstance(model.head, PairHead)
-        torch.nn.init.zeros_(model.head.scorer.weight)  # the mean over the concepts: nothing random answers
+        torch.nn.init.zeros_(model.head.scorer.weight)  # pools by the plain mean over the concepts
         torch.nn.init.zeros_(model.head.scorer.bias)
-        answer = "cosine"
-        report_progress(step=1, steps=1, epoch=0.0, loss=0.0, selection=0.0)
+        training = _Training()
+        report_progress(1, 1, epoch=0.0, loss=0.0, selection=0.0)
     else:
-        facts = _train(model, task, protocol, seed, data, device)
-    paths = {}
+        training = _train(model, task, job, device)
+    predictions = {}
     for split in task.eval_splits:
-        examples = load_examples(data, f"eval-{split.label}")
-        outputs = _predict(model, examples, special_ids(data)["pad_token_id"], device, answer)
-        paths[split.label] = f"predictions-{split.label}.parquet"
-        _write_predictions(folder / paths[split.label], examples["labels"], outputs, task.is_regression)
-    kept = folder / "model" if protocol.keep_model and job["start"] == "checkpoint" else None
+        examples = load_examples(job.data, f"eval-{split.label}")
+        output = "cosine" if job.start == "zero_shot" else "logits"
+        outputs = _predict(model, examples, special_ids(job.data)["pad_token_id"], device, output)
+        predictions[split.label] = folder / f"predictions-{split.label}.parquet"
+        _write_predictions(predictions[split.label], examples["labels"], outputs, task.is_regression)
+    kept = folder / "model" if job.protocol.keep_model and job.start == "checkpoint" else None
     if kept is not None:
         with building(kept) as part:
-            if job["family"] == "plain":
+            if job.family == "plain":
                 model.save_pretrained(part)
             else:
                 save_checkpoint(model, part)
             write_manifest(part)
-    return {
-        "task": task.name,
-        "seed": seed,
-        "start": job["start"],
-        "start_from": job["start_from"],
-        "status": "complete",
-        "predictions": paths,
-        "model": kept and kept.name,
-        "loaded_weights": len(report.loaded),
-        "new_weights": ["all"] if job["start"] == "random" else report.new,
-        "dropped_weights": report.dropped,
-        "seconds": time.monotonic() - started,
-        **facts,
-    }
+    return CellResult(
+        task=task.name,
+        seed=job.seed,
+        start=job.start,
+        start_from=job.start_from,
+        status="complete",
+        predictions=predictions,
+        model=kept,
+        loaded_weights=len(report.loaded),
+        new_weights=["all"] if job.start == "random" else report.new,
+        dropped_weights=report.dropped,
+        seconds=time.monotonic() - started,
+        history=training.history,
+        best_epoch=training.best_epoch,
+        train_examples=training.examples,
+    )
 
 
-def _load(job: dict[str, Any], num_labels: int) -> tuple[PreTrainedModel, LoadReport]:
-    path, random_start = Path(job["checkpoint"]), job["start"] == "random"
-    if job["family"] == "plain":
-        return load_plain_classifier(path, num_labels, random_start=random_start)
-    return load_classifier(path, job["head"], num_labels, random_start=random_start)
+def _load(job: FinetuningJob, num_labels: int) -> tuple[PreTrainedModel, LoadReport]:
+    random_start = job.start == "random"
+    if job.family == "plain":
+        return load_plain_classifier(job.checkpoint, num_labels, random_start=random_start)
+    return load_classifier(job.checkpoint, job.head, num_labels, random_start=random_start)
 
 
-def _train(
-    model: PreTrainedModel, task: Task, protocol: CellProtocol, seed: int, data: Path, device: torch.device
-) -> dict[str, Any]:
-    """Train to the end and leave the model as it was after its best epoch; what happened on the way."""
-    pad = special_ids(data)["pad_token_id"]
-    train, selection = load_examples(data, "train"), load_examples(data, "selection")
+@dataclass(frozen=True)
+class _Training:
+    """What happened while a cell was trained; nothing for a zero-shot one."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: float | None = None
+    examples: int = 0
+
+
+def _train(model: PreTrainedModel, task: Task, job: FinetuningJob, device: torch.device) -> _Training:
+    """Train to the end and leave the model with the weights of its best epoch."""
+    protocol, pad = job.protocol, special_ids(job.data)["pad_token_id"]
+    train, selection = load_examples(job.data, "train"), load_examples(job.data, "selection")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay, fused=True
     )
@@ -155,7 +165,7 @@ def _train(
     history: list[dict[str, float]] = []
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
     losses: list[float] = []
-    for step, batch_indices in enumerate(_batches(lengths, protocol.global_batch_size, seed, steps), start=1):
+    for step, batch_indices in enumerate(_batches(lengths, protocol.global_batch_size, job.seed, steps), start=1):
         model.train()
         batch = make_batch(train, batch_indices, pad, device, apart=_reads_apart(model))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
@@ -173,12 +183,12 @@ def _train(
             value = metric.compute(selection["labels"], _answers(predictions, task.is_regression))
             mean_loss = float(np.mean(losses[-per_epoch:]))
             history.append({"epoch": step / per_epoch, "train_loss": mean_loss, task.primary_metric: value})
-            report_progress(step=step, steps=steps, epoch=step / per_epoch, loss=mean_loss, selection=value)
+            report_progress(step, steps, epoch=step / per_epoch, loss=mean_loss, selection=value)
             if best is None or value > best[0]:
                 best = (value, step, copy.deepcopy({k: v.detach().cpu() for k, v in model.state_dict().items()}))
     assert best is not None
     model.load_state_dict(best[2])
-    return {"history": history, "best_epoch": best[1] / per_epoch, "train_examples": len(lengths)}
+    return _Training(history, best[1] / per_epoch, len(lengths))
 
 
 def _reads_apart(model: PreTrainedModel) -> bool:

@@ -4,7 +4,7 @@ import logging
 
 from tasks.data.task_data import PreparedTask
 from tasks.jobs.launch import claimed_job, run_on_one_device
-from tasks.jobs.messages import OnProgress
+from tasks.jobs.messages import FinetuningJob, OnProgress
 from tasks.spec.evaluation import CellProtocol
 from tasks.store.files import content_hash, file_sha256, is_complete
 from tasks.store.home import Home, RunFolder
@@ -44,25 +44,22 @@ def finetune(
         weights, source = file_sha256(begin.model / "model.safetensors"), begin.model
     identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, head, seed, start])
     folder = run.cell(data.task, seed, start)
-    with claimed_job(folder, identity, home) as done:
-        if done is not None:
-            found = CellResult.of_job(done, folder, reused=True)
-            if found.model is None or is_complete(found.model):
-                return found
-        job = {
-            "kind": "finetuning",
-            "identity": identity,
-            "task": data.task,
-            "seed": seed,
-            "start": start,
-            "head": head,
-            "checkpoint": source,
-            "family": checkpoint.family,
-            "start_from": begin.task if begin else None,
-            "data": data.folder,
-            "protocol": protocol.model_dump(mode="json"),
-        }
-        result = CellResult.of_job(run_on_one_device(folder, job, home, on_progress), folder)
+    with claimed_job(folder, identity, home, CellResult) as done:
+        if done is not None and (done.model is None or is_complete(done.model)):
+            return done
+        job = FinetuningJob(
+            identity=identity,
+            task=data.task,
+            seed=seed,
+            start=start,
+            head=head,
+            checkpoint=source,
+            family=checkpoint.family,
+            start_from=begin.task if begin else None,
+            data=data.folder,
+            protocol=protocol,
+        )
+        result = run_on_one_device(folder, job, home, on_progress)
         _report_weights(result)
         return result
 

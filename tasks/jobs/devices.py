@@ -78,7 +78,7 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
                 if count > len(devices):
                     gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda one: one.index))
                     raise StageError(
-                        f"GPU {gone} no longer answers, and {len(devices)} of the {count} needed are left; "
+                        f"GPU {gone} no longer responds, and {len(devices)} of the {count} needed are left; "
                         "what is done is saved; fix: look at it (`nvidia-smi`), then run the same command again"
                     )
                 for device in devices:

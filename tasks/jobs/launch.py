@@ -1,9 +1,8 @@
-"""Starting a job in processes of its own, hearing its progress, and leaving none behind.
+"""The launch side of a job: starts its processes, passes on what they report, and leaves none of them behind.
 
-JSON in (`job.json`), JSON out (`result.json`); what else the job prints goes to `log.txt` in its folder.
+Messages are those of `tasks.jobs.messages`; everything else that a job prints goes to `log.txt` in its folder.
 """
 
-import json
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,19 @@ import psutil
 from tasks.errors import Paused, StageError
 from tasks.interruption import pausing, stopping
 from tasks.jobs.devices import Device, lease_devices, lost_devices
-from tasks.jobs.messages import ERROR_MARK, PAUSABLE, PAUSE_ANSWER, PAUSE_WISH, PROGRESS_MARK, WARNING_MARK, OnProgress
+from tasks.jobs.messages import (
+    PAUSE_REQUEST,
+    Job,
+    JobError,
+    JobWarning,
+    OnProgress,
+    Progress,
+    R,
+    clear_answers,
+    finished_result,
+    parse_line,
+    pause_answer,
+)
 from tasks.processes import own_mark
 from tasks.secrets import environment_without_secrets, redact
 from tasks.store.files import content_hash, read_json, write_json, writing
@@ -31,110 +43,90 @@ from tasks.store.locks import hold
 log = logging.getLogger("cogito.launch")
 
 LAST_LINES = 12
-# How the launchers say that a process was ended by a signal; SIGTERM is how they end the others.
+# How the launchers report that a signal killed a process; they end the other ranks with SIGTERM, which is no cause.
 _KILLED_BY = re.compile(r"Signal \d+ \((SIG(?!TERM)\w+)\) received by PID|died with <Signals\.(SIG(?!TERM)\w+):")
-# What a process says whose neighbour is gone.
+# Errors of a rank that lost the connection to another rank.
 _LOST_NEIGHBOUR = re.compile(r"gloo|NCCL|Connection (closed|reset)|TCPStore|ProcessGroup|barrier", re.IGNORECASE)
-# Settings of glibc's allocator by which freed memory stays with a process.
+# Settings of glibc's allocator that keep freed memory in the process.
 KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 
-# What a GPU that answers can do; in a process of its own, since one that met a lost GPU cannot use another any more.
+# Shows whether a GPU works. Runs in a new process: one that has met a lost GPU cannot use any other GPU.
 GPU_PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
 PROBE_SECONDS = 120
 
+# Running jobs of this process: process id -> folder and job.
+_running: dict[int, tuple[Path, Job[Any]]] = {}
 
-# Jobs of this process that are running: process id -> folder and kind.
-_running: dict[int, tuple[Path, str]] = {}
+
+class DeviceLost(StageError):
+    """A job failed, and one of its devices no longer responds."""
 
 
 def stop_all_jobs() -> None:
-    """End every job of this process and start no other: it was interrupted or cancelled."""
+    """End every job of this process and start no other: the command was interrupted or cancelled."""
     stopping.set()
     for pid in list(_running):
         end_process_tree(pid)
 
 
 def pause_all_jobs(*, end_short_ones: bool = False) -> None:
-    """Have trainings save where they are and end, and start no other job.
+    """Make pausable jobs save their state and end, and start no other job.
 
     Args:
-        end_short_ones: end the other jobs at once, which begin anew next time; else they finish.
+        end_short_ones: end the other jobs at once, to be run again next time; otherwise they may finish.
     """
     pausing.set()
-    for pid, (folder, kind) in list(_running.items()):
-        if kind in PAUSABLE:
-            (folder / PAUSE_WISH).touch()
+    for pid, (folder, job) in list(_running.items()):
+        if job.pausable:
+            (folder / PAUSE_REQUEST).touch()
         elif end_short_ones:
             end_process_tree(pid)
 
 
-def finished_result(folder: Path, identity: str) -> dict[str, Any] | None:
-    """The result of a job that was done before with the same identity, else None."""
-    try:
-        result = read_json(folder / "result.json")
-    except (OSError, ValueError):
-        return None
-    if result.pop("identity", None) != identity:
-        return None
-    return result
-
-
 @contextmanager
-def claimed_job(folder: Path, identity: str, home: Home) -> Iterator[dict[str, Any] | None]:
-    """Hold a job's folder alone and yield its finished result, or None: then it is the holder's to run.
+def claimed_job(folder: Path, identity: str, home: Home, kind: type[R]) -> Iterator[R | None]:
+    """Hold a job's folder alone; yields its finished result, or None if the holder has to run the job.
 
-    A second command that asks for the same job waits here and finds it done.
+    A second command with the same job waits here until the first has finished it.
     """
-    done = finished_result(folder, identity)
+    done = finished_result(folder, identity, kind, reused=True)
     if done is not None:
         yield done
         return
     with hold(home.lock(f"job-{content_hash(str(folder))}"), f"{folder.parent.name}/{folder.name}"):
-        yield finished_result(folder, identity)
+        yield finished_result(folder, identity, kind, reused=True)
 
 
-class DeviceLost(StageError):
-    """A job failed, and a device of it no longer answers."""
-
-
-def run_on_one_device(
-    folder: Path, job: dict[str, Any], home: Home, on_progress: OnProgress | None = None
-) -> dict[str, Any]:
-    """Run a job on the next free device; anew on another one when its GPU is lost.
+def run_on_one_device(folder: Path, job: Job[R], home: Home, on_progress: OnProgress | None = None) -> R:
+    """Run a job on the next free device, and again on another one if its GPU is lost.
 
     Raises:
         StageError: the job failed, or no device is left.
-        Paused: it was told to pause.
+        Paused: a pause was requested.
     """
     while True:
         with lease_devices(home) as devices:
             try:
                 return run_job(folder, job, devices, on_progress=on_progress)
             except DeviceLost as error:
-                log.warning("%s; begun again on another", error)
+                log.warning("%s; the job starts again on another device", error)
 
 
 def run_job(
-    folder: Path,
-    job: dict[str, Any],
-    devices: list[Device],
-    *,
-    launcher: bool = False,
-    on_progress: OnProgress | None = None,
-) -> dict[str, Any]:
+    folder: Path, job: Job[R], devices: list[Device], *, launcher: bool = False, on_progress: OnProgress | None = None
+) -> R:
     """Run one job to its end in child processes.
 
     Args:
         folder: the job's own folder.
-        job: JSON-ready, with `kind` and `identity`; it is told the kind of its devices.
-        devices: leased devices; with `launcher` one process per device.
-        launcher: start by `accelerate launch`.
-        on_progress: called with the figures of every progress line.
+        devices: leased devices; with `launcher`, one process per device.
+        launcher: start the job with `accelerate launch`.
+        on_progress: called with every progress message.
 
     Raises:
         StageError: the job failed; the message is that of the first rank that reported an error.
-        DeviceLost: it failed, and a GPU of it no longer answers.
-        Paused: it was told to pause, and saved where it is.
+        DeviceLost: the job failed, and one of its GPUs no longer responds.
+        Paused: a pause was requested, and the state is saved.
     """
     if stopping.is_set():
         raise StageError("interrupted")
@@ -142,16 +134,72 @@ def run_job(
         raise Paused("before it began")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*(folder / name for name in ("result.json", PAUSE_WISH, PAUSE_ANSWER)), *folder.glob("error-*.json")]:
-        stale.unlink(missing_ok=True)
-    job = {**job, "device": devices[0].kind}
-    write_json(folder / "job.json", job)
-    command = [sys.executable, *(_accelerate_arguments(devices) if launcher else [])]
+    clear_answers(folder)
+    job = job.model_copy(update={"device": devices[0].kind})
+    write_json(folder / "job.json", job.model_dump(mode="json"))
+    # -P: without it Python would import a user's models.py or tasks.py from the working directory.
+    command = [sys.executable, "-P", *(_accelerate_arguments(devices) if launcher else [])]
     command += ["-m", "tasks.jobs.worker", str(folder / "job.json")]
-    last_lines: deque[str] = deque(maxlen=LAST_LINES)
-    signals: list[str] = []
-    # By jobs that had no room for their error file; kept apart, since their launcher adds a long trace.
-    told: list[str] = []
+    output = _Output(on_progress)
+    exit_code = _run_process(command, _environment(job, devices, folder), folder, job, output)
+    result: R | None = finished_result(folder, job.identity, job.result)
+    if result is None and (answer := pause_answer(folder)):
+        raise Paused(f"after step {answer.step}")
+    if result is None and pausing.is_set():
+        raise Paused("before it was done")
+    if result is not None and (exit_code == 0 or stopping.is_set() or pausing.is_set()):
+        return result  # perhaps ended by force, but only after its result was there
+    if stopping.is_set():
+        raise StageError("interrupted")
+    if exit_code < 0 and exit_code != -signal.SIGTERM:  # SIGTERM came from `_run_process`, for a process that hung
+        output.signals.append(signal.Signals(-exit_code).name)
+    message = _failure_message(folder, exit_code, output)
+    if gone := [device for device in devices if device.kind == "cuda" and not _responds(device)]:
+        lost_devices.update(gone)
+        names = ", ".join(device.index for device in gone)
+        raise DeviceLost(f"GPU {names} no longer responds, or has no free memory at all: {message.splitlines()[0]}")
+    raise StageError(message)
+
+
+@dataclass
+class _Output:
+    """What the processes of a job wrote, as far as it is needed after their end.
+
+    Attributes:
+        signals: names of the signals that killed ranks.
+        errors: of ranks that could not write their error file. Kept apart from the last lines, which a launcher fills
+            with a long traceback of its own.
+    """
+
+    on_progress: OnProgress | None
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+    signals: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> str | None:
+        """Take one line; returns what the job's log keeps of it, None for a progress message that was passed on."""
+        if killed := _KILLED_BY.search(line):
+            self.signals.append(killed[1] or killed[2])
+        # Neither a damaged line nor a failing progress display ends a job.
+        try:
+            message = parse_line(line)
+            if isinstance(message, Progress):
+                if self.on_progress:
+                    self.on_progress(message)
+                return None
+        except Exception as error:
+            log.warning("progress could not be shown: %s", error)
+        else:
+            if isinstance(message, JobError):
+                self.errors.append(redact(message.message))
+            if isinstance(message, JobWarning):
+                log.warning("%s", message.message)
+        self.last_lines.append(redact(line))
+        return self.last_lines[-1]
+
+
+def _run_process(command: list[str], environment: dict[str, str], folder: Path, job: Job[Any], output: _Output) -> int:
+    """Run a job's command and read its output to the end; returns its exit code."""
     with _job_log(folder / "log.txt") as keep:
         process = subprocess.Popen(
             command,
@@ -161,60 +209,34 @@ def run_job(
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=_environment(job, devices, folder),
+            env=environment,
             start_new_session=os.name == "posix",
         )
-        _running[process.pid] = folder, str(job["kind"])
+        _running[process.pid] = folder, job
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                if killed := _KILLED_BY.search(line):
-                    signals.append(killed[1] or killed[2])
-                if line.startswith(ERROR_MARK):
-                    told.append(redact(line.removeprefix(ERROR_MARK).strip()))
-                if line.startswith(WARNING_MARK):
-                    log.warning("%s", line.removeprefix(WARNING_MARK).strip())
-                if not (line.startswith(PROGRESS_MARK) and _heard(line, on_progress)):
-                    last_lines.append(redact(line))
-                    keep(last_lines[-1])
+                if (kept := output.add(line)) is not None:
+                    keep(kept)
             process.wait()
         finally:
             end_process_tree(process.pid)
             process.wait()
             _running.pop(process.pid, None)
-    result = finished_result(folder, job["identity"])
-    if result is None and (folder / PAUSE_ANSWER).exists():
-        raise Paused(f"after step {read_json(folder / PAUSE_ANSWER)['step']}")
-    if result is None and pausing.is_set():
-        raise Paused("before it was done")
-    if result is not None and (stopping.is_set() or pausing.is_set()):
-        return result  # it was done when it was ended
-    if stopping.is_set():
-        raise StageError("interrupted")
-    if process.returncode != 0 or result is None:
-        if process.returncode < 0 and process.returncode != -signal.SIGTERM:  # which ended it just now, if it hung
-            signals.append(signal.Signals(-process.returncode).name)
-        message = _failure_message(folder, process.returncode, last_lines, signals, told)
-        if gone := [device for device in devices if device.kind == "cuda" and not _answers(device)]:
-            lost_devices.update(gone)
-            names = ", ".join(device.index for device in gone)
-            raise DeviceLost(f"GPU {names} no longer answers, or has no memory left at all: {message.splitlines()[0]}")
-        raise StageError(message)
-    return result
+    return process.returncode
 
 
-def _answers(gpu: Device) -> bool:
-    """Whether a GPU can still be used. Asked after a failure only: a new process takes seconds."""
+def _responds(gpu: Device) -> bool:
+    """Whether a GPU still works. Checked only after a failure, since a new process takes seconds."""
     environment = environment_without_secrets() | {"CUDA_VISIBLE_DEVICES": gpu.index}
-    command = [sys.executable, "-c", GPU_PROBE]
     try:
         probe = subprocess.run(
-            command,
+            [sys.executable, "-P", "-c", GPU_PROBE],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_SECONDS,
-            start_new_session=os.name == "posix",  # what ends this command must not look like a lost GPU
+            start_new_session=os.name == "posix",  # a signal to this command must not look like a lost GPU
         )
         return probe.returncode == 0
     except subprocess.TimeoutExpired:
@@ -223,7 +245,7 @@ def _answers(gpu: Device) -> bool:
 
 @contextmanager
 def _job_log(path: Path) -> Iterator[Callable[[str], None]]:
-    """What keeps a job's lines in its log. A log without room is no reason to end a job: it is said, once."""
+    """A function that appends lines to a job's log. A full disk loses lines, with one warning, and ends no job."""
     lost = False
     with writing(path), path.open("ab", buffering=0) as file:
 
@@ -237,18 +259,6 @@ def _job_log(path: Path) -> Iterator[Callable[[str], None]]:
                 lost = True
 
         yield keep
-
-
-def _heard(line: str, on_progress: OnProgress | None) -> bool:
-    """Pass progress on. Whoever shows it may fail, and ranks may write into each other's lines: neither ends a job."""
-    try:
-        figures = json.loads(line.removeprefix(PROGRESS_MARK))
-        if on_progress:
-            on_progress(figures)
-    except Exception as error:
-        log.warning("progress could not be shown: %s", error)
-        return False
-    return True
 
 
 def end_process_tree(pid: int) -> None:
@@ -282,10 +292,8 @@ def _accelerate_arguments(devices: list[Device]) -> list[str]:
     return [*arguments, "--module"]
 
 
-def _environment(job: dict[str, Any], devices: list[Device], folder: Path) -> dict[str, str]:
-    # A job works on files alone; only a training that is tracked online has somebody to tell who it is.
-    online = job["kind"] == "pretraining" and job["spec"]["tracking"]["wandb"] == "online"
-    environment = environment_without_secrets(*(("WANDB_API_KEY", "*_PROXY") if online else ()))
+def _environment(job: Job[Any], devices: list[Device], folder: Path) -> dict[str, str]:
+    environment = environment_without_secrets(*job.secrets)
     environment = {name: value for name, value in environment.items() if not name.startswith("ACCELERATE_")}
     environment |= own_mark() | {
         "OMP_NUM_THREADS": str(max(device.threads for device in devices)),
@@ -297,6 +305,7 @@ def _environment(job: dict[str, Any], devices: list[Device], folder: Path) -> di
         "HF_HOME": str(folder / "no_hf_home"),
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
+        "PYTHONSAFEPATH": "1",  # -P for the ranks that a launcher starts
     }
     if devices[0].kind == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(device.index for device in devices)
@@ -307,15 +316,15 @@ def _environment(job: dict[str, Any], devices: list[Device], folder: Path) -> di
     return environment
 
 
-def _failure_message(folder: Path, exit_code: int, last_lines: deque[str], signals: list[str], told: list[str]) -> str:
-    errors = [*(str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))), *told]
-    own = [error for error in errors if not (signals and _LOST_NEIGHBOUR.search(error))]
-    if own:
-        return own[0]
-    if signals:
+def _failure_message(folder: Path, exit_code: int, output: _Output) -> str:
+    errors = [*(str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))), *output.errors]
+    causes = [error for error in errors if not (output.signals and _LOST_NEIGHBOUR.search(error))]
+    if causes:
+        return causes[0]
+    if output.signals:
         return (
-            f"a process of the job was killed ({signals[0]}), by somebody or for want of memory; "
-            "fix: run the same command again: it goes on from what is saved"
+            f"a process of the job was killed ({output.signals[0]}), from outside or because memory ran out; "
+            "fix: run the same command again: it goes on from the last saved state"
         )
-    tail = " | ".join(line.strip() for line in last_lines if line.strip())
-    return f"the process ended with code {exit_code} and no result; its last lines: {tail}"
+    tail = " | ".join(line.strip() for line in output.last_lines if line.strip())
+    return f"the process ended with code {exit_code} and without a result; its last lines: {tail}"

@@ -1,33 +1,228 @@
-"""What the launch side and the ranks of a job say to each other."""
+"""What the launch side and the ranks of a job tell each other.
 
-import json
+Files in the job's folder: `job.json`, `result.json`, `error-RANK.json`, `pause` (a request) and `paused.json` (its
+answer). Lines on a rank's standard output: progress, warnings, and an error whose file could not be written.
+"""
+
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-PROGRESS_MARK = "@progress "
-ERROR_MARK = "@error "
-WARNING_MARK = "@warning "
-# Set when this process was asked to end: a training then saves where it is.
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from tasks.spec.evaluation import CellProtocol
+from tasks.spec.experiment import ExperimentSpec
+from tasks.store.files import read_json, write_json
+from tasks.store.records import AnalysisResult, CellResult, PretrainingResult, Result, Start
+
+R = TypeVar("R", bound=Result)
+
+# Every line that a rank writes for the launch side begins with this.
+LINE_MARK = "@cogito "
+# Exists in a job's folder while the job is asked to pause.
+PAUSE_REQUEST = "pause"
+# Set in a rank that received SIGTERM: a pausable job then saves its state and ends.
 TERMINATED = threading.Event()
 
 
-def report_progress(**figures: Any) -> None:
-    """Tell the parent how far this job is."""
-    # One write, so that another rank's line cannot come between a line and its end.
-    sys.stdout.write(f"{PROGRESS_MARK}{json.dumps(figures)}\n")
+class Message(BaseModel):
+    """Base of everything that crosses between the two sides: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Job(Message, Generic[R]):
+    """What a rank needs for its work.
+
+    Attributes:
+        loop: import path of the function that does the work, `(job, folder) -> result`; ranks other than 0 return None.
+            It is named rather than imported, so that a rank loads the libraries of its own job alone.
+        result: the class R of its result.
+        pausable: whether the job saves its state on request and later continues from it.
+    """
+
+    loop: ClassVar[str]
+    result: ClassVar[Any]
+    pausable: ClassVar[bool] = False
+
+    identity: str
+    device: Literal["cpu", "cuda"] = Field("cpu", description="kind of the leased devices, set at the start")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Patterns of the secret environment variables that the job needs."""
+        return ()
+
+
+class PretrainingJob(Job[PretrainingResult]):
+    """Train one model, in one rank per device."""
+
+    loop = "tasks.pretraining.loop:run_pretraining"
+    result = PretrainingResult
+    pausable = True
+
+    kind: Literal["pretraining"] = "pretraining"
+    spec: ExperimentSpec
+    run_id: str
+    corpus: Path
+    config: dict[str, Any] = Field(description="arguments of `models.configuration.ConceptConfig`")
+    init_from: Path | None
+    unigram_entropy: float = Field(description="nats per token of the held-out text")
+    processes: int
+    tracking_folder: Path
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """W&B needs its key and perhaps a proxy; nothing else of a job uses the network."""
+        return ("WANDB_API_KEY", "*_PROXY") if self.spec.tracking.wandb == "online" else ()
+
+
+class FinetuningJob(Job[CellResult]):
+    """Train and predict one cell."""
+
+    loop = "tasks.finetuning.loop:run_finetuning"
+    result = CellResult
+
+    kind: Literal["finetuning"] = "finetuning"
+    task: str
+    seed: int
+    start: Start
+    head: str
+    checkpoint: Path
+    family: Literal["concept", "plain"]
+    start_from: str | None
+    data: Path
+    protocol: CellProtocol
+
+
+class AnalysisJob(Job[AnalysisResult]):
+    """Measure the concepts of one checkpoint on held-out text."""
+
+    loop = "tasks.analysis.loop:run_analysis"
+    result = AnalysisResult
+
+    kind: Literal["analysis"] = "analysis"
+    checkpoint: Path
+    corpus: Path
+    special_token_ids: dict[str, int]
+    max_samples: int
+    batch_size: int
+
+
+class Progress(Message):
+    """How far a job is: `step` of `steps` (None where the end is not known), with the current figures."""
+
+    kind: Literal["progress"] = "progress"
+    step: int
+    steps: int | None
+    figures: dict[str, float] = Field(default_factory=dict)
+
+
+class JobWarning(Message):
+    """A warning for the user of the command."""
+
+    kind: Literal["warning"] = "warning"
+    message: str
+
+
+class JobError(Message):
+    """Why a rank failed; also the content of `error-RANK.json`."""
+
+    kind: Literal["error"] = "error"
+    message: str
+    traceback: str = ""
+
+
+class PauseAnswer(Message):
+    """`paused.json`: the state after `step` is saved, and the job has ended."""
+
+    identity: str
+    step: int
+
+
+OnProgress = Callable[[Progress], None]
+_JOBS: TypeAdapter[PretrainingJob | FinetuningJob | AnalysisJob] = TypeAdapter(
+    Annotated[PretrainingJob | FinetuningJob | AnalysisJob, Field(discriminator="kind")]
+)
+_LINES: TypeAdapter[Progress | JobWarning | JobError] = TypeAdapter(
+    Annotated[Progress | JobWarning | JobError, Field(discriminator="kind")]
+)
+
+
+def read_job(path: Path) -> PretrainingJob | FinetuningJob | AnalysisJob:
+    """The job of a `job.json`.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not a job.
+    """
+    return _JOBS.validate_json(path.read_bytes())
+
+
+def send(message: Progress | JobWarning | JobError) -> None:
+    """Write a message to standard output, where the launch side reads it."""
+    # A single write, so that no other rank's line comes between the text and its line end.
+    sys.stdout.write(f"{LINE_MARK}{message.model_dump_json()}\n")
     sys.stdout.flush()
+
+
+def parse_line(line: str) -> Progress | JobWarning | JobError | None:
+    """The message of a line, None for any other line.
+
+    Raises:
+        ValueError: the line holds a damaged message; ranks may write into each other's lines.
+    """
+    return _LINES.validate_json(line.removeprefix(LINE_MARK)) if line.startswith(LINE_MARK) else None
+
+
+def report_progress(step: int, steps: int | None, **figures: float) -> None:
+    """Report how far this job is."""
+    send(Progress(step=step, steps=steps, figures=figures))
 
 
 def report_warning(text: str) -> None:
-    """Tell the user of the command something that is no error."""
-    sys.stdout.write(f"{WARNING_MARK}{text}\n")
-    sys.stdout.flush()
+    """Show the user of the command a warning."""
+    send(JobWarning(message=text))
 
 
-OnProgress = Callable[[dict[str, Any]], None]
-# In a job's folder: the wish that it pause, and its answer.
-PAUSE_WISH, PAUSE_ANSWER = "pause", "paused.json"
-# Kinds of jobs that save where they are when they are told to pause.
-PAUSABLE = ("pretraining",)
+def store_result(folder: Path, identity: str, result: Result) -> None:
+    """Write a job's `result.json`, with paths relative to its folder."""
+    stored = result.model_dump(mode="json", exclude_unset=True, context={"base": folder})
+    write_json(folder / "result.json", {"identity": identity, **stored})
+
+
+def is_finished(folder: Path, identity: str) -> bool:
+    """Whether a job's folder holds the result of this identity."""
+    return _stored_result(folder, identity) is not None
+
+
+def finished_result(folder: Path, identity: str, kind: type[R], *, reused: bool = False) -> R | None:
+    """The result of this identity that a job's folder holds, else None."""
+    stored = _stored_result(folder, identity)
+    return None if stored is None else kind.of_job(stored, folder, reused=reused)
+
+
+def _stored_result(folder: Path, identity: str) -> dict[str, Any] | None:
+    try:
+        stored = read_json(folder / "result.json")
+    except (OSError, ValueError):
+        return None
+    return stored if stored.pop("identity", None) == identity else None
+
+
+def answer_pause(folder: Path, answer: PauseAnswer) -> None:
+    """Write `paused.json`."""
+    write_json(folder / "paused.json", answer.model_dump())
+
+
+def pause_answer(folder: Path) -> PauseAnswer | None:
+    """The content of `paused.json`, None without one."""
+    path = folder / "paused.json"
+    return PauseAnswer.model_validate(read_json(path)) if path.exists() else None
+
+
+def clear_answers(folder: Path) -> None:
+    """Remove what an earlier start of a job left in its folder, so that none of it is taken for an answer."""
+    for stale in [*(folder / name for name in ("result.json", PAUSE_REQUEST, "paused.json")), *folder.glob("error-*")]:
+        stale.unlink(missing_ok=True)

@@ -1,12 +1,10 @@
-"""The entry point of every child process: `python -m tasks.jobs.worker JOB.json`.
+"""The entry point of every rank: `python -P -m tasks.jobs.worker JOB.json`.
 
-A job is a JSON file naming its kind; the result is `result.json` beside it, an error `error-RANK.json`.
-Progress goes to stdout as JSON lines that the parent understands (see `tasks.jobs.launch`).
+Reads the job, runs its loop, and writes `result.json` or `error-RANK.json` beside it (see `tasks.jobs.messages`).
 """
 
-import importlib
-import json
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -16,30 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import StageError, UserError
-from tasks.jobs.messages import ERROR_MARK, PAUSABLE, TERMINATED
+from tasks.jobs.messages import TERMINATED, Job, JobError, read_job, send, store_result
 from tasks.processes import OWNER_PID, owner_lives
 from tasks.secrets import redact
 from tasks.store.files import write_json
+from tasks.store.records import Result
 
 PARENT_POLL_SECONDS = 2.0
 
 
-# Where the function of every kind of job lies: (job, folder) -> result, None where another rank gives it. Named rather
-# than imported, so that the worker stands below the loops and a job pays for its own libraries alone.
-LOOPS = {
-    "pretraining": "tasks.pretraining.loop:run_pretraining",
-    "finetuning": "tasks.finetuning.loop:run_finetuning",
-    "analysis": "tasks.analysis.loop:run_analysis",
-}
-
-
-def _loop(kind: str) -> Callable[[dict[str, Any], Path], dict[str, Any] | None]:
-    module, _, function = LOOPS[kind].partition(":")
-    return getattr(importlib.import_module(module), function)
+def _loop(job: Job[Any]) -> Callable[[Job[Any], Path], Result | None]:
+    return pkgutil.resolve_name(job.loop)
 
 
 def _die_with_parent() -> None:
-    """End this process when the command that started it is gone, however it went."""
+    """End this process once the command that started it is gone, for whatever reason."""
 
     def watch() -> None:
         waiting = threading.Event()
@@ -51,28 +40,27 @@ def _die_with_parent() -> None:
 
 
 def main(path: str) -> int:
-    """Run the job; returns the exit code."""
-    job_file = Path(path)
-    folder = job_file.parent
-    rank = int(os.environ.get("RANK", "0"))
+    """Run the job of a file; returns the exit code."""
+    folder = Path(path).parent
     try:
         if OWNER_PID in os.environ:
             _die_with_parent()
-        job = json.loads(job_file.read_text(encoding="utf-8"))
-        if job["kind"] in PAUSABLE:
+        job = read_job(Path(path))
+        if job.pausable:
             signal.signal(signal.SIGTERM, lambda number, frame: TERMINATED.set())
-        result = _loop(job["kind"])(job, folder)
+        result = _loop(job)(job, folder)
         if result is not None:
-            write_json(folder / "result.json", {"identity": job["identity"], **result})
+            store_result(folder, job.identity, result)
     except Exception as error:
         expected = isinstance(error, UserError | StageError)
         message = redact(str(error) if expected else f"{type(error).__name__}: {error}")
         trace = redact(traceback.format_exc())
         print(trace, file=sys.stderr)
         try:
-            write_json(folder / f"error-{rank}.json", {"message": message, "traceback": trace})
-        except Exception:
-            print(ERROR_MARK + " ".join(message.split()), flush=True)
+            failure = JobError(message=message, traceback=trace)
+            write_json(folder / f"error-{os.environ.get('RANK', '0')}.json", failure.model_dump())
+        except Exception:  # the disk is full, for example
+            send(JobError(message=" ".join(message.split())))
         return 1
     return 0
 

@@ -7,6 +7,7 @@ the training state, so a run that was interrupted decides as it would have.
 import math
 import statistics
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 # A gradient norm this many times its running median is no noise: spikes of ten times are common and clipped away.
@@ -30,8 +31,8 @@ class TrainingGuard:
         warnings: what was warned of, once each.
     """
 
-    def __init__(self, unigram_entropy: float) -> None:
-        self.unigram_entropy = unigram_entropy
+    def __init__(self, unigram_entropy: float, warn: Callable[[str], None] = lambda text: None) -> None:
+        self.unigram_entropy, self.warn = unigram_entropy, warn
         self.norms: deque[float] = deque(maxlen=MEDIAN_STEPS)
         self.highest_ranks: dict[str, float] = {}
         self.best_loss = math.inf
@@ -75,7 +76,9 @@ class TrainingGuard:
         return None
 
     def _warn(self, kind: str, text: str) -> None:
-        self.warnings.setdefault(kind, f"{kind}: {text}")
+        if kind not in self.warnings:
+            self.warnings[kind] = f"{kind}: {text}"
+            self.warn(self.warnings[kind])
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -91,3 +94,5 @@ class TrainingGuard:
         self.highest_ranks = dict(state["highest_ranks"])
         self.best_loss, self.best_step = float(state["best_loss"]), int(state["best_step"])
         self.warnings = dict(state["warnings"])
+        for text in self.warnings.values():  # again, for the command that continues the run
+            self.warn(text)

@@ -24,19 +24,28 @@ from torch.utils.data import DataLoader, Subset
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import CheckpointError, LoadReport, save_checkpoint, warm_start
 from models.configuration import ConceptConfig
-from models.family import IGNORE_INDEX
+from models.family import IGNORE_INDEX, VARIANTS
 from models.geometry import GeometryStream
 from models.objectives import CorruptionSettings, word_starts
 from models.pretraining_step import PretrainingStep
 from tasks.data.corpus import load_tokenizer
 from tasks.data.token_blocks import Batch, BatchPlan, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.errors import StageError
-from tasks.jobs.messages import PAUSE_ANSWER, PAUSE_WISH, TERMINATED, report_progress, report_warning
+from tasks.jobs.messages import (
+    PAUSE_REQUEST,
+    TERMINATED,
+    PauseAnswer,
+    PretrainingJob,
+    answer_pause,
+    report_progress,
+    report_warning,
+)
 from tasks.pretraining.guards import TrainingGuard
 from tasks.pretraining.state import last_complete_state, load_best, load_state, save_best, save_state
 from tasks.pretraining.tracking import start_tracking
 from tasks.spec.experiment import ExperimentSpec, training_steps, warmup_steps
 from tasks.store.files import building, write_atomic, write_json, write_manifest, writing
+from tasks.store.records import Divergence, PretrainingResult
 
 # Progress lines and the training curve are written about this often.
 REPORT_SECONDS = 1.0
@@ -76,15 +85,15 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
     ]
 
 
-def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+def run_pretraining(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
     """Train to the end, from the last complete state if there is one; rank 0 returns the result.
 
     Raises:
         StageError: the training failed, out of memory among others.
     """
-    spec = ExperimentSpec.model_validate(job["spec"])
+    spec = job.spec
     try:
-        result = _train(spec, job, folder)
+        result = _train(job, folder)
         PartialState().destroy_process_group()  # its threads, alive at exit, can abort a process that is done
         return result
     except (MemoryError, RuntimeError) as error:
@@ -98,22 +107,23 @@ def run_pretraining(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    training = spec.training
-    use_cpu = job["device"] == "cpu"
+def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
+    spec, training = job.spec, job.spec.training
+    objective = VARIANTS[spec.model.variant].objective
+    use_cpu = job.device == "cpu"
     bf16 = training.mixed_precision == "bf16" or (training.mixed_precision == "auto" and not use_cpu)
     accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if bf16 else "no")
-    if accelerator.device.type != job["device"]:  # accelerate takes the CPU where it finds no GPU, and says nothing
-        raise StageError(f"asked for {job['device']}, found {accelerator.device.type}: the GPU does not answer")
-    if accelerator.num_processes != job["processes"]:
-        raise StageError(f"asked for {job['processes']} processes, the launcher started {accelerator.num_processes}")
+    if accelerator.device.type != job.device:  # accelerate takes the CPU where it finds no GPU, and says nothing
+        raise StageError(f"asked for {job.device}, found {accelerator.device.type}: the GPU does not answer")
+    if accelerator.num_processes != job.processes:
+        raise StageError(f"asked for {job.processes} processes, the launcher started {accelerator.num_processes}")
 
-    corpus = Path(job["corpus"])
+    corpus = job.corpus
     tokenizer = load_tokenizer(corpus / "tokenizer")
-    config = ConceptConfig(**job["config"])
+    config = ConceptConfig(**job.config)
     torch.manual_seed(training.seed)
     model = ConceptModelForMaskedLM(config)
-    start = _warm_start(model, job["init_from"]) if job["init_from"] else None
+    start = _warm_start(model, job.init_from) if job.init_from else None
     module = PretrainingStep(model, spec.objective.concept_losses, spec.objective.loss_weighting, spec.label_smoothing)
     optimizer = torch.optim.AdamW(
         parameter_groups(module, training.weight_decay), lr=training.learning_rate, fused=True
@@ -125,7 +135,7 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
     )
     settings = corruption_settings(spec, tokenizer, config.vocab_size)
     plan = BatchPlan(
-        job["objective"],
+        objective,
         settings,
         tokenizer.pad_token_id,
         seed=training.seed,
@@ -142,9 +152,9 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
     # Dropout differs between ranks; the initial weights do not.
     torch.manual_seed(training.seed * 1000 + accelerator.process_index)
 
-    warn = report_warning if accelerator.is_main_process else lambda text: None
-    state = last_complete_state(folder / "checkpoints", job["identity"], warn)
-    guard = TrainingGuard(job["unigram_entropy"])
+    warn = report_warning if accelerator.is_main_process else (lambda text: None)
+    state = last_complete_state(folder / "checkpoints", job.identity, warn)
+    guard = TrainingGuard(job.unigram_entropy, warn)
     done = load_state(state, module, optimizer, scheduler, accelerator, guard) if state else 0
     curve = _Curve(folder / "curve.jsonl", done) if accelerator.is_main_process else None
     tracking = start_tracking(job, done) if accelerator.is_main_process else None
@@ -154,7 +164,7 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
             os.fsync(curve.file.fileno())  # a state after step N stands beside N points, even after a loss of power
         save_state(
             folder / "checkpoints",
-            job["identity"],
+            job.identity,
             step,
             module,
             optimizer,
@@ -208,7 +218,7 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
             if accelerator.is_main_process and guard.best_step == finished < steps:
                 save_best(folder / "checkpoints", module, finished)
         if curve is not None and tracking is not None:
-            figures = {
+            figures: dict[str, Any] = {
                 "step": finished,
                 "epoch": round(finished * training.global_batch_size / len(blocks), 4),
                 "learning_rate": learning_rate,
@@ -224,13 +234,13 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
             if evaluate or now - last_report >= REPORT_SECONDS:
                 last_report = now
                 speed = (finished - first_step) / (now - started)
-                report_progress(**figures, steps=steps, steps_per_second=speed, warnings=list(guard.warnings.values()))
+                report_progress(**figures, steps=steps, steps_per_second=speed)
         if stopped is not None:
             break
         if finished < steps and _must_pause(accelerator, folder, device):
             save(finished, training.keep_checkpoints)
             if accelerator.is_main_process:
-                write_json(folder / PAUSE_ANSWER, {"identity": job["identity"], "step": finished})
+                answer_pause(folder, PauseAnswer(identity=job.identity, step=finished))
             return None
         if finished % training.checkpoint_every_steps == 0 and finished < steps:
             save(finished, training.keep_checkpoints)
@@ -240,14 +250,14 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
     if stopped is not None:
         # What is kept are the weights of the best evaluation; where there was none yet, those before the bad step.
         best = load_best(folder / "checkpoints", module, guard.best_step)
-        diverged = {
-            "reason": stopped,
-            "step": diverged_at,
-            "kept_step": guard.best_step if best else finished,
-            "loss": values["task"],
-            "gradient_norm": float(gradient_norm),
-            "learning_rate": learning_rate,
-        }
+        diverged = Divergence(
+            reason=stopped,
+            step=diverged_at,
+            kept_step=guard.best_step if best else finished,
+            loss=values["task"],
+            gradient_norm=float(gradient_norm),
+            learning_rate=learning_rate,
+        )
         eval_loss = _evaluate(accelerator, module, held_out, device)
     elif steps == done:
         # Killed between the last step's state and the result: all that is missing is the evaluation.
@@ -257,32 +267,34 @@ def _train(spec: ExperimentSpec, job: dict[str, Any], folder: Path) -> dict[str,
     if not accelerator.is_main_process:
         return None
     assert tracking is not None
-    _write_model(folder / "model", model, corpus / "tokenizer", {"run_id": job["run_id"], "spec": job["spec"]})
+    facts = {"run_id": job.run_id, "spec": spec.model_dump(mode="json")}
+    _write_model(folder / "model", model, corpus / "tokenizer", facts)
     url = tracking.finish()
-    speeds = _speeds(folder, seconds, finished - first_step, trained_tokens)
-    return {
-        "model": "model",
-        "steps": finished,
-        "epochs": finished * training.global_batch_size / len(blocks),
-        "train_loss": _last_train_loss(folder),
-        "eval_loss": eval_loss,
-        "curve": "curve.jsonl",
-        **speeds,
-        "processes": accelerator.num_processes,
-        "device": torch.cuda.get_device_name() if not use_cpu else "CPU",
-        "precision": "bf16" if bf16 else "fp32",
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "wandb_url": url,
-        "loaded_weights": len(start.loaded) if start else 0,
-        "new_weights": start.new if start else [],
-        "diverged": diverged,
-        "warnings": list(guard.warnings.values()),
-    }
+    return PretrainingResult(
+        model=folder / "model",
+        steps=finished,
+        epochs=finished * training.global_batch_size / len(blocks),
+        train_loss=_last_train_loss(folder),
+        eval_loss=eval_loss,
+        curve=folder / "curve.jsonl",
+        steps_per_second=(finished - first_step) / seconds,
+        tokens_per_second=trained_tokens / seconds,
+        processes=accelerator.num_processes,
+        device=torch.cuda.get_device_name() if not use_cpu else "CPU",
+        precision="bf16" if bf16 else "fp32",
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        wandb_url=url,
+        seconds=seconds,
+        loaded_weights=len(start.loaded) if start else 0,
+        new_weights=start.new if start else [],
+        diverged=diverged,
+        warnings=list(guard.warnings.values()),
+    )
 
 
 def _must_pause(accelerator: Accelerator, folder: Path, device: torch.device) -> bool:
     """Whether any process of the run was told to pause; all of them get the same answer."""
-    told = (folder / PAUSE_WISH).exists() or TERMINATED.is_set()
+    told = (folder / PAUSE_REQUEST).exists() or TERMINATED.is_set()
     if accelerator.num_processes == 1:
         return told
     return bool(accelerator.reduce(torch.tensor(float(told), device=device), reduction="sum") > 0)
@@ -332,10 +344,10 @@ def _forward_backward(
     return dict(zip(sums, means, strict=True)), int(tokens)
 
 
-def _warm_start(model: ConceptModelForMaskedLM, folder: str) -> LoadReport:
+def _warm_start(model: ConceptModelForMaskedLM, folder: Path) -> LoadReport:
     """Fill a new model from the checkpoint of `training.init_from`, and say what was taken."""
     try:
-        report = warm_start(model, Path(folder))
+        report = warm_start(model, folder)
     except CheckpointError as error:
         raise StageError(f"training.init_from: {error}") from error
     print(f"warm start: {len(report.loaded)} weights loaded")
@@ -434,12 +446,3 @@ def _lines(path: Path) -> Iterator[str]:
 def _last_train_loss(folder: Path) -> float:
     losses = [json.loads(line)["task_loss"] for line in _lines(folder / "curve.jsonl")]
     return sum(losses[-100:]) / len(losses[-100:])
-
-
-def _speeds(folder: Path, seconds: float, steps: int, tokens: int) -> dict[str, float]:
-    """Speed of this process group's own steps; a resumed run reports what it saw itself."""
-    return {
-        "steps_per_second": steps / seconds if steps else 0.0,
-        "tokens_per_second": tokens / seconds if steps else 0.0,
-        "seconds": seconds,
-    }

@@ -7,8 +7,8 @@ from models.family import VARIANTS
 from tasks.data.sources import tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.jobs.devices import lease_for_training, visible_devices
-from tasks.jobs.launch import claimed_job, finished_result, run_job
-from tasks.jobs.messages import OnProgress
+from tasks.jobs.launch import claimed_job, run_job
+from tasks.jobs.messages import OnProgress, PretrainingJob, is_finished
 from tasks.spec.experiment import ExperimentSpec, pretraining_part, training_steps, warmup_steps
 from tasks.store.files import content_hash, is_complete
 from tasks.store.home import Home, RunFolder
@@ -70,12 +70,9 @@ def pretrain(
     if init_from is not None:
         _compare_tokenizers(init_from, corpus)
     identity = pretraining_identity(spec, corpus.corpus_id, init_from)
-    with claimed_job(run.pretraining, identity, home) as done:
-        if done is not None:
-            found = PretrainingResult.of_job(done, run.pretraining, reused=True)
-            if is_complete(found.model):
-                return found
-            # A model that is no longer whole is written again from the last training state.
+    with claimed_job(run.pretraining, identity, home, PretrainingResult) as done:
+        if done is not None and is_complete(done.model):
+            return done  # a model that is no longer whole is written again from the last training state
         return _train(spec, corpus, run, home, identity, init_from, processes, on_progress)
 
 
@@ -127,7 +124,7 @@ def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, ide
     count = count_processes(spec, asked)
     if saved is None or saved["processes"] == count:
         return
-    if identity is None and finished_result(run.pretraining, saved["identity"]) is not None:
+    if identity is None and is_finished(run.pretraining, saved["identity"]):
         return
     step, known = saved["step"], saved["processes"]
     got = f"--processes {count}" if asked else f"processes: got {count}, what this machine has,"
@@ -160,33 +157,15 @@ def _train(
             warmup_steps(spec, steps),
         )
     with lease_for_training(home, count) as leased:
-        job = {
-            "kind": "pretraining",
-            "identity": identity,
-            "spec": spec.model_dump(mode="json"),
-            "run_id": run.run_id,
-            "corpus": corpus.folder,
-            "objective": VARIANTS[spec.model.variant].objective,
-            "config": model_config(spec, corpus.vocab_size, run.run_id, corpus.special_token_ids),
-            "init_from": init_from.folder if init_from else None,
-            "unigram_entropy": corpus.unigram_entropy_nats,
-            "processes": count,
-            "tracking_folder": run.root / "wandb",
-        }
-        result = run_job(run.pretraining, job, leased, launcher=True, on_progress=_warning_too(on_progress))
-    return PretrainingResult.of_job(result, run.pretraining)
-
-
-def _warning_too(on_progress: OnProgress | None) -> OnProgress:
-    """Say the warnings of a training once each, when they come."""
-    said: set[str] = set()
-
-    def heard(figures: dict[str, Any]) -> None:
-        for warning in figures.pop("warnings", []):
-            if warning not in said:
-                said.add(warning)
-                log.warning("%s", warning)
-        if on_progress:
-            on_progress(figures)
-
-    return heard
+        job = PretrainingJob(
+            identity=identity,
+            spec=spec,
+            run_id=run.run_id,
+            corpus=corpus.folder,
+            config=model_config(spec, corpus.vocab_size, run.run_id, corpus.special_token_ids),
+            init_from=init_from.folder if init_from else None,
+            unigram_entropy=corpus.unigram_entropy_nats,
+            processes=count,
+            tracking_folder=run.root / "wandb",
+        )
+        return run_job(run.pretraining, job, leased, launcher=True, on_progress=on_progress)

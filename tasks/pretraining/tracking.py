@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from tasks.errors import UserError
-from tasks.jobs.messages import report_warning
+from tasks.jobs.messages import PretrainingJob, report_warning
 from tasks.spec.experiment import TrackingSpec
 
 # A server that is away must not hold a finished training for ever; what it did not take lies in the run's folder.
@@ -65,12 +65,12 @@ def check_login(spec: TrackingSpec) -> None:
         )
 
 
-def start_tracking(job: dict[str, Any], done: int) -> Tracking:
+def start_tracking(job: PretrainingJob, done: int) -> Tracking:
     """Start or continue the W&B run of a pretraining job under its run id; offline when its server does not take it."""
-    settings = job["spec"]["tracking"]
-    if settings["wandb"] == "disabled":
+    settings = job.spec.tracking
+    if settings.wandb == "disabled":
         return Tracking(None)
-    folder, mode = Path(job["tracking_folder"]), settings["wandb"]
+    folder, mode = job.tracking_folder, settings.wandb
     if mode == "online":
         try:
             return Tracking(_start(job, folder, mode), folder)
@@ -85,8 +85,8 @@ def start_tracking(job: dict[str, Any], done: int) -> Tracking:
         return Tracking(None)
 
 
-def _start(job: dict[str, Any], folder: Path, mode: Literal["online", "offline"]) -> Any:
-    settings = job["spec"]["tracking"]
+def _start(job: PretrainingJob, folder: Path, mode: Literal["online", "offline"]) -> Any:
+    settings = job.spec.tracking
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["WANDB_SILENT"] = "true"
     import wandb
@@ -94,14 +94,14 @@ def _start(job: dict[str, Any], folder: Path, mode: Literal["online", "offline"]
     wandb.teardown()  # an attempt that failed keeps its run id taken
     limits = {"finish_timeout": FINISH_SECONDS} if "finish_timeout" in wandb.Settings.model_fields else {}
     return wandb.init(
-        project=settings["project"],
-        entity=settings["entity"],
-        id=job["run_id"],
-        name=job["run_id"],
+        project=settings.project,
+        entity=settings.entity,
+        id=job.run_id,
+        name=job.run_id,
         dir=str(folder),
         mode=mode,
         resume="allow" if mode == "online" else None,
-        config=job["spec"],
+        config=job.spec.model_dump(mode="json"),
         settings=wandb.Settings(console="off", x_disable_stats=True, disable_git=True, **limits),
     )
 

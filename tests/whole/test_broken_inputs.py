@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from factories import job_without_inputs
 
 from tasks.data.sources import find_dataset, load_split
 from tasks.errors import StageError, UserError
@@ -96,7 +97,7 @@ def test_no_memory_names_the_batch_size(
     spec = ExperimentSpec(name="test", data=DataSpec(), training=training)
     monkeypatch.setattr(pretraining_loop, "Accelerator", on_a_cpu)
     monkeypatch.setattr(pretraining_loop, "load_tokenizer", fail)
-    job = {"spec": spec.model_dump(mode="json"), "device": "cpu", "processes": 1, "corpus": str(tmp_path)}
+    job = job_without_inputs("pretraining", tmp_path).model_copy(update={"spec": spec})
     with pytest.raises(StageError) as caught:
         pretraining_loop.run_pretraining(job, tmp_path)
     message = str(caught.value)
@@ -111,7 +112,7 @@ def test_a_training_that_leased_a_gpu_does_not_go_on_without_it(
     """accelerate takes the CPU where it finds no GPU, and says nothing."""
     spec = ExperimentSpec(name="test", data=DataSpec())
     monkeypatch.setattr(pretraining_loop, "Accelerator", on_a_cpu)
-    job = {"spec": spec.model_dump(mode="json"), "device": "cuda", "processes": 1, "corpus": str(tmp_path)}
+    job = job_without_inputs("pretraining", tmp_path).model_copy(update={"spec": spec, "device": "cuda"})
     with pytest.raises(StageError, match="asked for cuda, found cpu"):
         pretraining_loop.run_pretraining(job, tmp_path)
 
@@ -119,6 +120,4 @@ def test_a_training_that_leased_a_gpu_does_not_go_on_without_it(
 def test_another_error_of_torch_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pretraining_loop, "_train", raising(RuntimeError("shapes do not fit")))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        pretraining_loop.run_pretraining(
-            {"spec": ExperimentSpec(name="test", data=DataSpec()).model_dump(mode="json")}, tmp_path
-        )
+        pretraining_loop.run_pretraining(job_without_inputs("pretraining", tmp_path), tmp_path)

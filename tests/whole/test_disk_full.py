@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from command import TINY, answer, cogito
-from factories import RUN_ID, make_pretraining, make_record, put_scored_run
+from factories import RUN_ID, job_without_inputs, make_pretraining, make_record, put_scored_run
 from hub_stand_in import write_small_checkpoint
 
 from models.autoencoder import ConceptModelForMaskedLM
@@ -55,7 +55,7 @@ from tasks.spec.experiment import ExperimentSpec, PublishSpec
 from tasks.spec.pretraining import DataSpec, ModelSpec
 from tasks.store.files import building, disk_full, write_atomic, write_manifest
 from tasks.store.home import Home, RunFolder
-from tasks.store.records import load_record
+from tasks.store.records import AnalysisResult, load_record
 
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 SIZE = 48 * 2**20
@@ -239,16 +239,16 @@ def corpus(home: Path, things: Things, version: int) -> Any:
 def analysis(home: Path, things: Things, version: int) -> None:
     folder = home / "analysis"
     folder.mkdir(exist_ok=True)
-    job = {
-        "checkpoint": str(things.checkpoint),
-        "device": "cpu",
-        "corpus": str(things.checkpoint.parent / "corpus"),
-        "max_samples": 4 * version,
-        "batch_size": 4,
-        "special_token_ids": {"pad_token_id": 0},
-    }
+    job = job_without_inputs("analysis", home).model_copy(
+        update={
+            "checkpoint": things.checkpoint,
+            "corpus": things.checkpoint.parent / "corpus",
+            "max_samples": 4 * version,
+            "batch_size": 4,
+        }
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.analysis.loop.report_progress", lambda **_: None)  # its output is a file of pytest's
+        patch.setattr("tasks.analysis.loop.report_progress", lambda *_: None)  # its output is a file of pytest's
         run_analysis(job, folder)
 
 
@@ -313,6 +313,11 @@ def whole(name: str) -> Callable[[Path, int], bool]:
     return check
 
 
+def large_result(version: int) -> AnalysisResult:
+    plots = {"x" * 9000: Path("plot.png")}
+    return AnalysisResult(figures={}, samples=version, num_concepts=1, plots=plots, seconds=0.0)
+
+
 def result(home: Path, things: Things, version: int) -> None:
     """A job of a process of its own, whose result has no room: its error must reach the caller all the same."""
     (home / "job").mkdir(exist_ok=True)
@@ -322,15 +327,14 @@ def result(home: Path, things: Things, version: int) -> None:
     (home / "job" / "job.json").symlink_to(things.checkpoint.parent / "job.json")
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "_loop", lambda kind: lambda job, folder: {"version": version, "text": "x" * 9000})
-        patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
+        patch.setattr(worker, "_loop", lambda job: lambda job, folder: large_result(version))
+        patch.setattr("builtins.print", lambda *words, **_: None)
+        patch.setattr(worker, "send", lambda message: said.append(message.message))
         patch.setattr("traceback.print_exc", lambda: None)
         code = worker.main(str(home / "job" / "job.json"))
     if code != 0:
         told = [json.loads(path.read_text())["message"] for path in (home / "job").glob("error-*.json")]
-        (message,) = told or [
-            line.removeprefix(worker.ERROR_MARK) for line in said if line.startswith(worker.ERROR_MARK)
-        ]
+        (message,) = told or said
         for path in (home / "job").glob("error-*.json"):
             path.unlink()
         raise StageError(message)
@@ -342,7 +346,7 @@ WRITERS: dict[str, Writer] = {
         lambda home, version: load_record(run_of(home)).name == f"number {version}",
     ),
     "result.json": Writer(
-        result, lambda home, version: json.loads((home / "job/result.json").read_text())["version"] == version
+        result, lambda home, version: json.loads((home / "job/result.json").read_text())["samples"] == version
     ),
     "job.json": Writer(
         lambda home, things, version: _start_nothing(home / "job", version),
@@ -423,7 +427,10 @@ def _start_nothing(folder: Path, version: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", _refuse)
         with suppress(InterruptedError):
-            run_job(folder, {"kind": "none", "identity": f"number {version}", "text": "x" * 9000}, [CPU])
+            job = job_without_inputs("analysis", folder / ("x" * 9000)).model_copy(
+                update={"identity": f"number {version}"}
+            )
+            run_job(folder, job, [CPU])
 
 
 def _refuse(*_: object, **__: object) -> None:
@@ -450,7 +457,7 @@ def _inputs(checkpoint: Path, tokenizer: Path, tmp_path_factory: pytest.TempPath
     for version in (1, 2):
         write_small_checkpoint(place / f"published-{version}", weight=version, run_id=RUN_ID)
     (place / "texts.txt").write_text("\n".join(["the old mill"] * 400))
-    (place / "job.json").write_text(json.dumps({"kind": "test", "identity": "x"}))
+    (place / "job.json").write_text(job_without_inputs("analysis", place).model_dump_json())
 
 
 # --- the proof ---

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from command import ROOT, TINY, cogito, environment
+from factories import job_without_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -195,7 +196,7 @@ def test_what_a_job_prints_is_kept_without_secrets(home: Home, tmp_path: Path, m
     for name in SECRETS:
         monkeypatch.setenv(name, f"value of {name}")
     with pytest.raises(StageError) as caught:
-        launch.run_job(tmp_path / "job", {"kind": "none", "identity": "x"}, [Device("cpu", "0", 1)])
+        launch.run_job(tmp_path / "job", job_without_inputs("analysis", tmp_path), [Device("cpu", "0", 1)])
     text = (tmp_path / "job" / "log.txt").read_text() + str(caught.value)
     assert TOKEN not in text and "***" in text
     for name in SECRETS:
@@ -257,7 +258,7 @@ def test_a_started_job_holds_only_the_secrets_that_it_needs(
         monkeypatch.setenv(name, value)
     folder = tmp_path / kind
     # Real up to its work: it fails for want of anything to work on.
-    job = {"kind": kind, "identity": "x", "spec": {"tracking": {"wandb": tracked}}}
+    job = job_without_inputs(kind, tmp_path, wandb=tracked)
     failed: list[Exception] = []
 
     def start() -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -19,7 +19,9 @@ from tasks.jobs import devices as leases
 from tasks.jobs import launch
 from tasks.jobs.devices import Device, lease_devices, lease_for_training, lost_devices, usable_cores, visible_devices
 from tasks.jobs.launch import DeviceLost, run_job, run_on_one_device
+from tasks.jobs.messages import Job
 from tasks.store.home import Home
+from tasks.store.records import AnalysisResult, Result
 
 TWO = (Device("cpu", "0", 1), Device("cpu", "1", 1))
 
@@ -28,7 +30,9 @@ import sys, time
 from pathlib import Path
 from tasks.jobs import devices as leases
 from tasks.jobs.devices import Device, lease_devices
+from tasks.jobs.messages import Job
 from tasks.store.home import Home
+from tasks.store.records import AnalysisResult, Result
 
 folder, rounds, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 leases.visible_devices = lambda: (Device("cpu", "0", 1), Device("cpu", "1", 1))
@@ -160,13 +164,13 @@ def test_a_job_that_was_done_when_it_was_ended_is_done(
 ) -> None:
     """Its process may take seconds to go after its result lies there."""
 
-    def found(folder: Path, identity: str) -> dict[str, Any]:
+    def found(folder: Path, identity: str, kind: type[Result]) -> Result:
         told.set()
-        return {"value": 1}
+        return RESULT
 
     monkeypatch.setattr(launch, "finished_result", found)
     try:
-        assert run_job(tmp_path / "job", JOB, [TWO[0]]) == {"value": 1}
+        assert run_job(tmp_path / "job", JOB, [TWO[0]]) == RESULT
     finally:
         told.clear()
 
@@ -207,7 +211,17 @@ def test_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 # GPUs that vanish
 
 GPUS = (Device("cuda", "0", 1), Device("cuda", "1", 1))
-JOB = {"kind": "none", "identity": "x"}  # fails in its process: there is no such kind
+
+
+class NoJob(Job[AnalysisResult]):
+    """Fails in its process: there is no such kind."""
+
+    kind: Literal["none"] = "none"
+    result = AnalysisResult
+
+
+JOB = NoJob(identity="x")
+RESULT = AnalysisResult(figures={}, samples=1, num_concepts=1, plots={}, seconds=0.0)
 
 
 @pytest.fixture
@@ -222,10 +236,10 @@ def test_a_job_whose_gpus_are_all_gone_fails_with_one_message(
     two_gpus: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is feigned here: each job fails in its process, and each GPU is asked in vain."""
-    with pytest.raises(StageError, match=r"GPU 0, 1 no longer answers, and 0 of the 1 needed are left") as caught:
+    with pytest.raises(StageError, match=r"GPU 0, 1 no longer responds, and 0 of the 1 needed are left") as caught:
         run_on_one_device(tmp_path / "job", JOB, two_gpus)
     assert not isinstance(caught.value, DeviceLost) and "\n" not in str(caught.value)
-    said = [record.getMessage() for record in caplog.records if "begun again" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "starts again" in record.getMessage()]
     assert [message[:5] for message in said] == ["GPU 0", "GPU 1"]
     assert all(is_free(two_gpus, gpu) for gpu in GPUS)
     with pytest.raises(StageError, match="0 of the 2 needed are left"), lease_for_training(two_gpus, 2):
@@ -236,16 +250,16 @@ def test_a_lost_gpu_takes_no_second_job(two_gpus: Home, tmp_path: Path, monkeypa
     """Free at once after its failure, it would draw every job that waits, and fail it too."""
     used: list[str] = []
 
-    def run(folder: Path, job: dict[str, Any], devices: list[Device], **_: Any) -> dict[str, Any]:
+    def run(folder: Path, job: NoJob, devices: list[Device], **_: Any) -> list[Device]:
         used.append(devices[0].index)
         if devices[0] == GPUS[0]:
             lost_devices.add(GPUS[0])
-            raise DeviceLost("GPU 0 no longer answers")
-        return {"devices": devices}
+            raise DeviceLost("GPU 0 no longer responds")
+        return devices
 
     monkeypatch.setattr(launch, "run_job", run)
     for _ in range(3):
-        assert run_on_one_device(tmp_path, JOB, two_gpus) == {"devices": [GPUS[1]]}
+        assert run_on_one_device(tmp_path, JOB, two_gpus) == [GPUS[1]]
     assert used == ["0", "1", "1", "1"]
 
 
@@ -261,6 +275,6 @@ def test_a_job_that_fails_on_a_gpu_that_answers_is_not_begun_again(
 def test_a_gpu_that_says_nothing_is_lost(two_gpus: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "GPU_PROBE", "import time; time.sleep(60)")
     monkeypatch.setattr(launch, "PROBE_SECONDS", 1)
-    with pytest.raises(DeviceLost, match="GPU 0, 1 no longer answers"):
+    with pytest.raises(DeviceLost, match="GPU 0, 1 no longer responds"):
         run_job(tmp_path / "job", JOB, list(GPUS))
     assert lost_devices == set(GPUS)

@@ -66,12 +66,17 @@ def test_a_rising_held_out_loss_stops_and_the_best_is_known() -> None:
 
 def test_collapse_and_leakage_are_warned_of_once() -> None:
     guard = settled()
+    guard.warn = (heard := []).append
     for step, rank in enumerate([8.0, 12.0, 2.9, 2.0], start=1):
         assert guard.after_evaluation(step, 5.0, {"centred_effective_rank": rank}) is None
     assert list(guard.warnings) == ["collapse"] and "fell to 2.90 from 12.00" in guard.warnings["collapse"]
     assert guard.after_evaluation(9, 0.3, {}) is None
     assert "too good to be true" in guard.warnings
     assert not TrainingGuard(7.0).warnings
+    assert heard == list(guard.warnings.values())
+    resumed = TrainingGuard(7.0, heard.append)
+    resumed.load_state_dict(guard.state_dict())
+    assert heard == 2 * list(guard.warnings.values()), "the command that continues the run shows them too"
 
 
 @given(st.lists(st.tuples(NORMS, st.floats(0.1, 9)), min_size=1, max_size=120), st.integers(0, 119))

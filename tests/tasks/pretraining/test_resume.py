@@ -35,6 +35,7 @@ from tasks.data.sources import find_dataset
 from tasks.data.task_data import find_task_source, prepare_task
 from tasks.errors import StageError, UserError
 from tasks.finetuning.stage import finetune
+from tasks.jobs.messages import JobWarning, PretrainingJob, parse_line
 from tasks.pretraining import loop as pretraining_loop
 from tasks.pretraining import state as training_state
 from tasks.pretraining.stage import model_config, pretrain, pretraining_identity
@@ -123,21 +124,24 @@ def train_here(spec: ExperimentSpec, corpus: CorpusResult, folder: Path) -> dict
         state._reset_state()
     torch.manual_seed(random.getrandbits(32))
     folder.mkdir(exist_ok=True)
-    job = {
-        "identity": "tiny",
-        "spec": spec.model_dump(mode="json"),
-        "run_id": "tiny",
-        "corpus": str(corpus.folder),
-        "objective": VARIANTS[spec.model.variant].objective,
-        "config": model_config(spec, corpus.vocab_size, "tiny", corpus.special_token_ids),
-        "init_from": None,
-        "unigram_entropy": corpus.unigram_entropy_nats,
-        "processes": 1,
-        "device": "cpu",
-    }
+    job = PretrainingJob(
+        identity="tiny",
+        spec=spec,
+        run_id="tiny",
+        corpus=corpus.folder,
+        config=model_config(spec, corpus.vocab_size, "tiny", corpus.special_token_ids),
+        init_from=None,
+        unigram_entropy=corpus.unigram_entropy_nats,
+        processes=1,
+        tracking_folder=folder / "wandb",
+    )
     result = pretraining_loop.run_pretraining(job, folder)
     assert result is not None
-    return {name: value for name, value in result.items() if "second" not in name}
+    return {
+        name: value
+        for name, value in result.model_dump(mode="json", context={"base": folder}).items()
+        if "second" not in name
+    }
 
 
 class Storm:
@@ -271,10 +275,10 @@ def test_a_broken_state_is_skipped_with_a_warning(
         capfd.readouterr()
         storm.calls.clear()
         train_here(spec, corpus, again)
-        assert f"@warning training state {again / 'checkpoints' / newest.name} is skipped: " in (
-            output := capfd.readouterr().out
-        )
-        assert said in output
+        heard = map(parse_line, capfd.readouterr().out.splitlines())
+        (warning,) = [message.message for message in heard if isinstance(message, JobWarning)]
+        assert warning.startswith(f"training state {again / 'checkpoints' / newest.name} is skipped: ")
+        assert said in warning
         assert_same_training(calm, again, STEPS)
 
 

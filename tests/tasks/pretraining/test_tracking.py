@@ -13,6 +13,7 @@ import pytest
 from command import ROOT, environment
 
 from tasks.errors import UserError
+from tasks.jobs.messages import JobWarning, parse_line
 from tasks.pretraining.tracking import Tracking, check_login
 from tasks.runs.preflight import find_inputs
 from tasks.runs.request import Request
@@ -77,20 +78,24 @@ def test_a_fault_in_mid_run_is_one_warning(capsys: pytest.CaptureFixture[str], t
         tracking.log({"loss": 1.0}, step)
     assert tracking.finish() is None
     assert Tracking(Failing(), tmp_path).finish() == Failing.url
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split(";")[0] for line in said] == [
-        "@warning W&B: the service is gone",
-        "@warning W&B: still not sent",
+    warnings = list(map(parse_line, capsys.readouterr().out.splitlines()))
+    assert all(isinstance(warning, JobWarning) for warning in warnings)
+    assert [warning.message.split(";")[0] for warning in warnings] == [
+        "W&B: the service is gone",
+        "W&B: still not sent",
     ]
 
 
 RUN = """
-import json, sys
+import sys
+from types import SimpleNamespace
 from pathlib import Path
 from tasks.pretraining import tracking
+from tasks.spec.experiment import ExperimentSpec, TrackingSpec
+from tasks.spec.pretraining import DataSpec
 tracking.FINISH_SECONDS = 3.0
-job = {"spec": {"tracking": {"wandb": "online", "project": "p", "entity": None}}, "run_id": "tracked",
-       "tracking_folder": sys.argv[1]}
+spec = ExperimentSpec(name="test", data=DataSpec(), tracking=TrackingSpec(wandb="online", project="p"))
+job = SimpleNamespace(spec=spec, run_id="tracked", tracking_folder=Path(sys.argv[1]))
 run = tracking.start_tracking(job, 0)
 for step in range(3):
     run.log({"loss": 1.0}, step)
@@ -130,8 +135,8 @@ def test_a_server_that_fails_leaves_an_offline_run(broken_server: str, tmp_path:
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    warnings = [line for line in done.stdout.splitlines() if line.startswith("@warning ")]
-    assert len(warnings) == 1 and "cannot start online" in warnings[0] and "wandb sync" in warnings[0], done.stdout
+    (warning,) = filter(None, map(parse_line, done.stdout.splitlines()))
+    assert "cannot start online" in warning.message and "wandb sync" in warning.message, done.stdout
     assert "kkkk" not in done.stdout
     assert list((tmp_path / "wandb").rglob("*.wandb")), json.dumps(done.stdout)
     assert "@url None" in done.stdout
