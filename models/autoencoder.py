@@ -41,7 +41,7 @@ class ConceptPreTrainedModel(PreTrainedModel):
     config_class = ConceptConfig
     base_model_prefix = ""
     encoder: ConceptEncoder
-    # The loss is divided by `num_items_in_batch`, or by its own count; no one else rescales it.
+    # The loss is already divided by `num_items_in_batch` or by its own count: transformers must not rescale it.
     accepts_loss_kwargs = False
 
     @torch.no_grad()
@@ -66,15 +66,17 @@ class ConceptPreTrainedModel(PreTrainedModel):
             init.normal_(module.concept_weights, mean=0.0, std=self.config.num_concepts**-0.5)
 
     def get_input_embeddings(self) -> nn.Module:
+        """The token embedding, under the name that transformers calls."""
         return self.encoder.token_embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding."""
         assert isinstance(value, nn.Embedding)
         self.encoder.token_embedding = value
 
 
 class ConceptModel(ConceptPreTrainedModel):
-    """The encoder alone: what `AutoModel` gives. Decoder and LM head of a checkpoint are dropped by design."""
+    """The encoder alone, which `AutoModel` loads; decoder and LM head of a checkpoint are dropped by design."""
 
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head\."]  # noqa: RUF012  (transformers' declaration)
 
@@ -101,9 +103,11 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
+        """The LM head, under the name that transformers calls."""
         return self.lm_head
 
     def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the LM head."""
         self.lm_head = value
 
     def forward(
@@ -129,7 +133,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
             t: [B], noise level of diffusion; None: the share of masks in what the decoder reads.
             loss_weights: [B, N], factor of every labelled position; None: 1.
             label_smoothing: share of the probability spread over the vocabulary.
-            elbo: weigh every position by 1 / max(t, 0.1).
+            elbo: weight every position by 1 / max(t, ELBO_MIN_T).
             num_items_in_batch: what the summed loss is divided by; None divides by the weights of the labels here.
 
         Returns:
@@ -144,7 +148,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
         if labels is not None:
             if elbo:
                 if t is None:
-                    raise ValueError("elbo weighs by t, which is not given")
+                    raise ValueError("elbo weights tokens by 1 / t, but t is not given")
                 loss_weights = t.clamp(min=ELBO_MIN_T).reciprocal()[:, None].expand_as(labels)
             loss = self.task_loss(concepts, reads, labels, loss_weights, label_smoothing, num_items_in_batch)
         return ConceptOutput(loss=loss, logits=logits, concepts=concepts)

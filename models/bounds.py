@@ -1,8 +1,10 @@
-"""What a stranger's checkpoint may ask for, checked before memory is taken: a config can name terabytes in one line.
+"""What the name and the config of a stranger's checkpoint may say, checked before memory or the network is used.
 
-No torch here, so that a name can be refused quickly. The limits lie far above any model that was ever trained.
+A config can ask for terabytes in one line; the limits lie far above any model that was ever trained. There is no torch
+here, so that a name is refused quickly.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,12 +38,22 @@ LIMITS = {
 }
 MAY_BE_NONE = ("token_embedding_dim", "num_iterations", "num_labels")
 
+_HUB_ID = re.compile(r"((?:\w[\w.-]*/)?\w[\w.-]*)(?:@([\w.][\w./-]*))?", re.ASCII)
+_MAX_HUB_ID = 200  # the Hub allows 96 characters a name; a revision may follow
+
+
+def split_hub_id(name: str) -> tuple[str, str | None] | None:
+    """Repository and revision of `[account/]name[@revision]`; None where the text is no Hub id."""
+    match = _HUB_ID.fullmatch(name) if len(name) <= _MAX_HUB_ID and ".." not in name else None
+    return (match[1], match[2]) if match else None
+
 
 def check_config(config: Mapping[str, Any], *, strict: bool) -> None:
-    """Refuse a config whose sizes are no counts, or counts beyond all reason.
+    """Refuse a config whose sizes are not counts, or are counts beyond all reason.
 
     Args:
-        strict: of our own family, in which every size is one whole number; transformers has lists of them too.
+        config: the content of config.json.
+        strict: the config is of our own family, where every size is one integer; transformers also has lists of them.
 
     Raises:
         ValueError: names the key.

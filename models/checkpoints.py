@@ -1,6 +1,6 @@
 """Saving and loading checkpoints: transformers folders that also load without this project, by trust_remote_code.
 
-Loading here never falls back: a weight that is missing, left over or of another shape is an error with its name.
+Loading never falls back: a weight that is missing, left over or of another shape is an error that names it.
 """
 
 import json
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from . import legacy
 from .autoencoder import ConceptModel, ConceptModelForMaskedLM
-from .bounds import check_config
+from .bounds import check_config, split_hub_id
 from .classifier import ConceptModelForSequenceClassification
 from .configuration import ConceptConfig
 from .family import HEADS, LEGACY_MODEL_TYPES
@@ -46,14 +46,14 @@ CLASSES: dict[str, type[PreTrainedModel]] = {
 }
 
 
+# A pattern that matches no name of a weight.
+NOTHING = r"$^"
 # Weights that a config may ask for beyond those of the file: a new head, or a decoder for a warm start.
 NEW_WEIGHTS = 300_000_000
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read as what it says it is."""
+    """A checkpoint cannot be read as what its config says it is."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def save_checkpoint(model: PreTrainedModel, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A checkpoint as it lies on disk, in our terms whatever code wrote it: nothing is built yet."""
+    """A checkpoint as it lies on disk, under our names whichever code wrote it; no module is built yet."""
 
     config: ConceptConfig
     weights: dict[str, torch.Tensor]
@@ -133,12 +133,9 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             return load_file(packed)
         _check_packed(pickled)
         _check_claims(torch.load(pickled, map_location="meta", weights_only=True), pickled)
-        loaded = torch.load(pickled, map_location="cpu", weights_only=True)
+        return torch.load(pickled, map_location="cpu", weights_only=True)
     except Exception as error:  # as above
         raise CheckpointError(f"{folder}: {path.name} cannot be read: {_line(error)}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
-        raise CheckpointError(f"{folder}: {path.name} cannot be read: it holds something else than named tensors")
-    return loaded
 
 
 def _some(names: list[str]) -> str:
@@ -152,10 +149,10 @@ def _line(error: BaseException) -> str:
 
 
 def _check_packed(path: Path) -> None:
-    """torch writes its archives unpacked; a packed one may hold a thousand times its size."""
+    """Refuse a compressed archive: torch writes none, and one may hold a thousand times its size."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            packed = [one.filename for one in archive.infolist() if one.file_size > one.compress_size]
+            packed = [entry.filename for entry in archive.infolist() if entry.file_size > entry.compress_size]
         if packed:
             raise ValueError("its archive is compressed; allowed: what torch.save writes")
 
@@ -171,16 +168,18 @@ def _check_claims(loaded: Any, path: Path) -> None:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Hold the weights of a checkpoint against its config, without building the model.
+    """Compare the weights of a checkpoint with its config, without building the model in memory.
 
     Raises:
         CheckpointError: it is not a whole checkpoint of this family, or names and shapes do not fit.
     """
+    _read_checked(folder)
+
+
+def _read_checked(folder: Path) -> StoredModel:
     stored = read_checkpoint(folder)
-    model = _outline(CLASSES[stored.architecture], stored.config, stored.weights)
-    report = _compare(model, stored.weights, allow_new=r"$^")
-    if report.dropped:
-        raise CheckpointError(f"{folder}: weights without a place: {_some(report.dropped)}")
+    _compare(_outline(CLASSES[stored.architecture], stored.config, stored.weights), stored.weights, folder)
+    return stored
 
 
 def _build(cls: type[PreTrainedModel], config: ConceptConfig, device: str) -> PreTrainedModel:
@@ -222,12 +221,9 @@ def load_checkpoint(path: str | Path) -> PreTrainedModel:
         CheckpointError: it is not a whole checkpoint of this family.
     """
     folder = _local_folder(path)
-    stored = read_checkpoint(folder)
-    _outline(CLASSES[stored.architecture], stored.config, stored.weights)
+    stored = _read_checked(folder)
     model = _build(CLASSES[stored.architecture], stored.config, "cpu")
-    report = _fill(model, stored.weights, allow_new=r"$^")
-    if report.dropped:
-        raise CheckpointError(f"{folder}: weights without a place: {_some(report.dropped)}")
+    _fill(model, stored.weights, folder)
     return model.eval()
 
 
@@ -261,10 +257,7 @@ def load_classifier(
     dropped = r"^lm_head\." if HEADS[head].decoders else r"^(lm_head|decoder)\."
     foreign = r"^head\.classifier\." if same_head else r"^head\."
     kept = {name: tensor for name, tensor in stored.weights.items() if not re.match(foreign, name)}
-    report = _fill(model, kept, allow_new=foreign)
-    unexpected = [name for name in report.dropped if not re.match(dropped, name)]
-    if unexpected:
-        raise CheckpointError(f"{path}: weights without a place: {_some(unexpected)}")
+    report = _fill(model, kept, path, allow_new=foreign, allow_dropped=dropped)
     left_out = sorted({*report.dropped, *stored.weights} - {*report.loaded})
     return model, LoadReport(report.loaded, report.new, left_out)
 
@@ -279,36 +272,47 @@ def warm_start(model: ConceptModelForMaskedLM, path: Path) -> LoadReport:
     same_decoder = stored.config.decoder == model.config.decoder
     parts = r"^(encoder|decoder|lm_head)\." if same_decoder else r"^encoder\."
     kept = {name: tensor for name, tensor in stored.weights.items() if re.match(parts, name)}
-    report = _fill(model, kept, allow_new=r"^(decoder|lm_head)\.")
-    unexpected = [name for name in report.dropped if not name.startswith("lm_head.")]
-    if unexpected:
-        raise CheckpointError(f"{path}: weights without a place: {_some(unexpected)}")
+    report = _fill(model, kept, path, allow_new=r"^(decoder|lm_head)\.", allow_dropped=r"^lm_head\.")
     return LoadReport(report.loaded, report.new, sorted({*stored.weights} - {*report.loaded}))
 
 
 def _local_folder(path: str | Path) -> Path:
-    folder, name = Path(path), str(path)
-    if folder.exists() or not _HUB_ID.fullmatch(name):
-        return folder
+    hub = split_hub_id(str(path))
+    if hub is None or "/" not in hub[0] or Path(path).exists():
+        return Path(path)
     from huggingface_hub import snapshot_download
 
-    repo, _, revision = name.partition("@")
     patterns = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model"]
-    return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+    return Path(snapshot_download(hub[0], revision=hub[1], allow_patterns=patterns))
 
 
-def _fill(model: PreTrainedModel, weights: dict[str, torch.Tensor], allow_new: str) -> LoadReport:
-    report = _compare(model, weights, allow_new)
+def _fill(
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    place: Path,
+    *,
+    allow_new: str = NOTHING,
+    allow_dropped: str = NOTHING,
+) -> LoadReport:
+    report = _compare(model, weights, place, allow_new=allow_new, allow_dropped=allow_dropped)
     model.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
     model.tie_weights()
     return report
 
 
-def _compare(model: PreTrainedModel, weights: dict[str, torch.Tensor], allow_new: str) -> LoadReport:
-    """What of the weights a module takes, whether it has memory or not.
+def _compare(
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    place: Path,
+    *,
+    allow_new: str = NOTHING,
+    allow_dropped: str = NOTHING,
+) -> LoadReport:
+    """Which of the weights a module takes, whether it has memory or not.
 
     Raises:
-        CheckpointError: one is missing that `allow_new` does not name, or has another shape or kind.
+        CheckpointError: a weight has another shape or kind, is missing though `allow_new` does not match its name, or
+            has no place though `allow_dropped` does not.
     """
     expected = model.state_dict()
     tied = model.all_tied_weights_keys
@@ -324,4 +328,6 @@ def _compare(model: PreTrainedModel, weights: dict[str, torch.Tensor], allow_new
             )
         if name in expected and tensor.is_floating_point() != expected[name].is_floating_point():
             raise CheckpointError(f"{name} is of type {tensor.dtype}, which it cannot be in this model")
+    if unplaced := [name for name in dropped if not re.match(allow_dropped, name)]:
+        raise CheckpointError(f"{place}: weights without a place: {_some(unplaced)}")
     return LoadReport(sorted(set(weights) & set(expected)), new, dropped)

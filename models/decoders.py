@@ -43,7 +43,7 @@ class Decoder(nn.Module, ABC):
         Args:
             concepts: [B, C, H].
             positions: [B, K], indices of token positions.
-            reads: the texts that these positions are of.
+            reads: the texts to which these positions belong.
 
         Returns:
             [B, K, H], ready for the LM head.
@@ -64,6 +64,7 @@ class WeightedDecoder(Decoder):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, concepts: Tensor, positions: Tensor, reads: DecoderInput) -> Tensor:
+        """As in `Decoder`; nothing of `reads` is used."""
         mixed = torch.softmax(self.concept_weights, dim=-1)[positions].to(concepts.dtype) @ concepts
         return self.dropout(functional.gelu(self.projection(self.norm(mixed))))
 
@@ -81,16 +82,18 @@ class PositionPerceiverDecoder(Decoder):
         self.feed_forward = FeedForward(width, config.intermediate_size, config.hidden_dropout_prob)
 
     def queries(self, positions: Tensor, reads: DecoderInput) -> Tensor:
+        """positions [B, K] -> [B, K, H]."""
         return self.position_embedding(positions)
 
     def forward(self, concepts: Tensor, positions: Tensor, reads: DecoderInput) -> Tensor:
+        """As in `Decoder`."""
         queries = self.queries(positions, reads)
         states = queries + self.cross_attention(self.query_norm(queries), concepts)
         return states + self.feed_forward(self.feed_forward_norm(states))
 
 
 class PerceiverDecoder(PositionPerceiverDecoder):
-    """The same with queries = embedding of the (masked) token + decoder position."""
+    """One cross-attention layer whose queries are the embedding of the (masked) token + decoder position."""
 
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
@@ -98,6 +101,7 @@ class PerceiverDecoder(PositionPerceiverDecoder):
         self.input_projection = nn.Linear(embedding_dim, width) if embedding_dim < width else nn.Identity()
 
     def queries(self, positions: Tensor, reads: DecoderInput) -> Tensor:
+        """positions [B, K] -> [B, K, H], with the tokens of `reads.ids` there."""
         tokens = reads.token_embedding(reads.ids.gather(1, positions))
         return self.input_projection(tokens) + self.position_embedding(positions)
 
@@ -106,7 +110,7 @@ class NoisyTokens(nn.Module):
     """What a diffusion decoder starts from: its own embedding of the noisy tokens, plus its positions.
 
     Without `reads_tokens` there is one row, that of [MASK], for every position: a decoder that treats positions
-    independently is only asked about masked ones, so the others would never get a gradient.
+    independently decodes masked ones only, so the other embeddings would never get a gradient.
     """
 
     def __init__(self, config: ConceptConfig, reads_tokens: bool) -> None:
@@ -121,6 +125,7 @@ class NoisyTokens(nn.Module):
         self.position_embedding = nn.Embedding(config.max_sequence_length, width)
 
     def forward(self, positions: Tensor, reads: DecoderInput) -> Tensor:
+        """positions [B, K] -> [B, K, H]."""
         if self.reads_tokens:
             tokens = self.token_projection(self.token_embedding(reads.ids.gather(1, positions)))
         else:
@@ -148,7 +153,7 @@ class DiffusionLayer(nn.Module):
 
 
 class DiffusionDecoder(Decoder):
-    """D cross-attention layers over noisy tokens, told the noise level t by AdaLN-Zero; no token reads another."""
+    """D cross-attention layers over noisy tokens, under AdaLN-Zero by the noise level t; no token reads another."""
 
     layer: type[nn.Module] = DiffusionLayer
     reads_tokens = False
@@ -172,6 +177,7 @@ class DiffusionDecoder(Decoder):
         return masked.sum(dim=1).float() / real.sum(dim=1).clamp(min=1)
 
     def forward(self, concepts: Tensor, positions: Tensor, reads: DecoderInput) -> Tensor:
+        """As in `Decoder`."""
         x, time = self.tokens(positions, reads), self.time(self.timestep(reads))
         for layer in self.layers:
             x = layer(x, concepts, time)
@@ -208,6 +214,7 @@ class SelfAttentionDiffusionDecoder(DiffusionDecoder):
     reads_tokens = True
 
     def forward(self, concepts: Tensor, positions: Tensor, reads: DecoderInput) -> Tensor:
+        """As in `Decoder`; all N positions are decoded, then K of them chosen."""
         every = torch.arange(reads.ids.shape[1], device=reads.ids.device).expand_as(reads.ids)
         x, time = self.tokens(every, reads), self.time(self.timestep(reads))
         keep = None if reads.attention_mask is None else reads.attention_mask.bool()[:, None, None, :]

@@ -18,7 +18,7 @@ Decode = Callable[[Tensor, Tensor], Tensor]
 
 
 class Head(nn.Module, ABC):
-    """Concepts -> logits [B, num_labels]."""
+    """Concepts [B, C, H] -> logits [B, num_labels]: one vector per text, dropout, a linear layer."""
 
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__()
@@ -27,9 +27,20 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
-        """One vector per text: [B, H]."""
+        """Reduce concepts to one vector per text.
+
+        Args:
+            concepts: [B, C, H].
+            input_ids: [B, N].
+            attention_mask: [B, N], 1 = keep; None keeps all.
+            decode: the pretrained decoder, for heads whose row names decoders.
+
+        Returns:
+            [B, H].
+        """
 
     def forward(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
+        """Arguments as in `pool` -> logits [B, num_labels]."""
         return self.classifier(self.dropout(self.pool(concepts, input_ids, attention_mask, decode)))
 
 
@@ -41,6 +52,7 @@ class ViaDecoder(Head):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
+        """Mean of the normalised decoder states: [B, H]."""
         return masked_mean(self.norm(decode(concepts, input_ids)), attention_mask)
 
 
@@ -48,6 +60,7 @@ class WeightedDecoderHead(Head):
     """The weighted decoder's mixing and projection at every position, averaged over the text."""
 
     def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
+        """Mean of the decoder states: [B, H]."""
         return masked_mean(decode(concepts, input_ids), attention_mask)
 
 
@@ -60,15 +73,17 @@ class WeightedPooling(Head):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def weighted_mean(self, concepts: Tensor) -> Tensor:
+        """concepts [B, C, H] -> [B, H]."""
         weights = torch.softmax(self.scorer(concepts), dim=1)
         return self.norm((weights * concepts).sum(dim=1))
 
     def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
+        """The weighted mean of the concepts: [B, H]."""
         return self.weighted_mean(concepts)
 
 
 class ClsQuery(Head):
-    """One learned query reads the concepts; the lab's first head, in its log as CLS-Query."""
+    """One learned query reads the concepts; the lab's first head, named CLS-Query in its log."""
 
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
@@ -81,6 +96,7 @@ class ClsQuery(Head):
         self.norm = nn.LayerNorm(width)
 
     def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
+        """What the query has read: [B, H]."""
         query = self.query.weight.unsqueeze(0).expand(len(concepts), -1, -1)
         query = query + self.cross_attention(self.query_norm(query), concepts)
         query = query + self.feed_forward(self.feed_forward_norm(query))
@@ -90,7 +106,7 @@ class ClsQuery(Head):
 class PairHead(WeightedPooling):
     """Two texts encoded apart and pooled by the same scorer: logits of [a; b; |a - b|; a * b], and their cosine.
 
-    Without fine-tuning the cosine is an answer too: the scorer is then set to zero, which averages the concepts.
+    The cosine also answers without fine-tuning: the scorer is then set to zero, which averages the concepts.
     """
 
     def __init__(self, config: ConceptConfig) -> None:

@@ -52,12 +52,13 @@ class GatedFeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., H] -> [..., H]."""
         a, b = self.wi(x).chunk(2, dim=-1)
         return self.wo(self.dropout(functional.gelu(a) * b))
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer whose weights start at zero; a class of its own because initialisation must leave it so."""
+    """A linear layer whose weights start at zero; a class of its own so that initialisation keeps it there."""
 
 
 class TimestepEmbedding(nn.Module):
@@ -71,7 +72,7 @@ class TimestepEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """t [B] in [0, 1] -> [B, H]."""
         half = self.wi.in_features // 2
-        # Made anew: transformers leaves a buffer that no checkpoint holds undefined.
+        # Computed on each call: transformers leaves a buffer that no checkpoint holds undefined.
         frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=t.device) / half)
         angles = t.float()[:, None] * frequency
         features = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
@@ -88,11 +89,12 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., H] -> [..., H]."""
         return self.dropout(self.wo(functional.gelu(self.wi(x))))
 
 
 class ConceptEmbedding(nn.Embedding):
-    """The learned start of the concept stream; a class of its own because it is initialised wider."""
+    """The learned start of the concept stream; a class of its own because it gets a larger standard deviation."""
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -106,7 +108,7 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
 
 
 def masked_mean(states: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Mean over the positions that are no padding: [B, N, H], [B, N] -> [B, H]."""
+    """Mean over the positions that are not padding: states [B, N, H], attention_mask [B, N] -> [B, H]."""
     if attention_mask is None:
         return states.mean(dim=1)
     weights = attention_mask.to(states.dtype).unsqueeze(-1)

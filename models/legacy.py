@@ -1,8 +1,8 @@
-"""Checkpoints of the lab's earlier code, read as ours: their configuration and weights under our names.
+"""Checkpoints of the lab's earlier code: their configuration and weights, translated to our names.
 
 Every class of that code had the same encoder and one of a few decoders and heads, so the translation is a table of
-names and no class is written again. What the old configuration does not say is told by the weights themselves.
-Weights that find no place stay under their old names, and whoever loads them says so.
+names, and no class is written again. What the old configuration does not state is read off the weights. Weights
+without a place keep their old names, and loading then reports them.
 """
 
 import re
@@ -98,7 +98,7 @@ _LAYER = re.compile(r"((?:encoder|decoder)\.layers\.\d+)\.(\w+)(\..+)?")
 
 
 def translate(raw: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[ConceptConfig, dict[str, Tensor]]:
-    """A checkpoint of the earlier code as ours.
+    """Translate a checkpoint of the earlier code.
 
     Args:
         raw: its config.json.
@@ -108,13 +108,13 @@ def translate(raw: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[Co
         The configuration, whose `architectures` names our class, and the weights under our names.
 
     Raises:
-        ValueError: its class is none of the earlier code's, or its configuration cannot be built.
+        ValueError: its class is not one of the earlier code, or its configuration cannot be built.
     """
     architecture = (raw.get("architectures") or ["none"])[0]
     decoder, head, variant = _composition(str(architecture), raw, weights)
     ours = _rename(weights)
-    if not _reads_tokens(decoder):
-        # A decoder that is asked by position alone never reads a projection of tokens, though the class had one.
+    if decoder == "perceiver_posonly":
+        # A decoder whose queries are positions alone never uses the projection of tokens that its class had.
         ours = {name: tensor for name, tensor in ours.items() if not name.startswith("decoder.input_projection.")}
     recursive = any(name.startswith("encoder.shared_layer.") for name in weights)
     layers = int(raw["num_hidden_layers"])
@@ -148,8 +148,7 @@ def translate(raw: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[Co
 def _composition(name: str, raw: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[str, str | None, str]:
     """Decoder, head (None for a pretraining model) and variant of an earlier class.
 
-    A classifier without decoder does not tell what it was pretrained as; it is called after the perceiver, the most
-    common one.
+    A classifier without a decoder does not show what it was pretrained as; it counts as a perceiver, the most common.
     """
     by_position = bool(raw.get("decoder_posonly"))
     perceiver = "perceiver_posonly" if by_position else "perceiver"
@@ -173,10 +172,6 @@ def _composition(name: str, raw: Mapping[str, Any], weights: Mapping[str, Tensor
         others = ("ConceptEncoderForMaskedDiffusion", "ConceptEncoderForMaskedLMPerceiverPosOnly")
         raise ValueError(f"architecture {name!r} is unknown; allowed: {', '.join(sorted([*known, *others]))}")
     return known[name]
-
-
-def _reads_tokens(decoder: str) -> bool:
-    return decoder != "perceiver_posonly"
 
 
 def _decoder_layers(ours: Mapping[str, Tensor]) -> int:
@@ -205,7 +200,7 @@ def _rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = f"{match[1]}.{LAYER_NAMES[match[2]]}{match[3] or ''}"
         if name == "head.query.weight":
             tensor = tensor.reshape(1, -1)
-        if ".in_proj_" in name:  # query, key and value in one; ours keeps the query apart
+        if ".in_proj_" in name:  # query, key and value in one tensor; ours keeps the query apart
             width = len(tensor) // 3
             ours[name.replace("in_proj_", "q_proj.")] = tensor[:width].clone()
             ours[name.replace("in_proj_", "kv_proj.")] = tensor[width:].clone()

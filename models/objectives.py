@@ -1,6 +1,6 @@
 """Seeded corruption of token blocks. Every sample's noise is a pure function of (seed, epoch, sample).
 
-So training can be killed, resumed and spread over any number of processes, and sees the same masks.
+A training can therefore be killed, resumed and spread over any number of processes, and sees the same masks.
 A new objective is one function here and one row of `models.family.OBJECTIVES`.
 """
 
@@ -16,7 +16,7 @@ from .family import ELBO_MIN_T, IGNORE_INDEX
 
 @dataclass(frozen=True)
 class CorruptionSettings:
-    """What a corruption needs to know of tokenizer and spec.
+    """What a corruption needs from tokenizer and spec.
 
     Attributes:
         mask_prob, whole_word, deletion_prob, t_min, elbo: as in `tasks.spec.experiment.ObjectiveSpec`.
@@ -45,7 +45,7 @@ class CorruptedSample:
         noisy_ids: what the decoder reads; None: what the encoder reads.
         t: noise level of diffusion.
         loss_weights: factor of every label; None: 1.
-        padding_noise: draws masks for the padding too, which then is labelled.
+        padding_noise: the generator that masks padding too, which is then labelled; None: padding is left alone.
     """
 
     input_ids: np.ndarray
@@ -74,7 +74,7 @@ def uncorrupted(ids: np.ndarray) -> CorruptedSample:
 def drop_tokens(
     ids: np.ndarray, generator: np.random.Generator, share: float, special_ids: Collection[int]
 ) -> np.ndarray:
-    """A text without a share of its tokens, at least one of them, in the order of the rest; special tokens stay."""
+    """A text without a share (rounded up) of its ordinary tokens; order, special tokens and one ordinary token stay."""
     ordinary = np.flatnonzero(~np.isin(ids, list(special_ids)))
     count = min(math.ceil(share * len(ordinary)), len(ordinary) - 1)  # one stays too
     return np.delete(ids, generator.choice(ordinary, count, replace=False)) if count > 0 else ids
@@ -83,7 +83,7 @@ def drop_tokens(
 def mask_tokens(ids: np.ndarray, generator: np.random.Generator, settings: CorruptionSettings) -> CorruptedSample:
     """Masked language modelling (Devlin et al. 2019): of the selected tokens 80 % mask, 10 % random, 10 % kept.
 
-    At least one non-special token is always selected, so that a short text never gives a loss of nothing. With
+    At least one non-special token is always selected, so that a short text never has an empty loss. With
     `whole_word` all tokens of a word are selected together.
     """
     ordinary = ~np.isin(ids, settings.special_ids)
@@ -138,7 +138,7 @@ def add_mask_noise(ids: np.ndarray, generator: np.random.Generator, settings: Co
 def add_mask_noise_to_padding_too(
     ids: np.ndarray, generator: np.random.Generator, settings: CorruptionSettings
 ) -> CorruptedSample:
-    """Masked diffusion that also masks padding and asks for it: the mistake of the first diffusion runs."""
+    """Masked diffusion that also masks and predicts padding: the mistake of the first diffusion runs."""
     sample = add_mask_noise(ids, generator, settings)
     return CorruptedSample(
         sample.input_ids, sample.labels, noisy_ids=sample.noisy_ids, t=sample.t, padding_noise=generator

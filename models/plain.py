@@ -1,4 +1,4 @@
-"""Plain encoders of transformers as yardsticks: the same tasks and protocol as for a concept model."""
+"""Plain encoders as yardsticks: encoders of transformers under the same tasks and protocol as a concept model."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from .bounds import check_config
 from .checkpoints import NEW_WEIGHTS, CheckpointError, LoadReport
 
-# The last layer belongs to its task, and another task may have another number of classes.
+# Layers that belong to a task: another task may have another number of classes.
 TASK_LAYERS = ("classifier.", "score.", "logits_proj.", "sequence_summary.")
 
 
 def check_plain(path: Path) -> None:
-    """Hold what the config of a plain encoder asks for against the size of its weights, without building it.
+    """Compare the weights that a plain encoder's config asks for with the size of its files, without building it.
 
     Raises:
         CheckpointError: transformers does not know it, or it asks for far more weights than the folder holds.
@@ -27,10 +27,10 @@ def check_plain(path: Path) -> None:
     except Exception as error:  # transformers raises anything for a config that a stranger wrote
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise CheckpointError(f"{path}: config.json describes no encoder: {reason[0][:300]}") from error
-    asked = sum(parameter.numel() for parameter in model.parameters())
+    required = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(file.stat().st_size for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
-    if asked > stored + NEW_WEIGHTS:  # a weight takes a byte at least
-        raise CheckpointError(f"{path}: the config asks for {asked:,} weights, its files hold {stored:,} bytes")
+    if required > stored + NEW_WEIGHTS:  # a weight takes a byte at least
+        raise CheckpointError(f"{path}: the config asks for {required:,} weights, its files hold {stored:,} bytes")
 
 
 def load_plain_classifier(

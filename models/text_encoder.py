@@ -1,4 +1,4 @@
-"""Use of a trained encoder: texts in, concept matrices or one vector a text out, in memory that does not grow.
+"""Texts in, concept matrices or one vector per text out, by a trained encoder and in memory that does not grow.
 
 Example: `load_encoder("checkpoint").encode(["A text.", "Another."], pool="mean")`.
 
@@ -9,17 +9,17 @@ import logging
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from .bounds import split_hub_id
 from .checkpoints import CheckpointError, load_checkpoint
 
 log = logging.getLogger("cogito.encoding")
 
-# Texts of so many batches are read at once, so that those of like length share one.
+# Batches that are read at once, so that texts of similar length share a batch.
 WINDOW_BATCHES = 8
 # [CLS], [SEP] and one token of text.
 MIN_LENGTH = 3
@@ -54,7 +54,7 @@ class TextEncoder:
             )
         self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
         self._tokenizer = tokenizer.backend_tokenizer
-        # What tokenizer.json says of cutting and padding would cut unseen and unsaid.
+        # Truncation and padding set in tokenizer.json would cut texts without a warning.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -64,7 +64,7 @@ class TextEncoder:
         self.positions: int = config.max_sequence_length
 
     def shape(self, pool: str | None = None) -> tuple[int, ...]:
-        """The shape of what one text becomes: (C, H), or (H,) with pool="mean"."""
+        """The shape of one encoded text: (C, H), or (H,) with pool="mean"."""
         if pool not in (None, "mean"):
             raise ValueError(f"pool: got {pool!r}; allowed: 'mean', or None for whole concept matrices")
         return (self.num_concepts, self.hidden_size) if pool is None else (self.hidden_size,)
@@ -81,17 +81,17 @@ class TextEncoder:
         """Encode texts batch by batch, reading at most `WINDOW_BATCHES` batches ahead.
 
         Args:
-            texts: in any number; each becomes [CLS] text [SEP].
+            texts: any number; each becomes [CLS] text [SEP].
             batch_size: texts per batch.
-            pool: "mean" averages the concepts, the one pooling that needs no trained weights; None keeps them apart.
-            max_length: a text is cut to so many tokens with [CLS] and [SEP]; default and upper limit are the model's
-                positions. How many were cut is logged once, as a warning, at the end.
+            pool: "mean" averages the concepts, the only pooling without trained weights; None keeps them apart.
+            max_length: tokens to which a text is cut, [CLS] and [SEP] included; default and upper limit are the model's
+                positions. The number of texts that were cut is logged once, as a warning, at the end.
 
         Returns:
             Batches in the order of the texts, float32 on the CPU: [B, C, H], or [B, H] with pool="mean".
 
         Raises:
-            ValueError: an argument is not allowed, or something among the texts is no str.
+            ValueError: an argument is not allowed, or one of the texts is not a str.
         """
         self.shape(pool)
         length = self.positions if max_length is None else max_length
@@ -110,9 +110,9 @@ class TextEncoder:
         try:
             while window := list(islice(texts, batch_size * WINDOW_BATCHES)):
                 ids = self._tokenise(window, done)
-                cut += sum(len(one) > length - 2 for one in ids)
+                cut += sum(len(text) > length - 2 for text in ids)
                 done += len(window)
-                vectors = self._encode_window([one[: length - 2] for one in ids], batch_size, pool)
+                vectors = self._encode_window([text[: length - 2] for text in ids], batch_size, pool)
                 yield from vectors.split(batch_size)
         finally:
             if cut:
@@ -122,10 +122,10 @@ class TextEncoder:
         for number, text in enumerate(texts, before):
             if not isinstance(text, str):
                 raise ValueError(f"texts: number {number} is of type {type(text).__name__}; allowed: str")
-        return [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _encode_window(self, ids: list[list[int]], batch_size: int, pool: str | None) -> Tensor:
-        """Encode like lengths together and put the results [n, ...] back in order."""
+        """Encode texts of similar length together and put the results [n, ...] back in order."""
         vectors = torch.empty(len(ids), *self.shape(pool))
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         for start in range(0, len(order), batch_size):
@@ -138,9 +138,9 @@ class TextEncoder:
         longest = max(map(len, ids)) + 2
         padded = torch.full((len(ids), longest), self._pad)
         mask = torch.zeros(len(ids), longest, dtype=torch.long)
-        for row, one in enumerate(ids):
-            padded[row, : len(one) + 2] = torch.tensor([self._cls, *one, self._sep])
-            mask[row, : len(one) + 2] = 1
+        for row, text in enumerate(ids):
+            padded[row, : len(text) + 2] = torch.tensor([self._cls, *text, self._sep])
+            mask[row, : len(text) + 2] = 1
         concepts = self._encoder(padded.to(self.device), mask.to(self.device))
         return (concepts if pool is None else concepts.mean(dim=1)).cpu()
 
@@ -162,12 +162,10 @@ def load_encoder(
 
 
 def _read_tokenizer(place: str | Path) -> PreTrainedTokenizerFast:
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(place)}
-    if not Path(place).is_dir() and "@" in str(place):
-        name, _, revision = str(place).partition("@")
-        source = {"pretrained_model_name_or_path": name, "revision": revision}
+    hub = None if Path(place).is_dir() else split_hub_id(str(place))
+    name, revision = hub or (str(place), None)
     try:
-        return PreTrainedTokenizerFast.from_pretrained(**source)
+        return PreTrainedTokenizerFast.from_pretrained(name, revision=revision or "main")
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(
             f"tokenizer {place}: cannot be read: {str(error).splitlines()[0]}; fix: name a folder or Hub id with a "

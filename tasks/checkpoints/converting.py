@@ -1,5 +1,6 @@
-"""What can be done with a checkpoint as such: tell what it is, and write one of the earlier code in our format.
+"""Describing a checkpoint, and writing a checkpoint of the earlier code in our format.
 
+The modules of `models` are imported inside functions: they import torch, which would slow the command.
 Example: `cogito checkpoint show DIR`, `cogito checkpoint convert OLD NEW`
 """
 
@@ -7,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from models.family import DECODERS
 from tasks.data.sources import TOKENIZER_FILES
 from tasks.errors import UserError
 from tasks.spec.experiment import fitting_heads
@@ -15,7 +17,7 @@ from tasks.store.records import Checkpoint
 
 
 def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Variant, shape, parameters, tokenizer and uses of a checkpoint.
+    """Variant, shape, parameters, tokenizer and possible uses of a checkpoint, under the keys of `--json`.
 
     Raises:
         UserError: its weights do not fit its configuration.
@@ -28,7 +30,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     uses = [f"evaluate with head {', '.join(fitting_heads(checkpoint.variant))}", "analyse", "encode"]
     if pretrained:
         uses.append("start another pretraining from it (training.init_from)")
-    if pretrained and config.decoder.startswith("diffusion"):
+    if pretrained and DECODERS[config.decoder].diffusion:
         uses.append("fill masks (models.generation)")
     has_tokenizer = (checkpoint.folder / "tokenizer.json").is_file()
     if not has_tokenizer:
@@ -58,6 +60,7 @@ def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | N
     """Write a checkpoint in our format, with the remote code that plain transformers needs and a manifest.
 
     Args:
+        checkpoint: as `resolve_checkpoint` found it.
         target: a folder that does not exist yet.
         tokenizer: folder of its tokenizer; None takes the files beside the weights, if there are any.
 

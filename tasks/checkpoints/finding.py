@@ -1,7 +1,8 @@
-"""Finding a checkpoint by the name a user gives: a run, a folder or a Hub id; and checking it before any work is done.
+"""Finding a checkpoint by the name that a user gives (a run, a folder, a Hub id), and checking it before any work.
 
 Example: `resolve_checkpoint("someone/perceiver_mlm_H512L6C128_20260208_211633@main", cogito_home())`.
-No weights are loaded here: safetensors holds the header of a file against its size.
+No weights are loaded here: safetensors compares the header of a file with its size. transformers and torch, which would
+slow the command, are imported inside functions.
 """
 
 import re
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 from safetensors import SafetensorError, safe_open
 
-from models.bounds import check_config
+from models.bounds import check_config, split_hub_id
 from models.family import LEGACY_MODEL_TYPES, MODEL_TYPE, VARIANTS
 from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.errors import UserError, unknown_name
@@ -36,9 +37,7 @@ CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja
 
 Origin = Literal["run", "local", "hub"]
 
-_HUB_ID = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_MAX_HUB_ID = 200  # the Hub allows 96 characters a name; a revision may follow
 
 
 def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> Checkpoint:
@@ -47,11 +46,11 @@ def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> 
     Args:
         name: a run id, a folder (or one of that name under `data_root`), or a Hub id `account/name[@revision]`.
         home: where runs lie and downloads are kept.
-        data_root: a folder searched for the name, before the Hub is asked.
+        data_root: a folder that is searched for the name before the Hub is.
 
     Raises:
-        UserError: there is no such checkpoint, or it is corrupt, or not one of this project.
-        Exception: an error of the network or the Hub that may pass (`tasks.data.hub.is_transient`) is raised as it is.
+        UserError: there is no such checkpoint, it is corrupt, or it is of another kind of model.
+        Exception: a transient error of the network or the Hub (`tasks.data.hub.is_transient`), raised as it is.
     """
     if not name.strip():
         raise UserError("checkpoint: got an empty name; allowed: a run id, a folder, or account/name[@revision]")
@@ -71,7 +70,7 @@ def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> 
 
 
 def check_safetensors(path: Path) -> None:
-    """Check that a safetensors file is whole: its header reads, and its tensors fill the file exactly.
+    """Check that a safetensors file is whole: its header is valid, and its tensors fill the file exactly.
 
     Raises:
         UserError: it is truncated, or its header is not what the format says.
@@ -108,14 +107,14 @@ def _from_run(run_id: str, home: Home) -> Checkpoint:
             "fix: run its experiment again, it continues where it stopped"
         )
     stated, own = record.pretraining.model, run.pretraining / "model"
-    # A home that was moved or copied still holds the model, though not at the path its record states.
+    # A home that was moved or copied holds the model elsewhere than its record states.
     return _describe(stated if _is_folder(stated) else own, name=run_id, origin="run", run_id=run_id)
 
 
 def _describe(
     folder: Path, *, name: str, origin: Origin, revision: str | None = None, run_id: str | None = None
 ) -> Checkpoint:
-    """Check a folder, the cheap things first, and describe it."""
+    """Check a folder, cheap checks first, and describe it."""
     if not _is_folder(folder):
         raise UserError(f"{folder}: the folder of checkpoint {name} is gone; fix: name another checkpoint")
     try:
@@ -144,7 +143,7 @@ def _describe(
 
 
 def _checked_hash(folder: Path, weights: Path) -> str:
-    """The SHA-256 of the weights, after every file agreed with the manifest where there is one."""
+    """The SHA-256 of the weights; where there is a manifest, every file is compared with it first."""
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         return file_sha256(weights)
@@ -188,7 +187,7 @@ def _check_kind(config: dict[str, Any], name: str) -> None:
 
 
 def _is_plain(config: dict[str, Any]) -> bool:
-    """Whether this is an encoder that transformers knows by itself."""
+    """Whether this is an encoder of transformers, without concepts."""
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind in (MODEL_TYPE, *LEGACY_MODEL_TYPES):
         return False
@@ -198,7 +197,7 @@ def _is_plain(config: dict[str, Any]) -> bool:
 
 
 def _variant(folder: Path, config: dict[str, Any], name: str) -> str:
-    """What a checkpoint was pretrained as. One of the earlier code does not say so, but its weights do."""
+    """What a checkpoint was pretrained as; for the earlier code this is read off the weights."""
     if _is_plain(config):
         return str(config["model_type"])
     if config["model_type"] == MODEL_TYPE:
@@ -218,16 +217,16 @@ def _known_variant(variant: Any, name: str) -> str:
 
 
 def _from_hub(name: str, home: Home) -> Checkpoint:
-    match = _HUB_ID.fullmatch(name) if len(name) <= _MAX_HUB_ID else None
+    hub = split_hub_id(name)
     near = get_close_matches(name, [path.name for path in home.runs.iterdir()], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    # A name without an account may be one of the Hub's oldest models; a mistyped run id is the likelier reading.
-    if match is None or ".." in name or (near and "/" not in name):
+    # A name without an account may be one of the Hub's oldest models, but is more likely a mistyped run id.
+    if hub is None or (near and "/" not in name):
         raise UserError(
             f"checkpoint {name!r}: {hint}neither a run id, a folder, nor a Hub id; "
             "allowed: a run id of `cogito log show`, a folder, or account/name[@revision]"
         )
-    repo, revision = match["repo"], match["revision"] or "main"
+    repo, revision = hub[0], hub[1] or "main"
     kept = home.cache / "checkpoints" / repo.replace("/", "--")
     lock = home.lock(f"checkpoint-{kept.name}")
     with lock:
@@ -237,7 +236,7 @@ def _from_hub(name: str, home: Home) -> Checkpoint:
 
 
 def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
-    """The commit of a revision: asked of the Hub, or offline as it was when last asked."""
+    """The commit of a revision: by request to the Hub, or offline that of the last request."""
     reference = kept / "refs" / quote(revision, safe="")
     if _COMMIT.fullmatch(revision) and (kept / revision).is_dir():
         return revision
@@ -257,7 +256,7 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
 
 
 def _download(name: str, repo: str, commit: str, folder: Path) -> None:
-    """Download one commit whole; its config comes first, so that a model of another kind costs no gigabytes."""
+    """Download one commit, its config first: a model of another kind must not cost gigabytes."""
     patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + [LEGACY_WEIGHTS, "*.md"]
     for wanted in (["config.json"], patterns):
         try:
@@ -271,12 +270,12 @@ def _download(name: str, repo: str, commit: str, folder: Path) -> None:
 
 
 def _hub_problem(name: str, error: Exception) -> Exception:
-    """The error to raise for one of the Hub: itself when it may pass, else one clear message."""
+    """What to raise for an error of the Hub: a transient error itself, otherwise one clear message."""
     if is_transient(error) or disk_full(error):
         return error
     reasons = {
         "RevisionNotFoundError": "the Hub has this repository, not this revision; fix: name a branch, tag or commit",
-        "GatedRepoError": "access to it is gated; fix: ask for access on its page and set HF_TOKEN",
+        "GatedRepoError": "access to it is gated; fix: request access on its page and set HF_TOKEN",
         "RepositoryNotFoundError": "neither a run id nor a folder, and the Hub has no such repository or your token "
         "may not see it; fix: check the name, and set HF_TOKEN if it is private",
     }

@@ -1,4 +1,7 @@
-"""A checkpoint with its tokenizer, held against each other before any work is done."""
+"""A checkpoint and its tokenizer, checked against each other before any work is done.
+
+The modules of `models` are imported inside a function: they import torch, which would slow the command.
+"""
 
 from pathlib import Path
 
@@ -14,10 +17,16 @@ from tasks.store.records import Checkpoint
 def find_evaluation_inputs(
     name: str, tokenizer: str | None, home: Home, data_root: Path | None
 ) -> tuple[Checkpoint, Path]:
-    """A checkpoint by name, and the folder of its tokenizer.
+    """Find a checkpoint by name, and the folder of its tokenizer.
+
+    Args:
+        name, data_root: as in `resolve_checkpoint`.
+        tokenizer: folder or Hub id; None takes the tokenizer beside the checkpoint.
+        home: where runs lie and downloads are kept.
 
     Raises:
-        UserError: there is no such checkpoint, it is corrupt, or it has no tokenizer and none is given.
+        UserError: there is no such checkpoint, it is corrupt, it has no tokenizer and none is given, or the tokenizer
+            has more tokens than the checkpoint.
     """
     checkpoint = resolve_checkpoint(name, home, data_root)
     folder = find_tokenizer(tokenizer, home, data_root) if tokenizer else checkpoint.folder
@@ -27,14 +36,18 @@ def find_evaluation_inputs(
     vocabulary = read_json(checkpoint.folder / "config.json").get("vocab_size")
     if isinstance(vocabulary, int) and (size := len(load_tokenizer(folder))) > vocabulary:
         raise UserError(
-            f"tokenizer: has {size} tokens, {checkpoint.name} knows {vocabulary}; "
-            "fix: --tokenizer with the one that the checkpoint was trained with"
+            f"tokenizer: has {size} tokens, {checkpoint.name} has {vocabulary}; "
+            "fix: --tokenizer with the tokenizer that the checkpoint was trained with"
         )
     return checkpoint, folder
 
 
 def check_weights(checkpoint: Checkpoint) -> None:
-    """Hold a checkpoint's weights against its config before a run is opened for it."""
+    """Compare the weights of a checkpoint with its config before a run is opened for it.
+
+    Raises:
+        UserError: they do not fit each other.
+    """
     from models.checkpoints import CheckpointError, check_checkpoint
     from models.plain import check_plain
 

@@ -1,7 +1,8 @@
 """Publishing a finished checkpoint: to the Hub, or to a directory store when no token is set.
 
-What is published is the checkpoint's own files, a model card rendered from the run's record, and a manifest with the
-hash of every file. It counts as published only after it was read back and agreed with that manifest.
+The checkpoint's own files are published, with a model card rendered from the run's record and a manifest with the hash
+of every file. A checkpoint counts as published only after it was read back and agreed with that manifest.
+huggingface_hub is imported inside functions, because it would slow the command.
 """
 
 import logging
@@ -34,10 +35,10 @@ MANIFEST = "manifest.json"
 
 
 def choose_store(spec: PublishSpec) -> Literal["hub", "local"]:
-    """Where a checkpoint will go, known before any work is done.
+    """Decide where a checkpoint will go, before any work is done.
 
     Raises:
-        UserError: the Hub is asked for and cannot be used.
+        UserError: the spec requests the Hub, which cannot be used.
     """
     if spec.store == "local":
         return "local"
@@ -54,16 +55,16 @@ def choose_store(spec: PublishSpec) -> Literal["hub", "local"]:
 
 
 def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec, home: Home) -> PublishResult:
-    """Publish a finished checkpoint once; one that is already there with the same weights is left as it is.
+    """Publish a finished checkpoint once; a published checkpoint with the same weights is left as it is.
 
     Args:
         model_folder: config.json, model.safetensors, tokenizer files and the flat .py files of the remote code.
         record: the run, from which the model card is rendered.
 
     Raises:
-        UserError: the Hub is asked for and cannot be used.
-        StageError: the checkpoint is not whole, or the store refuses it for good.
-        Exception: an error of the network or the Hub that may pass (`is_transient`) is raised as it is.
+        UserError: the spec requests the Hub, which cannot be used.
+        StageError: the checkpoint is not whole, or the store refuses it permanently.
+        Exception: a transient error of the network or the Hub (`is_transient`), raised as it is.
     """
     store = choose_store(spec)
     weights_sha256 = _check_finished(model_folder)
@@ -132,20 +133,20 @@ def _check_finished(model_folder: Path) -> str:
 
 
 def _assemble(model_folder: Path, record: RunRecord, target: Path) -> None:
-    """Fill `target` with all that is published. Only known kinds of files, so that no pickle or log slips through."""
+    """Fill `target` with all that is published: only known kinds of files, so that no pickle or log slips through."""
     for path in sorted(model_folder.iterdir()):
         if path.name in (CARD, MANIFEST) or not path.is_file():
             continue
         if path.suffix in CHECKPOINT_SUFFIXES and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)
         else:
-            log.warning("not published, as it is no part of a checkpoint: %s", path.name)
+            log.warning("not published, because it is not part of a checkpoint: %s", path.name)
     write_atomic(target / CARD, render_card(record))
     write_manifest(target)
 
 
 def _weights_in(manifest: Path) -> str | None:
-    """The hash of the weights that a manifest states; None for a manifest that is missing or not readable."""
+    """The hash of the weights in a manifest; None if the manifest is missing or not readable."""
     try:
         return str(read_json(manifest)["files"][WEIGHTS]["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -200,8 +201,8 @@ def _publish_to_hub(
             folder = staging / "folder"
             folder.mkdir(parents=True)
             _assemble(model_folder, record.model_copy(update={"publishing": result}), folder)
-            # One commit on what was seen, and none if nothing differs. The client's upload_folder may cut a folder into
-            # several commits, and repeats a commit whose answer was lost.
+            # One commit on top of what was seen, and none if nothing differs. The client's upload_folder may cut a
+            # folder into several commits, and repeats a commit whose answer was lost.
             commit = api.create_commit(
                 repo,
                 [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())],
@@ -210,7 +211,7 @@ def _publish_to_hub(
             )
             revision = str(commit.oid)
             _verify_upload(api, repo, revision, folder, staging / "verified")
-            # The tag comes last: it says that this commit was read back and is whole.
+            # The tag comes last: it marks a commit that was read back and is whole.
             api.create_tag(repo, tag=record.run_id, revision=revision, exist_ok=True)
         return result.model_copy(update={"revision": revision})
     finally:
@@ -218,7 +219,7 @@ def _publish_to_hub(
 
 
 def _tagged_commit(api: Any, repo: str, run_id: str, weights_sha256: str, folder: Path) -> str | None:
-    """The commit that already holds this run's weights; None when the run was not published yet."""
+    """The commit that already holds this run's weights; None if the run was not published yet."""
     commits = [tag.target_commit for tag in api.list_repo_refs(repo).tags if tag.name == run_id]
     if not commits:
         return None
@@ -245,10 +246,10 @@ def _verify_upload(api: Any, repo: str, revision: str, source: Path, copy: Path)
 
 
 def _explain_refusal(error: Exception) -> str:
-    """One message, without the token, for an error that no retry heals."""
+    """One message, without the token, for a permanent error."""
     fixes = {
         401: "set a valid HF_TOKEN (`hf auth whoami` shows whose it is)",
-        402: "see what the account may store and pay for on the Hub",
+        402: "check the storage plan of the account on the Hub",
         403: "use a token with write permission for this repository",
         404: "check publish.repo, and that the token may see it",
         507: "make room in the account's storage on the Hub",
@@ -262,7 +263,7 @@ def _explain_refusal(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the checkpoint could not be published: {plain_text(error)}; fix: run the same command again"
     return (
-        f"the Hub answered the checkpoint with something else than a Hub says: {type(error).__name__}: "
+        f"the Hub's answer to the upload is not one of a Hub: {type(error).__name__}: "
         f"{plain_text(error)}; fix: check HF_ENDPOINT and the proxy on the way, or state publish.store local"
     )
 
@@ -309,7 +310,7 @@ def _environment(record: RunRecord) -> dict[str, Any]:
 
 
 def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested part of a spec as dotted keys."""
+    """A nested part of a spec as one level of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in part.items():
         if isinstance(value, dict) and value:
@@ -321,12 +322,12 @@ def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
 
 def _cell(value: Any) -> str:
     values = value if isinstance(value, list | tuple) else [value]
-    text = ", ".join(public_name(str(one)) for one in values)
+    text = ", ".join(public_name(str(item)) for item in values)
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def public_name(text: str) -> str:
-    """A text that is a path of this machine cut to its last name; anything else as it is."""
+    """The last part of a text that is a path of this machine; any other text as it is."""
     is_path = text.startswith(("~", "/", "./", "../", "file:")) or PureWindowsPath(text).is_absolute()
     return PurePosixPath(text.replace("\\", "/")).name if is_path else text
 

@@ -27,7 +27,7 @@ from models.classifier import ConceptModelForSequenceClassification
 from models.configuration import ConceptConfig
 from models.decoders import Decoder
 from models.family import CONCEPT_LOSSES, DECODERS, HEADS, LOSS_WEIGHTINGS, OBJECTIVES, VARIANTS
-from models.generation import fill_masks
+from models.generation import Sampling, fill_masks
 from models.heads import Head
 from models.layers import sinusoidal_positions
 from models.loss_weighting import LossWeighting
@@ -460,16 +460,8 @@ def test_masks_are_filled_and_nothing_else_changes(steps: int, temperature: floa
     model, batch = diffusion_model(), make_batch()
     concepts = model.encoder(batch["input_ids"], batch["attention_mask"])
     generator = torch.Generator().manual_seed(3)
-    out = fill_masks(
-        model,
-        concepts,
-        batch["input_ids"],
-        batch["attention_mask"],
-        steps=steps,
-        temperature=temperature,
-        top_k=5,
-        generator=generator,
-    )
+    sampling = Sampling(steps, temperature, top_k=5, generator=generator)
+    out = fill_masks(model, concepts, batch["input_ids"], batch["attention_mask"], sampling)
     masked = (batch["input_ids"] == MASK) & batch["attention_mask"].bool()
     assert masked.any() and not (out[batch["attention_mask"].bool()] == MASK).any()
     assert torch.equal(out[~masked], batch["input_ids"][~masked])
@@ -483,11 +475,11 @@ def test_the_surest_masks_are_filled_first_an_even_share_at_a_time() -> None:
     counts: list[list[int]] = []
     real = model.decoder.forward
     model.decoder.forward = lambda c, p, reads: counts.append((reads.ids == MASK).sum(1).tolist()) or real(c, p, reads)
-    out = fill_masks(model, concepts, ids, steps=4)
+    out = fill_masks(model, concepts, ids, sampling=Sampling(steps=4))
     # ceil(left / steps left): 10 -> 7 -> 4 -> 2 -> 0 and 4 -> 3 -> 2 -> 1 -> 0
     assert counts == [[10, 4], [7, 3], [4, 2], [2, 1]]
     model.decoder.forward = real
-    once = fill_masks(model, concepts, ids, steps=1)
+    once = fill_masks(model, concepts, ids, sampling=Sampling(steps=1))
     reads = model.decoder_input(ids, None, None, torch.tensor([1.0, 0.4]))
     logits = model.lm_head(model.decoder(concepts, torch.arange(10).expand(2, 10), reads))
     logits[..., MASK] = -torch.inf
