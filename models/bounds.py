@@ -8,33 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-WIDTH, LAYERS, LENGTH, ENTRIES = 65_536, 1_000, 1_000_000, 10_000_000
+# The largest value of each size, by the names of our own family, of the earlier code and of transformers.
 LIMITS = {
-    "vocab_size": ENTRIES,
-    "hidden_size": WIDTH,
-    "token_embedding_dim": WIDTH,
-    "num_concepts": WIDTH,
-    "concept_num": WIDTH,
-    "num_layers": LAYERS,
-    "num_hidden_layers": LAYERS,
-    "num_iterations": LAYERS,
-    "num_decoder_layers": LAYERS,
-    "num_attention_heads": WIDTH,
-    "intermediate_size": LENGTH,
-    "max_sequence_length": LENGTH,
-    "max_position_embeddings": LENGTH,
-    "type_vocab_size": LENGTH,
-    "num_labels": LENGTH,
-    "embedding_size": WIDTH,
-    "d_model": WIDTH,
-    "d_ff": LENGTH,
-    "encoder_layers": LAYERS,
-    "decoder_layers": LAYERS,
-    "num_hidden_groups": LAYERS,
-    "n_layers": LAYERS,
-    "n_layer": LAYERS,
-    "dim": WIDTH,
-    "n_embd": WIDTH,
+    **dict.fromkeys(("num_layers", "num_hidden_layers", "num_iterations", "num_decoder_layers"), 1_000),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_hidden_groups", "n_layers", "n_layer"), 1_000),
+    **dict.fromkeys(("hidden_size", "token_embedding_dim", "num_concepts", "concept_num"), 65_536),
+    **dict.fromkeys(("num_attention_heads", "embedding_size", "d_model", "dim", "n_embd"), 65_536),
+    **dict.fromkeys(("intermediate_size", "max_sequence_length", "max_position_embeddings"), 1_000_000),
+    **dict.fromkeys(("type_vocab_size", "num_labels", "d_ff"), 1_000_000),
+    "vocab_size": 10_000_000,
 }
 MAY_BE_NONE = ("token_embedding_dim", "num_iterations", "num_labels")
 

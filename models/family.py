@@ -5,7 +5,6 @@ Nothing heavy is imported, so that the command can list and check names in no ti
 This file travels with published checkpoints.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
@@ -123,210 +122,161 @@ class Variant:
 AnyRow = TypeVar("AnyRow", Objective, Decoder, Head, ConceptLoss, Variant, Row)
 
 
-def _by_name(rows: Iterable[AnyRow]) -> dict[str, AnyRow]:
+def _by_name(*rows: AnyRow) -> dict[str, AnyRow]:
     return {row.name: row for row in rows}
 
 
 OBJECTIVES = _by_name(
-    [
-        Objective(
-            "mlm",
-            "objectives.mask_tokens",
-            "masked language modelling (Devlin et al. 2019): of the selected tokens 80 % mask, 10 % random, 10 % kept",
-            reads=("mask_prob", "whole_word"),
-        ),
-        Objective(
-            "denoising",
-            "objectives.delete_tokens",
-            "denoising (TSDAE, Wang et al. 2021): tokens are hidden from the encoder, the decoder restores the whole "
-            "text",
-            reads=("deletion_prob",),
-        ),
-        Objective(
-            "masked_diffusion",
-            "objectives.add_mask_noise",
-            "masked diffusion: the encoder reads the clean text, the decoder one with a share t ~ U(t_min, 1) masked",
-            reads=("t_min", "elbo"),
-        ),
-        Objective(
-            "masked_diffusion_with_padding",
-            "objectives.add_mask_noise_to_padding_too",
-            "masked diffusion that also masks and predicts padding: the mistake of the first diffusion runs",
-            reads=("t_min",),
-        ),
-    ]
+    Objective(
+        "mlm",
+        "objectives.mask_tokens",
+        "masked language modelling (Devlin et al. 2019): of the selected tokens 80 % mask, 10 % random, 10 % kept",
+        reads=("mask_prob", "whole_word"),
+    ),
+    Objective(
+        "denoising",
+        "objectives.delete_tokens",
+        "denoising (TSDAE, Wang et al. 2021): tokens are hidden from the encoder, the decoder restores the whole text",
+        reads=("deletion_prob",),
+    ),
+    Objective(
+        "masked_diffusion",
+        "objectives.add_mask_noise",
+        "masked diffusion: the encoder reads the clean text, the decoder one with a share t ~ U(t_min, 1) masked",
+        reads=("t_min", "elbo"),
+    ),
+    Objective(
+        "masked_diffusion_with_padding",
+        "objectives.add_mask_noise_to_padding_too",
+        "masked diffusion that also masks and predicts padding: the mistake of the first diffusion runs",
+        reads=("t_min",),
+    ),
 )
 
 DECODERS = _by_name(
-    [
-        Decoder(
-            "perceiver",
-            "decoders.PerceiverDecoder",
-            "one cross-attention layer; queries are the embeddings of the (masked) tokens + positions",
-        ),
-        Decoder(
-            "perceiver_posonly",
-            "decoders.PositionPerceiverDecoder",
-            "one cross-attention layer; queries are positions only (Perceiver IO, Jaegle et al. 2021)",
-        ),
-        Decoder(
-            "weighted",
-            "decoders.WeightedDecoder",
-            "each position mixes the concepts with its own learned softmax weights, whatever the text",
-        ),
-        Decoder(
-            "diffusion",
-            "decoders.DiffusionDecoder",
-            "D cross-attention layers over noisy tokens, conditioned on the noise level t by AdaLN-Zero",
-            diffusion=True,
-        ),
-        Decoder(
-            "diffusion_selfattn",
-            "decoders.SelfAttentionDiffusionDecoder",
-            "diffusion with N x N self-attention, kept to reproduce its failure; it decodes every position",
-            diffusion=True,
-        ),
-    ]
+    Decoder("perceiver", "decoders.PerceiverDecoder", "one cross-attention layer; queries: masked tokens + positions"),
+    Decoder(
+        "perceiver_posonly",
+        "decoders.PositionPerceiverDecoder",
+        "one cross-attention layer; queries: positions only (Perceiver IO, Jaegle et al. 2021)",
+    ),
+    Decoder("weighted", "decoders.WeightedDecoder", "each position mixes the concepts with its own learned weights"),
+    Decoder(
+        "diffusion",
+        "decoders.DiffusionDecoder",
+        "D cross-attention layers over noisy tokens, under AdaLN-Zero by the noise level t",
+        diffusion=True,
+    ),
+    Decoder(
+        "diffusion_selfattn",
+        "decoders.SelfAttentionDiffusionDecoder",
+        "diffusion with N x N self-attention, kept to reproduce its failure; it decodes every position",
+        diffusion=True,
+    ),
 )
 
 HEADS = _by_name(
-    [
-        Head(
-            "via_decoder",
-            "heads.ViaDecoder",
-            "pretrained decoder at every position, LN, mean over the text",
-            decoders=("perceiver", "perceiver_posonly"),
-            log_pattern=r"via[\W_]?decoder|perceiver_decoder",
-        ),
-        Head(
-            "weighted_decoder",
-            "heads.WeightedDecoderHead",
-            "pretrained weighted decoder at every position, mean over the text",
-            decoders=("weighted",),
-            log_pattern=r"weighted[\W_]?decoder",
-        ),
-        Head(
-            "weighted_pooling",
-            "heads.WeightedPooling",
-            "learned softmax over the concepts, LN",
-            log_pattern=r"weighted[\W_](?:concept[\W_])?pooling",
-        ),
-        Head("cls_query", "heads.ClsQuery", "one learned query reads the concepts", log_pattern=r"cls[\W_]?query"),
-        Head(
-            "sentence_pair",
-            "heads.PairHead",
-            "two texts encoded apart, compared; zero-shot by their cosine",
-            log_pattern=r"sentence[\W_]pair",
-        ),
-    ]
+    Head(
+        "via_decoder",
+        "heads.ViaDecoder",
+        "pretrained decoder at every position, LN, mean over the text",
+        decoders=("perceiver", "perceiver_posonly"),
+        log_pattern=r"via[\W_]?decoder|perceiver_decoder",
+    ),
+    Head(
+        "weighted_decoder",
+        "heads.WeightedDecoderHead",
+        "pretrained weighted decoder at every position, mean over the text",
+        decoders=("weighted",),
+        log_pattern=r"weighted[\W_]?decoder",
+    ),
+    Head(
+        "weighted_pooling",
+        "heads.WeightedPooling",
+        "learned softmax over the concepts, LN",
+        log_pattern=r"weighted[\W_](?:concept[\W_])?pooling",
+    ),
+    Head("cls_query", "heads.ClsQuery", "one learned query reads the concepts", log_pattern=r"cls[\W_]?query"),
+    Head(
+        "sentence_pair",
+        "heads.PairHead",
+        "two texts encoded apart, compared; zero-shot by their cosine",
+        log_pattern=r"sentence[\W_]pair",
+    ),
 )
 
 CONCEPT_LOSSES = _by_name(
-    [
-        ConceptLoss(
-            "orthogonality",
-            "concept_losses.orthogonality",
-            "mean squared cosine; zero only for orthogonal concepts, impossible when C > H",
-            max_cosine=0.0,
-        ),
-        ConceptLoss(
-            "soft_orthogonality",
-            "concept_losses.soft_orthogonality",
-            f"mean squared excess of |cosine| over {SOFT_MARGIN}",
-            max_cosine=SOFT_MARGIN,
-        ),
-        ConceptLoss(
-            "uniformity",
-            "concept_losses.uniformity",
-            "mean of exp(-2 d^2) over pairs on the sphere (after Wang & Isola 2020, without the logarithm)",
-        ),
-        ConceptLoss(
-            "variance",
-            "concept_losses.variance",
-            "hinge on the standard deviation of every dimension over all B * C rows (Bardes et al. 2022)",
-        ),
-        ConceptLoss(
-            "covariance",
-            "concept_losses.covariance",
-            "sum of squared off-diagonal covariances of all B * C rows, divided by H (Bardes et al. 2022)",
-        ),
-        ConceptLoss("vicreg", "concept_losses.vicreg", "variance + covariance"),
-        ConceptLoss("combined", "concept_losses.combined", "variance + uniformity"),
-        ConceptLoss(
-            "t_regs_mst",
-            "concept_losses.t_regs_mst",
-            "minus the mean distance to the nearest other concept on the sphere: a proxy of a spanning tree's length",
-        ),
-        ConceptLoss(
-            "spanning_tree",
-            "concept_losses.spanning_tree",
-            "minus the mean edge of the minimum spanning tree of a sample's concepts on the sphere: the true tree",
-        ),
-    ]
+    ConceptLoss(
+        "orthogonality",
+        "concept_losses.orthogonality",
+        "mean squared cosine; zero only for orthogonal concepts, impossible when C > H",
+        max_cosine=0.0,
+    ),
+    ConceptLoss(
+        "soft_orthogonality",
+        "concept_losses.soft_orthogonality",
+        f"mean squared excess of |cosine| over {SOFT_MARGIN}",
+        max_cosine=SOFT_MARGIN,
+    ),
+    ConceptLoss("uniformity", "concept_losses.uniformity", "mean of exp(-2 d^2) over pairs (after Wang & Isola 2020)"),
+    ConceptLoss("variance", "concept_losses.variance", "hinge on the std of every dimension (Bardes et al. 2022)"),
+    ConceptLoss("covariance", "concept_losses.covariance", "squared covariances of dimensions (Bardes et al. 2022)"),
+    ConceptLoss("vicreg", "concept_losses.vicreg", "variance + covariance"),
+    ConceptLoss("combined", "concept_losses.combined", "variance + uniformity"),
+    ConceptLoss("t_regs_mst", "concept_losses.t_regs_mst", "minus the mean distance to the nearest other concept"),
+    ConceptLoss("spanning_tree", "concept_losses.spanning_tree", "minus the mean edge of the minimum spanning tree"),
 )
 
 # How the task loss and the concept losses are added up; the code is a `models.loss_weighting.LossWeighting`.
 LOSS_WEIGHTINGS = _by_name(
-    [
-        Row("fixed", "loss_weighting.FixedWeighting", "each loss times its stated weight"),
-        Row("learnable", "loss_weighting.LearnableWeighting", "softmax over raw parameters that start at zero"),
-        Row(
-            "kendall_gal",
-            "loss_weighting.KendallGalWeighting",
-            "learned log variances (after Kendall, Gal & Cipolla 2018)",
-        ),
-    ]
+    Row("fixed", "loss_weighting.FixedWeighting", "each loss times its stated weight"),
+    Row("learnable", "loss_weighting.LearnableWeighting", "softmax over raw parameters that start at zero"),
+    Row("kendall_gal", "loss_weighting.KendallGalWeighting", "learned log variances (Kendall, Gal & Cipolla 2018)"),
 )
 
 VARIANTS = _by_name(
-    [
-        Variant(
-            "perceiver_mlm",
-            "mlm",
-            "perceiver",
-            "via_decoder",
-            "masked LM; decoder queries are masked tokens + positions",
-        ),
-        Variant(
-            "perceiver_posonly_mlm",
-            "mlm",
-            "perceiver_posonly",
-            "via_decoder",
-            "masked LM; decoder queries are positions only",
-        ),
-        Variant(
-            "weighted_mlm",
-            "mlm",
-            "weighted",
-            "weighted_decoder",
-            "masked LM; every position mixes the concepts with fixed learned weights",
-            tie_word_embeddings=False,
-        ),
-        Variant(
-            "tsdae",
-            "denoising",
-            "perceiver_posonly",
-            "via_decoder",
-            "denoising autoencoder: from a text with tokens deleted back to all of it, by positions only",
-        ),
-        Variant(
-            "diffusion",
-            "masked_diffusion",
-            "diffusion",
-            "weighted_pooling",
-            "masked diffusion; the decoder reads concepts by cross-attention alone, AdaLN-Zero",
-            tie_word_embeddings=False,
-            label_smoothing=0.1,
-            t_min=0.1,
-        ),
-        Variant(
-            "diffusion_selfattn",
-            "masked_diffusion_with_padding",
-            "diffusion_selfattn",
-            "weighted_pooling",
-            "masked diffusion with self-attention in the decoder; kept to reproduce its failure",
-            tie_word_embeddings=False,
-            t_min=0.05,
-        ),
-    ]
+    Variant(
+        "perceiver_mlm", "mlm", "perceiver", "via_decoder", "masked LM; decoder queries are masked tokens + positions"
+    ),
+    Variant(
+        "perceiver_posonly_mlm",
+        "mlm",
+        "perceiver_posonly",
+        "via_decoder",
+        "masked LM; decoder queries are positions only",
+    ),
+    Variant(
+        "weighted_mlm",
+        "mlm",
+        "weighted",
+        "weighted_decoder",
+        "masked LM; every position mixes the concepts with fixed learned weights",
+        tie_word_embeddings=False,
+    ),
+    Variant(
+        "tsdae",
+        "denoising",
+        "perceiver_posonly",
+        "via_decoder",
+        "denoising autoencoder: from a text with tokens deleted back to all of it, by positions only",
+    ),
+    Variant(
+        "diffusion",
+        "masked_diffusion",
+        "diffusion",
+        "weighted_pooling",
+        "masked diffusion; the decoder reads concepts by cross-attention alone, AdaLN-Zero",
+        tie_word_embeddings=False,
+        label_smoothing=0.1,
+        t_min=0.1,
+    ),
+    Variant(
+        "diffusion_selfattn",
+        "masked_diffusion_with_padding",
+        "diffusion_selfattn",
+        "weighted_pooling",
+        "masked diffusion with self-attention in the decoder; kept to reproduce its failure",
+        tie_word_embeddings=False,
+        t_min=0.05,
+    ),
 )

@@ -74,25 +74,11 @@ LAYER_NAMES = {
     "adaLN": "modulation",
     "t_proj": "modulation",
 }
-# Configuration keys whose name changed; those in SAME kept theirs.
+# Configuration keys that kept their names.
 SAME = (
-    "vocab_size",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_sequence_length",
-    "use_bixt",
-    "concept_position_type",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "initializer_range",
-    "token_embedding_dim",
-    "pad_token_id",
-    "cls_token_id",
-    "sep_token_id",
-    "mask_token_id",
-    "id2label",
-    "label2id",
+    *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_sequence_length", "use_bixt"),
+    *("concept_position_type", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
+    *("token_embedding_dim", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "id2label", "label2id"),
 )
 _LAYER = re.compile(r"((?:encoder|decoder)\.layers\.\d+)\.(\w+)(\..+)?")
 

@@ -32,6 +32,7 @@ log = logging.getLogger("cogito.publishing")
 
 CARD = "README.md"
 MANIFEST = "manifest.json"
+CARD_SECTIONS = ("model", "objective", "data", "training")  # of the spec
 
 
 def choose_store(spec: PublishSpec) -> Literal["hub", "local"]:
@@ -97,11 +98,6 @@ def render_card(record: RunRecord) -> str:
     spec = record.spec
     variant = str(spec.get("model", {}).get("variant", "concept autoencoder"))
     source = record.corpus.dataset if record.corpus else str(spec.get("data", {}).get("dataset", ""))
-    tables = {
-        "Figures": _figures(record),
-        **{part.capitalize(): flat_keys(spec.get(part, {})) for part in ("model", "objective", "data", "training")},
-        "Environment": _environment(record),
-    }
     card = ModelCard.from_template(
         ModelCardData(
             library_name="transformers",
@@ -113,10 +109,9 @@ def render_card(record: RunRecord) -> str:
         record=record,
         variant=variant,
         source=public_name(source),
-        tables={
-            title: {_cell(key): _cell(value) for key, value in rows.items() if value not in (None, "", {}, [], ())}
-            for title, rows in tables.items()
-        },
+        tables={part.capitalize(): flat_keys(spec.get(part, {})) for part in CARD_SECTIONS},
+        public_name=public_name,
+        cell=_cell,
     )
     return redact(f"{card}\n")
 
@@ -266,47 +261,6 @@ def _explain_refusal(error: Exception) -> str:
         f"the Hub's answer to the upload is not one of a Hub: {type(error).__name__}: "
         f"{plain_text(error)}; fix: check HF_ENDPOINT and the proxy on the way, or state publish.store local"
     )
-
-
-def _figures(record: RunRecord) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    if result := record.pretraining:
-        figures |= {
-            "parameters": f"{result.parameters:,}",
-            "evaluation loss (nats per labelled token)": f"{result.eval_loss:.4f}",
-            "training loss (nats per labelled token)": f"{result.train_loss:.4f}",
-        }
-    if corpus := record.corpus:
-        figures |= {
-            "unigram entropy of the held-out text (nats, no context)": f"{corpus.unigram_entropy_nats:.4f}",
-            "tokens: training / held out": f"{corpus.train_tokens:,} / {corpus.held_out_tokens:,}",
-            "documents: training / held out": f"{corpus.train_documents:,} / {corpus.held_out_documents:,}",
-            "tokenizer": f"{public_name(corpus.tokenizer_name)}, {corpus.vocab_size:,} tokens",
-        }
-    if result := record.pretraining:
-        figures |= {
-            "steps": f"{result.steps:,} ({result.epochs:g} epochs)",
-            "speed": f"{result.steps_per_second:.3g} steps/s, {result.tokens_per_second:,.0f} tokens/s",
-            "ran on": f"{result.processes} process(es), {result.device}, {result.precision}",
-            "curves": result.wandb_url,
-        }
-    if record.publishing:
-        figures["SHA-256 of model.safetensors"] = record.publishing.weights_sha256
-    return figures
-
-
-def _environment(record: RunRecord) -> dict[str, Any]:
-    place = record.environment
-    changed = {True: " (with uncommitted changes)", False: "", None: ""}[place.git_dirty]
-    return {
-        "date": f"{record.created:%Y-%m-%d %H:%M} UTC",
-        "git commit": place.git_commit and f"{place.git_commit}{changed}",
-        "git tag": place.git_tag,
-        "platform": place.platform,
-        "python": place.python,
-        "GPUs": place.gpus or "none",
-        **place.versions,
-    }
 
 
 def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
