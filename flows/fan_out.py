@@ -15,6 +15,7 @@ from tasks import stages
 from tasks.data.sources import Source
 from tasks.data.task_data import PreparedTask
 from tasks.errors import Paused, StageError
+from tasks.finetuning.cell import Cell
 from tasks.runs.claiming import evaluation_identity
 from tasks.spec.evaluation import CellProtocol
 from tasks.spec.experiment import ExperimentSpec
@@ -26,7 +27,7 @@ log = logging.getLogger("cogito.flow")
 
 # A task with a start: its cells differ in the seed alone.
 Column = tuple[str, Start]
-Cells = dict[Column, list[tuple[int, PrefectFuture[Any]]]]
+Cells = dict[Column, dict[int, PrefectFuture[Any]]]
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,9 @@ class Evaluation:
 
     def urgency(self, column: Column) -> tuple[bool, bool, float]:
         """Sorts what others start from to the front, then the longest, so that no device idles at the end."""
-        name, start = column
-        protocol = self.protocol(name)
-        return (
-            start != "checkpoint",
-            protocol.start_from is not None,
-            -self.tasks[name].train_examples * protocol.epochs,
-        )
+        protocol = self.protocol(column[0])
+        work = self.tasks[column[0]].train_examples * protocol.epochs
+        return column[1] != "checkpoint", protocol.start_from is not None, -work
 
 
 def prepare_corpus(
@@ -127,9 +124,11 @@ def evaluate_checkpoint(
         analysis = stages.analyse.submit(checkpoint, evaluation.corpus, section, run, wait_for=wait_for)
     cells = _submit_cells(evaluation, checkpoint, record.head, run, wait_for)
     try:
-        results = {column: [_cell_result(evaluation, column, *cell) for cell in cells[column]] for column in cells}
+        results = {
+            column: [_cell_result(evaluation, column, *cell) for cell in cells[column].items()] for column in cells
+        }
     except Paused:
-        wait_for_all([*(future for column in cells.values() for _, future in column), analysis])
+        wait_for_all([*(future for column in cells.values() for future in column.values()), analysis])
         raise
     record.cells = [cell for column in evaluation.columns() for cell in results[column]]
     failed = [f"{cell.task} seed {cell.seed} ({cell.start})" for cell in record.cells if cell.status == "failed"]
@@ -147,28 +146,18 @@ def _submit_cells(
     evaluation: Evaluation, checkpoint: Checkpoint, head: str, run: RunFolder, wait_for: list[Any]
 ) -> Cells:
     cells: Cells = {}
-    for name, start in sorted(evaluation.columns(), key=evaluation.urgency):
-        protocol = evaluation.protocol(name)
+    for task, start in sorted(evaluation.columns(), key=evaluation.urgency):
+        protocol, data = evaluation.protocol(task), evaluation.tasks[task]
         begin: dict[int, PrefectFuture[Any]] = {}
         if protocol.start_from is not None and start == "checkpoint":
-            begin = dict(cells[protocol.start_from, "checkpoint"])
+            begin = cells[protocol.start_from, "checkpoint"]
         first = next(iter(begin.values()), None)
         own_head, seeds = ("sentence_pair", protocol.seeds[:1]) if start == "zero_shot" else (head, protocol.seeds)
-        cells[name, start] = []
+        cells[task, start] = {}
         for seed in seeds:
-            future = stages.finetune_cell.submit(
-                name,
-                seed,
-                start,
-                checkpoint,
-                evaluation.tasks[name],
-                protocol,
-                own_head,
-                run,
-                begin.get(seed, first),
-                wait_for=wait_for,
-            )
-            cells[name, start].append((seed, future))
+            cell, source = Cell(task, seed, start, own_head, protocol), begin.get(seed, first)
+            future = stages.finetune_cell.submit(cell, checkpoint, data, run, source, wait_for=wait_for)
+            cells[task, start][seed] = future
     return cells
 
 
@@ -189,13 +178,13 @@ def _score(
 ) -> None:
     record.stages.pop("scores", None)
     scores: list[Score] = []
-    for name, start in evaluation.columns():
-        wait_for = [allow_failure(future) for _, future in cells[name, start]]
-        future = stages.score_cells.submit(
-            name, start, results[name, start], evaluation.tasks[name], run, wait_for=wait_for
-        )
+    for column in evaluation.columns():
+        task, start = column
+        wait_for = [allow_failure(future) for future in cells[column].values()]
+        data = evaluation.tasks[task]
+        future = stages.score_cells.submit(task, start, results[column], data, run, wait_for=wait_for)
         column_scores, problem = settle(future)
         if problem is not None:
-            record.stages["scores"] = StageRecord(status="failed", message=f"{name}: {problem}")
+            record.stages["scores"] = StageRecord(status="failed", message=f"{task}: {problem}")
         scores += column_scores or []
     record.scores = scores

@@ -25,6 +25,7 @@ from tasks.data.hub import asked_wait, gave_up, is_transient
 from tasks.data.sources import Source
 from tasks.data.task_data import PreparedTask, prepare_task
 from tasks.errors import Paused, StageError, UserError
+from tasks.finetuning.cell import Cell
 from tasks.finetuning.scoring import score_task
 from tasks.finetuning.stage import finetune
 from tasks.in_process import RETRIES, submit
@@ -61,7 +62,7 @@ PAUSED = "Paused"
 
 
 class _PauseIsNoError(logging.Filter):
-    """Prefect logs every end of a task that is not Completed as an error, NotReady of one that waited for it too."""
+    """Logs a pause at INFO: Prefect logs any end of a task but Completed as an error, and of those waiting for it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         ends = tuple(f"Finished in state {name}" for name in (PAUSED, "NotReady"))
@@ -149,6 +150,7 @@ def stage(row: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
 
 @stage("data", "prepare-corpus")
 def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokenizer: Path | None = None) -> CorpusResult:
+    """Tokenise the pretraining text into blocks; `tokenizer` is a folder that replaces the one of the data section."""
     note = show_progress("corpus", lambda figures: "documents")
     result = prepare_corpus(
         spec,
@@ -166,6 +168,7 @@ def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokeniz
 
 @stage("data", "prepare-{name}")
 def prepare_task_data(name: str, protocol: CellProtocol, tokenizer: Path, source: Source) -> PreparedTask:
+    """Tokenise a task."""
     return prepare_task(TASKS[name], protocol, tokenizer, source, cogito_home())
 
 
@@ -177,6 +180,7 @@ def pretrain_model(
     processes: int | None,
     init_from: Checkpoint | None = None,
 ) -> PretrainingResult:
+    """Pretrain, with the loss and the concept ranks as pictures; the ranks while it trains."""
     evaluations: list[dict[str, Any]] = []
 
     def note(figures: dict[str, float]) -> str:
@@ -204,12 +208,14 @@ def pretrain_model(
 
 @stage("publishing", "publish")
 def publish_model(model: Path, record: RunRecord, spec: PublishSpec) -> PublishResult:
+    """Publish a checkpoint to the Hub or to a folder."""
     result = publish_checkpoint(model, record, spec, cogito_home())
     return result.model_copy(update={"reused": result == record.publishing})
 
 
 @stage("analysis", "analyse-concepts")
 def analyse(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec, run: RunFolder) -> AnalysisResult:
+    """Measure the concept geometry of a checkpoint, with its figures as a table and its pictures."""
     result = analyse_concepts(
         checkpoint, corpus, spec, run, cogito_home(), on_progress=show_progress("analysis", lambda figures: "samples")
     )
@@ -221,61 +227,40 @@ def analyse(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec, ru
     return result
 
 
-@stage("finetuning", "finetune-{name}-seed{seed}-{start}")
+@stage("finetuning", "finetune-{cell.task}-seed{cell.seed}-{cell.start}")
 def finetune_cell(
-    name: str,
-    seed: int,
-    start: str,
-    checkpoint: Checkpoint,
-    data: PreparedTask,
-    protocol: CellProtocol,
-    head: str,
-    run: RunFolder,
-    begin: CellResult | None = None,
+    cell: Cell, checkpoint: Checkpoint, data: PreparedTask, run: RunFolder, begin: CellResult | None = None
 ) -> CellResult:
-    title = f"{name} seed {seed}" + ("" if start == "checkpoint" else f" {start.replace('_', '-')}")
-
-    def note(figures: dict[str, float]) -> str:
-        return f"epoch {figures['epoch']:.1f}, selection {figures['selection']:.3f}"
-
+    """Fine-tune a cell; `begin` is the cell of another task whose model it starts from."""
+    progress = show_progress(
+        cell.title, lambda figures: f"epoch {figures['epoch']:.1f}, selection {figures['selection']:.3f}"
+    )
+    how = (cell.protocol, cell.head, cell.seed, cell.start)
     try:
-        return finetune(
-            checkpoint,
-            data,
-            protocol,
-            head,
-            seed,
-            start,
-            run,
-            cogito_home(),
-            begin=begin,
-            on_progress=show_progress(title, note),
-        )
+        return finetune(checkpoint, data, *how, run, cogito_home(), begin=begin, on_progress=progress)
     finally:
-        DISPLAY.finish(title)
+        DISPLAY.finish(cell.title)
 
 
 @stage("scores", "score-{name}-{start}")
 def score_cells(name: str, start: str, cells: list[CellResult], data: PreparedTask, run: RunFolder) -> list[Score]:
+    """Score the cells of a task that have the same start."""
     return score_task(cells, data, run)
 
 
 @stage("row", "write-row")
 def write_log_row(log: Path, record: RunRecord) -> bool:
+    """Write the row of a run into the log, and show it with the scores; returns whether the log changed."""
     changed = write_row(log, record)
     show(create_markdown_artifact, row_markdown(record), key=artifact_key("row", record.run_id))
-    show(
-        create_table_artifact,
-        [artifact_row(score) for score in record.scores],
-        key=artifact_key("scores", record.run_id),
-        description="Scores",
-    )
+    rows = [artifact_row(score) for score in record.scores]
+    show(create_table_artifact, rows, key=artifact_key("scores", record.run_id), description="Scores")
     return changed
 
 
 @stage("report", "write-report")
 def make_report(folder: Path) -> list[Path]:
-    """The report of a run's or a sweep's folder."""
+    """Write the report of the folder of a run or a sweep."""
     return write_report(folder, cogito_home())
 
 
