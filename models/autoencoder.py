@@ -102,14 +102,6 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module:
-        """The LM head, under the name that transformers calls."""
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace the LM head."""
-        self.lm_head = value
-
     def forward(
         self,
         input_ids: Tensor,

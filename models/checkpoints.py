@@ -31,20 +31,12 @@ AUTO_MAP = {
 }
 # The flat files that travel with a checkpoint as its remote code.
 REMOTE_CODE = (
-    "family",
-    "configuration",
-    "layers",
-    "losses",
-    "encoder",
-    "decoders",
-    "heads",
-    "autoencoder",
-    "classifier",
+    *("family", "configuration", "layers", "losses", "encoder", "decoders", "heads"),
+    *("autoencoder", "classifier"),
 )
 CLASSES: dict[str, type[PreTrainedModel]] = {
     cls.__name__: cls for cls in (ConceptModel, ConceptModelForMaskedLM, ConceptModelForSequenceClassification)
 }
-
 
 # A pattern that matches no name of a weight.
 NOTHING = r"$^"

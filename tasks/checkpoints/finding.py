@@ -79,7 +79,8 @@ def check_safetensors(path: Path) -> None:
         with safe_open(path, framework="np"):
             pass
     except SafetensorError as error:
-        raise _corrupt(path, f"truncated, or not safetensors ({' '.join(str(error).split())[:300]})") from None
+        reason = " ".join(str(error).removeprefix("Error while deserializing header: ").split())[:300]
+        raise _corrupt(path, f"truncated, or not safetensors ({reason})") from None
 
 
 def _corrupt(path: Path, reason: str) -> UserError:
