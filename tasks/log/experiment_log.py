@@ -66,6 +66,10 @@ class LogRow:
     line: int
     cells: tuple[str, ...]
 
+    def cell(self, place: int | None) -> str:
+        """The text of the cell in a column by its position, empty where there is none."""
+        return self.cells[place] if place is not None and place < len(self.cells) else ""
+
 
 @dataclass(frozen=True)
 class LogTable:

@@ -1,6 +1,7 @@
-"""`cogito log check`: what a log, ours or hand-typed, states that cannot be, contradicts itself or means too little.
+"""`cogito log check`: what a log states that is impossible, contradicts itself or means too little.
 
-A new rule is one function (document -> findings) and one row of RULES. Rules read; they never change a file. Example:
+Reads generated and hand-typed logs and changes nothing. A new rule is one function (document -> findings), a row of
+RULES, and a row of Kind for each kind of finding it reports. Example:
 `cogito log check master_experiment_log.md --reports docs --git . --json`
 """
 
@@ -23,7 +24,7 @@ from tasks.log.check.meaning import at_floor, collapse_claims, loss_kinds, noise
 from tasks.log.check.possibility import impossible_scores, mixed_units, out_of_range, wrong_percentages
 from tasks.log.check.provenance import dates_disagree, identity_disagrees, missing_provenance, wrong_links, young_tags
 
-# What one document shows by itself.
+# Rules that need nothing but the log.
 RULES: tuple[Callable[[Document], Iterator[Finding]], ...] = (
     impossible_scores,
     out_of_range,
@@ -50,7 +51,7 @@ _ORDER = {"error": 0, "warning": 1, "note": 2}
 def check_log(
     path: Path, *, against: Path | None = None, reports: Path | None = None, repository: Path | None = None
 ) -> list[Finding]:
-    """All findings of a log in the order of its lines, the gravest first within a line.
+    """Every finding of a log in the order of its lines, the gravest first within a line.
 
     Args:
         against: another version of the same log.
@@ -70,17 +71,13 @@ def check_log(
         findings += versions_differ(document, Document.read(against))
     for report in read:
         for rule in REPORT_RULES:
-            findings += [_in_file(finding, report.path) for finding in rule(report)]
+            findings += [replace(finding, file=str(report.path)) for finding in rule(report)]
     unique = dict.fromkeys(findings)
-    return sorted(unique, key=lambda one: (one.file or "", one.line, _ORDER[one.severity], one.rule))
-
-
-def _in_file(finding: Finding, path: Path) -> Finding:
-    return replace(finding, file=str(path))
+    return sorted(unique, key=lambda found: (found.file or "", found.line, _ORDER[found.severity], found.rule))
 
 
 def _reports(folder: Path, *logs: Path | None) -> list[Path]:
     if not folder.is_dir():
-        raise UserError(f"--reports {folder}: is no folder; fix: name a folder of Markdown files")
+        raise UserError(f"--reports {folder}: is not a folder; fix: name a folder of Markdown files")
     own = {path.resolve() for path in logs if path is not None}
     return sorted(path for path in folder.rglob("*.md") if path.is_file() and path.resolve() not in own)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tasks.log.check.document import COUNTS, Document, Row
 from tasks.log.check.feasibility import Rounded
-from tasks.log.check.figures import SPLITS, Figure, Place, metrics_in, sentences, tasks_in
-from tasks.log.check.finding import Finding, Severity
+from tasks.log.check.figures import Figure, Place, metrics_in, plain, sentences, tasks_in
+from tasks.log.check.finding import Finding, Kind
 from tasks.log.check.meaning import floor_of
 from tasks.log.experiment_log import LogRow, LogTable, is_missing
 
@@ -34,7 +34,35 @@ _STATED_DELTA = re.compile(
     r"(?P<delta>[-+−–]\d+(?:\.\d+)?\s*(?:%|pp\b|points?\b|pts?\b)?)(?P<behind>[^.;|]{0,12})"
 )
 _FIGURE = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])")
-GUESS = 0.45  # what is less sure than this is a note
+_MARKS = str.maketrans("", "", "*`_")
+_EMPHASIS = str.maketrans("", "", "*`")
+GUESS = 0.45  # a contradiction that is less sure than this is a note
+LOSS_SPREAD_NATS = 2.0  # within which the losses of a log lie, more or less
+
+CONTRADICTION = Kind("contradiction", "warning", 1.0, "{title}: {this} here, {that} in {where}")
+POSSIBLE_CONTRADICTION = Kind("contradiction", "note", 1.0, CONTRADICTION.message)
+CALLED_TRAINING = Kind(
+    "loss-kinds", "warning", 0.9, "{loss} is the training loss of {run}, says {source}; the column does not"
+)
+OLD_CELL = Kind("versions-differ", "warning", 0.8, "{where} says {lost}")
+OLD_TABLE_CELL = Kind("versions-differ", "warning", 0.75, OLD_CELL.message)
+OLD_SENTENCE = Kind("versions-differ", "warning", 0.7, "{file} line {line} says {lost} in the same words")
+OLD_LABEL = Kind("versions-differ", "warning", 0.85, "{loss} is called {kind} loss here and {other} loss in {file}")
+LOST_ROW = Kind("versions-differ", "warning", 0.7, "{file} line {line} has a row that is missing here")
+LOST_TABLE_ROW = Kind(
+    "versions-differ", "warning", 0.6, "{file} line {line} has a row of this table that is missing here"
+)
+WRONG_DELTA = Kind("wrong-delta", "error", 0.95, "the difference is {difference}, not {delta}")
+DELTA_OF_FRACTIONS = Kind(
+    "mixed-units", "note", 0.6, "the difference {difference} of two fractions is written as {delta}"
+)
+RELATIVE_DELTA = Kind("mixed-units", "note", 0.5, "{delta} is the relative change, not the difference")
+SHARED_LOSS = Kind("shared-value", "warning", 0.6, "the loss {loss} is also that of another model, in line {lines}")
+LOSS_SHARED_BY_CHANCE = Kind("shared-value", "note", 0.2, SHARED_LOSS.message)
+SHARED_SCORES = Kind("shared-value", "warning", 0.6, "all its scores are those of line {line}, a different model")
+OPEN_CELL = Kind("open-entry", "warning", 0.8, "{words} is left open")
+OPEN_TABLE_CELL = Kind("open-entry", "warning", 0.7, OPEN_CELL.message)
+OPEN_SENTENCE = Kind("open-entry", "note", 0.4, OPEN_CELL.message)
 VERSION_COLUMNS = (
     "date",
     "architecture",
@@ -54,12 +82,11 @@ def contradictions(document: Document, reports: Sequence[Document] = ()) -> Iter
     """The same figure is stated differently in two places of the log or in a report."""
     stated = _by_subject(document.row_scores)
     beside: dict[int, list[Figure]] = defaultdict(list)
-    for figure in document.other_scores:
-        if figure.table is not None:
-            beside[figure.place.line].append(figure)
+    for figure in document.table_scores:
+        beside[figure.place.line].append(figure)
     for figure in document.other_scores:
         yield from _against(figure, stated, None, beside[figure.place.line])
-    in_tables = _by_subject([one for one in document.other_scores if one.table is not None])
+    in_tables = _by_subject(document.table_scores)
     for group in in_tables.values():
         for before, figure in combinations(group, 2):
             if before.head == figure.head and before.head is not None and before.table != figure.table:
@@ -68,9 +95,9 @@ def contradictions(document: Document, reports: Sequence[Document] = ()) -> Iter
         yield from _rank_against(rank, document.row_ranks, None)
     for loss in document.other_losses:
         yield from _loss_against(loss, document.row_losses, None)
-    in_log = _by_subject(document.row_scores + document.other_scores)
+    in_log = _by_subject(document.scores)
     for report in reports:
-        for figure in report.row_scores + report.other_scores:
+        for figure in report.scores:
             yield from _against(figure, in_log, report.path)
         for loss in report.row_losses + report.other_losses:
             yield from _loss_against(loss, document.row_losses, report.path)
@@ -98,9 +125,10 @@ def _against(figure: Figure, stated: Subjects, file: Path | None, beside: Sequen
     """
     if figure.run is None:
         return
+    subject = (figure.run, figure.task, figure.likely_metric)
     same = [
         other
-        for other in stated.get((figure.run, figure.task, figure.likely_metric), ())
+        for other in stated.get(subject, ())
         if (other.examples, other.elsewhere) == (figure.examples, figure.elsewhere)
     ]
     exact = [other for other in same if other.head == figure.head and figure.head is not None]
@@ -109,7 +137,7 @@ def _against(figure: Figure, stated: Subjects, file: Path | None, beside: Sequen
         for one in beside
         if figure.head is not None
         and one.head not in (None, figure.head)
-        and (one.run, one.task, one.likely_metric) == (figure.run, figure.task, figure.likely_metric)
+        and (one.run, one.task, one.likely_metric) == subject
     ]
     loose = [
         other
@@ -121,7 +149,7 @@ def _against(figure: Figure, stated: Subjects, file: Path | None, beside: Sequen
         return
     other = max(comparable, key=lambda one: one.certainty)
     certainty = 0.9 * figure.certainty * other.certainty * (1.0 if exact else 0.8)
-    title = f"{SPLITS[figure.task][1].title} {figure.likely_metric} of {figure.run}"
+    title = f"{figure.title} {figure.likely_metric} of {figure.run}"
     yield _contradiction(title, figure, other, certainty, file)
 
 
@@ -131,25 +159,18 @@ def _says_the_same(one: Figure, other: Figure) -> bool:
 
 
 def _contradiction(title: str, figure: Figure, other: Figure, certainty: float, file: Path | None) -> Finding:
-    """Found at the figure, or at what the log says where the figure stands in another file."""
-    severity: Severity = "warning" if certainty >= GUESS else "note"
-    if file is None:
-        where = f"line {other.place.line}" if other.place.line != figure.place.line else f"column {other.place.column}"
-        return Finding.at(
-            figure.place,
-            "contradiction",
-            severity,
-            certainty,
-            f"{title}: {figure.shown} here, {other.shown} in {where}",
-            f"{figure.shown}; {other.shown}",
-        )
-    return Finding.at(
-        other.place,
-        "contradiction",
-        severity,
-        certainty,
-        f"{title}: {other.shown} here, {figure.shown} in {file.name} line {figure.place.line}",
-        f"{other.shown}; {file}:{figure.place.line}: {figure.shown}",
+    """Placed at the figure, or at what the log says where the figure stands in another file."""
+    kind = CONTRADICTION if certainty >= GUESS else POSSIBLE_CONTRADICTION
+    here, there = (figure, other) if file is None else (other, figure)
+    if file is not None:
+        where = f"{file.name} line {there.place.line}"
+        evidence = f"{here.shown}; {file}:{there.place.line}: {there.shown}"
+    else:
+        is_beside = there.place.line == here.place.line
+        where = f"column {there.place.column}" if is_beside else f"line {there.place.line}"
+        evidence = f"{here.shown}; {there.shown}"
+    return kind.with_confidence(certainty).at(
+        here.place, evidence, title=title, this=here.shown, that=there.shown, where=where
     )
 
 
@@ -164,14 +185,8 @@ def _loss_against(loss: Figure, stated: Sequence[Figure], file: Path | None) -> 
     same = [other for other in rows if other.rounded.agrees(loss.rounded)]
     source = f"line {loss.place.line}{f' of {file.name}' if file else ''}"
     if same and loss.metric == "train" and same[0].metric is None:
-        yield Finding.at(
-            same[0].place,
-            "loss-kinds",
-            "warning",
-            0.9 * loss.certainty,
-            f"{same[0].text} is the training loss of {loss.run}, says {source}; the column does not",
-            loss.text,
-        )
+        kind = CALLED_TRAINING.with_confidence(0.9 * loss.certainty)
+        yield kind.at(same[0].place, loss.text, loss=same[0].text, run=loss.run, source=source)
     unlike = [other for other in rows if other.metric == loss.metric]
     if unlike and not same and (loss.metric is not None or len(rows) == 1):
         name = f"{loss.metric or 'task'} loss of {loss.run}"
@@ -187,35 +202,20 @@ def versions_differ(document: Document, other: Document) -> Iterator[Finding]:
             continue
         for column in VERSION_COLUMNS:
             mine, before = row.text(column), old.text(column)
-            if row.at(column).column is None or old.at(column).column is None or mine == before:
-                continue
-            if is_missing(before) or re.search(_OPEN, before):
-                continue
-            lost = _lost(before, mine)
-            if lost:
-                yield Finding.at(
-                    row.at(column),
-                    "versions-differ",
-                    "warning",
-                    0.8,
-                    f"{other.path.name} line {old.line} says {', '.join(lost)}",
-                    f"{mine}; {before}",
-                )
-        yield from _disagreeing(row, document, other)
+            if row.at(column).column is not None and old.at(column).column is not None:
+                yield from _cell_differs(OLD_CELL, row.at(column), mine, before, f"{other.path.name} line {old.line}")
+        yield from _labels_differ(row, document, other)
     for old in theirs.values():
         if old.run_id:
-            yield Finding(
-                1,
-                old.run_id,
-                None,
-                "versions-differ",
-                "warning",
-                0.7,
-                f"{other.path.name} line {old.line} has a row that is missing here",
-                old.run_id,
-            )
+            yield LOST_ROW.at(Place(1, old.run_id), old.run_id, file=other.path.name, line=old.line)
     yield from _tables_differ(document, other)
     yield from _sentences_differ(document, other)
+
+
+def _cell_differs(kind: Kind, place: Place, mine: str, before: str, where: str) -> Iterator[Finding]:
+    """A cell that no longer says what its other version said, unless that was missing or open."""
+    if mine != before and not is_missing(before) and not _OPEN.search(before) and (lost := _lost(before, mine)):
+        yield kind.at(place, f"{mine}; {before}", where=where, lost=", ".join(lost))
 
 
 def _tables_differ(document: Document, other: Document) -> Iterator[Finding]:
@@ -230,29 +230,14 @@ def _tables_differ(document: Document, other: Document) -> Iterator[Finding]:
         for label, old in _labelled(theirs).items():
             row = rows.get(label)
             if row is None:
-                yield Finding.at(
-                    Place(table.line + 1),
-                    "versions-differ",
-                    "warning",
-                    0.6,
-                    f"{other.path.name} line {old.line + 1} has a row of this table that is missing here",
-                    old.cells[0],
-                )
+                line = old.line + 1
+                yield LOST_TABLE_ROW.at(Place(table.line + 1), old.cells[0], file=other.path.name, line=line)
                 continue
-            for place, title in enumerate(table.header):
-                if title not in theirs.header or place >= len(row.cells):
-                    continue
-                mine, before = row.cells[place], _at(old, theirs.header.index(title))
-                lost = [] if is_missing(before) or _OPEN.search(before) or mine == before else _lost(before, mine)
-                if lost:
-                    yield Finding.at(
-                        Place(row.line + 1, None, title),
-                        "versions-differ",
-                        "warning",
-                        0.75,
-                        f"{other.path.name} line {old.line + 1} says {', '.join(lost)}",
-                        f"{mine}; {before}",
-                    )
+            where = f"{other.path.name} line {old.line + 1}"
+            for title, mine in zip(table.header, row.cells, strict=False):
+                if title in theirs.header:
+                    before = old.cell(theirs.header.index(title))
+                    yield from _cell_differs(OLD_TABLE_CELL, Place(row.line + 1, None, title), mine, before, where)
 
 
 def _labelled(table: LogTable) -> dict[tuple[str, int], LogRow]:
@@ -260,7 +245,7 @@ def _labelled(table: LogTable) -> dict[tuple[str, int], LogRow]:
     counted: Counter[str] = Counter()
     found = {}
     for row in table.rows:
-        name = _at(row, 0).translate(_MARKS).strip().casefold()
+        name = row.cell(0).translate(_MARKS).strip().casefold()
         found[name, counted[name]] = row
         counted[name] += 1
     return found
@@ -273,9 +258,6 @@ def _likeness(one: LogTable, other: LogTable) -> tuple[int, int]:
     return (columns, rows) if one.header[:1] == other.header[:1] and columns > 1 and rows else (0, 0)
 
 
-_MARKS = str.maketrans("", "", "*`_")
-
-
 def _sentences_differ(document: Document, other: Document) -> Iterator[Finding]:
     """The same words with other figures, in prose and in the conclusions that people wrote."""
     theirs = _by_words(other)
@@ -284,14 +266,8 @@ def _sentences_differ(document: Document, other: Document) -> Iterator[Finding]:
         news = [(place, figures) for place, figures in mine if figures not in [f for _, f in theirs.get(words, [])]]
         for (place, now), (before_place, before) in zip(news, olds, strict=False):
             if not all(Rounded.of(a).agrees(Rounded.of(b)) for a, b in zip(now, before, strict=True)):
-                yield Finding.at(
-                    place,
-                    "versions-differ",
-                    "warning",
-                    0.7,
-                    f"{other.path.name} line {before_place.line} says {', '.join(before)} in the same words",
-                    f"{', '.join(now)}; {', '.join(before)}",
-                )
+                facts = {"file": other.path.name, "line": before_place.line, "lost": ", ".join(before)}
+                yield OLD_SENTENCE.at(place, f"{', '.join(now)}; {', '.join(before)}", **facts)
 
 
 Stated = tuple[Place, tuple[str, ...]]
@@ -304,36 +280,29 @@ def _by_words(document: Document) -> dict[tuple[str | None, str], list[Stated]]:
     rows = [(row.run_id, row.at("conclusion"), row.conclusion) for row in document.rows if not row.is_generated]
     for run, place, text in [*lines, *rows]:
         for sentence in sentences(re.sub(r"^\s*\d+[.)]\s", "", text)):  # the number of a list
-            plain = sentence.translate(_MARKS)
-            figures = tuple(_FIGURE.findall(plain))
+            bare = sentence.translate(_MARKS)
+            figures = tuple(_FIGURE.findall(bare))
             if figures:
-                found[run, " ".join(_FIGURE.sub("#", plain).split())].append((place, figures))
+                found[run, " ".join(_FIGURE.sub("#", bare).split())].append((place, figures))
     return found
 
 
 def _lost(before: str, after: str) -> list[str]:
     """The figures of a cell that its other version no longer says, to the digits that both give."""
-    strip = str.maketrans("", "", "*`")
-    old, new = (_FIGURE.findall(text.translate(strip)) for text in (before, after))
+    old, new = (_FIGURE.findall(text.translate(_EMPHASIS)) for text in (before, after))
     if not old:
-        words = [re.sub(r"\W+", " ", text.translate(strip)).casefold().strip() for text in (before, after)]
+        words = [re.sub(r"\W+", " ", text.translate(_EMPHASIS)).casefold().strip() for text in (before, after)]
         return [] if words[0] == words[1] else [before]
     return [text for text in old if not any(Rounded.of(text).agrees(Rounded.of(one)) for one in new)]
 
 
-def _disagreeing(row: Row, document: Document, other: Document) -> Iterator[Finding]:
+def _labels_differ(row: Row, document: Document, other: Document) -> Iterator[Finding]:
     """Losses whose label changed: a training loss in one version, an evaluation loss in the other."""
-    for mine in (figure for figure in document.row_losses if figure.run == row.run_id and row.kind == "training"):
+    for mine in document.losses_by_line.get(row.line, ()):
         for theirs in (figure for figure in other.row_losses if figure.run == row.run_id):
             if mine.rounded.agrees(theirs.rounded) and mine.metric and theirs.metric and mine.metric != theirs.metric:
-                yield Finding.at(
-                    mine.place,
-                    "versions-differ",
-                    "warning",
-                    0.85,
-                    f"{mine.text} is called {mine.metric} loss here and {theirs.metric} loss in {other.path.name}",
-                    f"{mine.text}; line {theirs.place.line}",
-                )
+                facts = {"loss": mine.text, "kind": mine.metric, "other": theirs.metric, "file": other.path.name}
+                yield OLD_LABEL.at(mine.place, f"{mine.text}; line {theirs.place.line}", **facts)
 
 
 def wrong_deltas(document: Document) -> Iterator[Finding]:
@@ -345,7 +314,7 @@ def wrong_deltas(document: Document) -> Iterator[Finding]:
             values = [
                 index
                 for index, title in enumerate(table.header)
-                if index not in deltas and not counts[index] and any(_numbers(_at(row, index)) for row in table.rows)
+                if index not in deltas and not counts[index] and any(_numbers(row.cell(index)) for row in table.rows)
             ]
             yield from _delta_column(table, place, values)
 
@@ -353,22 +322,18 @@ def wrong_deltas(document: Document) -> Iterator[Finding]:
 def stated_deltas(document: Document) -> Iterator[Finding]:
     """`61.4% → 72.5% (+12.1)`: a delta beside its two figures in one sentence."""
     for number, line in document.statements.items():
-        for match in _STATED_DELTA.finditer(line.replace("*", "")):
+        for match in _STATED_DELTA.finditer(plain(line)):
             old, new = (_numbers(match[one] + match[percent]) for one, percent in (("old", "p1"), ("new", "p2")))
             delta = _numbers(match["delta"])
             if old and new and delta and not re.search(r"\brel", match["behind"], re.I):
-                place = document.place(number, match[0], text=lambda cell: cell.replace("*", ""))
+                place = document.place(number, match[0], text=plain)
                 yield from _delta(old[0], new[0], delta[0], line, place, signed=True)
-
-
-def _at(row: LogRow, place: int) -> str:
-    return row.cells[place] if place < len(row.cells) else ""
 
 
 def _delta_column(table: LogTable, place: int, values: list[int]) -> Iterator[Finding]:
     """The rows whose delta does not follow from the two columns that explain most of the others."""
-    rows = [row for row in table.rows if _numbers(_at(row, place))]
-    signed = any(number["sign"] for row in rows for number in _numbers(_at(row, place)))
+    rows = [row for row in table.rows if _numbers(row.cell(place))]
+    signed = any(number["sign"] for row in rows for number in _numbers(row.cell(place)))
     pairs = [(old, new) for old in values for new in values if old != new]
     if not rows or not pairs:
         return
@@ -413,7 +378,7 @@ def _explains(row: LogRow, old: int, new: int, place: int, table: LogTable, sign
 
 def _faults(row: LogRow, old: int, new: int, place: int, table: LogTable, signed: bool) -> list[Finding] | None:
     """What is wrong with a row's delta if it is that of these columns; None if they cannot be compared."""
-    numbers = [_numbers(_at(row, index)) for index in (old, new, place)]
+    numbers = [_numbers(row.cell(index)) for index in (old, new, place)]
     if not all(numbers) or len({len(one) for one in numbers}) > 1:
         return None
     spot = Place(row.line + 1, None, table.header[place])
@@ -427,11 +392,11 @@ def _faults(row: LogRow, old: int, new: int, place: int, table: LogTable, signed
 
 def _numbers(cell: str) -> list[re.Match[str]]:
     """The figures of a cell that holds nothing else, brackets and deviations aside: one, or several between slashes."""
-    plain = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", cell.replace("*", "")).strip(" `_↔")
-    plain = re.sub(r"(?<=\d)\s*(?:±|\+/-|\+-)\s*\d[\d.]*\s*%?", "", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain))
-    plain = re.sub(r"^[▲↑]\s*\+?", "+", re.sub(r"^[▼↓]\s*[-−–]?", "-", plain)).removeprefix("±")
-    plain = re.sub(r"[\s-]*(?:pp|%-?points?|points?|pts?\.?|p\.p\.)$", "", plain)  # never a relative change
-    parts = [_NUMBER.fullmatch(part.strip()) for part in re.split(r"\s*/\s*", re.sub(r"%+", "%", plain))]
+    bare = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", plain(cell)).strip(" `_↔")
+    bare = re.sub(r"(?<=\d)\s*(?:±|\+/-|\+-)\s*\d[\d.]*\s*%?", "", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", bare))
+    bare = re.sub(r"^[▲↑]\s*\+?", "+", re.sub(r"^[▼↓]\s*[-−–]?", "-", bare)).removeprefix("±")
+    bare = re.sub(r"[\s-]*(?:pp|%-?points?|points?|pts?\.?|p\.p\.)$", "", bare)  # never a relative change
+    parts = [_NUMBER.fullmatch(part.strip()) for part in re.split(r"\s*/\s*", re.sub(r"%+", "%", bare))]
     return [part for part in parts if part is not None] if None not in parts else []
 
 
@@ -450,14 +415,8 @@ def _delta(
         hundred = Rounded(100 * real.low, 100 * real.high)
         relative = hundred / _positive(old) if float(old["value"]) else hundred
         if hundred.overlaps(stated) or (relative.overlaps(stated) and is_percent[2]):
-            yield Finding.at(
-                place,
-                "mixed-units",
-                "note",
-                0.6,
-                f"the difference {shown:+.3f} of two fractions is written as {delta[0].strip()}",
-                evidence,
-            )
+            difference = f"{shown:+.3f}"
+            yield DELTA_OF_FRACTIONS.at(place, evidence, difference=difference, delta=delta[0].strip())
             return
     lower_is_better = bool(re.search(r"loss|perplexity|\bppl\b|error|nats|time|hours", words, re.I))
     if float(old["value"]):
@@ -466,21 +425,12 @@ def _delta(
             (lower_is_better or not signed) and Rounded(-relative.high, -relative.low).overlaps(stated)
         )
         if fits and (is_percent[2] or re.search(r"%|\brel", place.column or "")):
-            yield Finding.at(
-                place,
-                "mixed-units",
-                "note",
-                0.5,
-                f"{delta[0].strip()} is the relative change, not the difference",
-                evidence,
-            )
+            yield RELATIVE_DELTA.at(place, evidence, delta=delta[0].strip())
             return
     if lower_is_better and turned.overlaps(stated):
         return
     digits = max(len(match["value"].partition(".")[2]) for match in (old, new))
-    yield Finding.at(
-        place, "wrong-delta", "error", 0.95, f"the difference is {shown:+.{digits}f}, not {delta[0].strip()}", evidence
-    )
+    yield WRONG_DELTA.at(place, evidence, difference=f"{shown:+.{digits}f}", delta=delta[0].strip())
 
 
 def _value(match: re.Match[str]) -> float:
@@ -508,15 +458,9 @@ def shared_values(document: Document) -> Iterator[Finding]:
                 lines = [other.place.line for other in figures if other is not figure and other.run != figure.run]
                 if lines:
                     chance = _coincidences(len(document.row_losses), text, LOSS_SPREAD_NATS)
-                    is_rare = chance < 0.2
-                    yield Finding.at(
-                        figure.place,
-                        "shared-value",
-                        "warning" if is_rare else "note",
-                        0.6 if is_rare else 0.2,
-                        f"the loss {text} is also that of another model, in line {', '.join(map(str, lines))}",
-                        f"{text}; {chance:.2g} such pairs are expected by chance",
-                    )
+                    kind = SHARED_LOSS if chance < 0.2 else LOSS_SHARED_BY_CHANCE
+                    evidence = f"{text}; {chance:.2g} such pairs are expected by chance"
+                    yield kind.at(figure.place, evidence, loss=text, lines=", ".join(map(str, lines)))
     scores: dict[tuple[tuple[str, str], ...], list[Row]] = defaultdict(list)
     for row in document.rows:
         figures = document.scores_by_line.get(row.line, [])
@@ -525,14 +469,7 @@ def shared_values(document: Document) -> Iterator[Finding]:
     for cell, rows in scores.items():
         if len({_model(row) for row in rows if row.kind == "training"}) > 1:
             for row in rows[1:]:
-                yield Finding.at(
-                    row.at("key_scores"),
-                    "shared-value",
-                    "warning",
-                    0.6,
-                    f"all its scores are those of line {rows[0].line}, a different model",
-                    ", ".join(text for _, text in cell),
-                )
+                yield SHARED_SCORES.at(row.at("key_scores"), ", ".join(text for _, text in cell), line=rows[0].line)
 
 
 def _tells_apart(figure: Figure) -> bool:
@@ -541,9 +478,6 @@ def _tells_apart(figure: Figure) -> bool:
         return False
     floors = [floor_of(figure, metric) for metric in figure.readings]
     return not any(floor is not None and abs(figure.value - floor) < 0.001 for floor in floors)
-
-
-LOSS_SPREAD_NATS = 2.0  # within which the losses of a log lie, more or less
 
 
 def _coincidences(count: int, text: str, spread: float) -> float:
@@ -562,29 +496,18 @@ def _open_in(text: str) -> re.Match[str] | None:
 
 def open_entries(document: Document) -> Iterator[Finding]:
     """TBD, pending and the like, left open."""
-    rows = {row.line: row for row in document.rows}
-    for number, line in enumerate(document.lines):
-        row = rows.get(number + 1)
-        if row is not None:
-            for title, cell in zip(row.table.header, row.place.cells, strict=False):
-                match = _open_in(cell)
-                if match:
-                    place = Place(row.line, row.run_id, title)
-                    yield Finding.at(place, "open-entry", "warning", 0.8, f"{match[0]} is left open", cell[:120])
-            continue
-        other = next((t for t in document.others for r in t.rows if r.line == number), None)
-        if number in document.prose or other is not None:
-            match = _open_in(line)
-            if match:
-                column = None
-                if other is not None:
-                    cells = next(r.cells for r in other.rows if r.line == number)
-                    column = next((t for t, c in zip(other.header, cells, strict=False) if match[0] in c), None)
-                yield Finding.at(
-                    Place(number + 1, None, column),
-                    "open-entry",
-                    "warning" if other is not None else "note",
-                    0.7 if other is not None else 0.4,
-                    f"{match[0]} is left open",
-                    line.strip()[:120],
-                )
+    for row in document.rows:
+        for title, cell in zip(row.table.header, row.place.cells, strict=False):
+            if match := _open_in(cell):
+                yield OPEN_CELL.at(Place(row.line, row.run_id, title), cell[:120], words=match[0])
+    lines = {row.line: (table, row) for table in document.others for row in table.rows}
+    for number in sorted(document.prose.keys() | lines.keys()):
+        line = document.lines[number]
+        if match := _open_in(line):
+            column = None
+            if number in lines:
+                table, place = lines[number]
+                cells = zip(table.header, place.cells, strict=False)
+                column = next((title for title, cell in cells if match[0] in cell), None)
+            kind = OPEN_TABLE_CELL if number in lines else OPEN_SENTENCE
+            yield kind.at(Place(number + 1, None, column), line.strip()[:120], words=match[0])

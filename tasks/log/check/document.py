@@ -4,11 +4,12 @@ Reads any log or report, also hand-typed ones. `figures.py` reads what a text sa
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from tasks.log.check.figures import (
     MANY_RUNS,
@@ -28,6 +29,7 @@ from tasks.log.experiment_log import BOM, KEY_COLUMNS, LINE, LogRow, LogTable, a
 from tasks.log.rows import is_generated
 from tasks.scores.metrics import METRICS
 
+K = TypeVar("K")
 RUN_ID = re.compile(r"[A-Za-z](?:[\w.-]|(?<=\d),(?=\d))*?_(?P<day>20\d{6})_(?P<time>\d{6})(?!\d)")
 # what foreign logs call the columns
 OTHER_NAMES = {
@@ -136,8 +138,7 @@ class Row:
 
     def text(self, column: str) -> str:
         """The cell under a column's machine name."""
-        place = _column(self.table.header, column)
-        return self.place.cells[place] if place is not None and place < len(self.place.cells) else ""
+        return self.place.cell(_column(self.table.header, column))
 
     def at(self, column: str) -> Place:
         place = _column(self.table.header, column)
@@ -281,27 +282,29 @@ class Document:
         return figures
 
     @cached_property
+    def scores(self) -> list[Figure]:
+        """All stated scores."""
+        return self.row_scores + self.other_scores
+
+    @cached_property
+    def table_scores(self) -> list[Figure]:
+        """The scores in tables beside the two."""
+        return [figure for figure in self.other_scores if figure.table is not None]
+
+    @cached_property
     def scores_by_line(self) -> dict[int, list[Figure]]:
         """The scores of the two tables by line."""
-        found: dict[int, list[Figure]] = {}
-        for figure in self.row_scores:
-            found.setdefault(figure.place.line, []).append(figure)
-        return found
+        return _grouped(self.row_scores, lambda score: score.place.line)
 
     @cached_property
     def scores_by_run(self) -> dict[str | None, list[Figure]]:
-        found: dict[str | None, list[Figure]] = {}
-        for figure in self.row_scores:
-            found.setdefault(figure.run, []).append(figure)
-        return found
+        """The scores of the two tables by the pretraining that they are of."""
+        return _grouped(self.row_scores, lambda score: score.run)
 
     @cached_property
     def scores_by_task(self) -> dict[tuple[str, str], list[Figure]]:
         """The scores of the two tables by task and metric."""
-        found: dict[tuple[str, str], list[Figure]] = {}
-        for figure in self.row_scores:
-            found.setdefault((figure.task, figure.likely_metric), []).append(figure)
-        return found
+        return _grouped(self.row_scores, lambda score: (score.task, score.likely_metric))
 
     def _run_of_sentence(self, row: Row, sentence: str) -> tuple[str | None, float]:
         """The run that a sentence of a conclusion speaks of: its row's, unless it compares or names another."""
@@ -327,6 +330,11 @@ class Document:
                 found = losses_in(row.text("task_loss"), place, row.run_id)
                 figures += [replace(one, metric=one.metric or kind) for one in found]
         return figures
+
+    @cached_property
+    def losses_by_line(self) -> dict[int, list[Figure]]:
+        """The losses of the training table by line."""
+        return _grouped(self.row_losses, lambda loss: loss.place.line)
 
     @cached_property
     def other_losses(self) -> list[Figure]:
@@ -489,6 +497,13 @@ class Document:
                 open_ = [*(one for one in open_ if one[0] < level), (level, self._named(line))]
             found.append(next((named for _, named in reversed(open_) if named), frozenset()))
         return found
+
+
+def _grouped(figures: Iterable[Figure], key: Callable[[Figure], K]) -> dict[K, list[Figure]]:
+    groups: dict[K, list[Figure]] = {}
+    for figure in figures:
+        groups.setdefault(key(figure), []).append(figure)
+    return groups
 
 
 def _with(

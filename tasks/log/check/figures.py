@@ -115,7 +115,7 @@ class Figure:
         if self.metric:
             return (self.metric,)
         metrics = SPLITS[self.task][0].metrics
-        percent = self.percent or abs(float(self.text)) > 1.5
+        percent = self.is_percentage
         named = tuple(name for name in metrics if METRICS[name].is_percent == percent) or metrics
         if percent and not METRICS[metrics[0]].is_percent:  # Matthews' correlation is often given as 52.1
             named = tuple(dict.fromkeys((*named, *metrics) if self.percent else (*metrics, *named)))
@@ -163,11 +163,27 @@ class Figure:
         return bool(FLOOR.search(f"{self.notes} {self.context}"))
 
     @property
+    def is_percentage(self) -> bool:
+        """Whether it is written as one, with or without its sign."""
+        return self.percent or abs(float(self.text)) > 1.5
+
+    @property
+    def title(self) -> str:
+        """The name of its split in the log."""
+        return SPLITS[self.task][1].title
+
+    @property
     def shown(self) -> str:
         return f"{self.text}{'%' if self.percent else ''}"
 
 
+def plain(text: str) -> str:
+    """A text without the asterisks of its emphasis."""
+    return text.replace("*", "")
+
+
 def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text."""
     return re.split(r"(?<=[.!?])\s+(?=[\W_]*[A-Z])|<br\s*/?>", text)
 
 

@@ -1,7 +1,7 @@
 """Rules about what a figure means: scores at a trivial baseline, noise called improvement, kinds of loss mixed.
 
-The document alone has no predictions, so intervals here are computed from the value and the size of the split. They are
-taken as narrow as the figure allows: what is called noise is noise by any reading, up to the pairing of two runs.
+The document holds no predictions, so the intervals are computed from the score and the size of its split. They are as
+narrow as the figure allows: what is called noise here is noise by any reading, except that of a paired test.
 """
 
 import math
@@ -15,8 +15,8 @@ from itertools import islice
 import numpy as np
 
 from tasks.log.check.document import Document, Row
-from tasks.log.check.figures import FAMILIES, FLOOR, SPLITS, Figure, metrics_in, sentences, tasks_in
-from tasks.log.check.finding import Finding
+from tasks.log.check.figures import FAMILIES, FLOOR, SPLITS, Figure, metrics_in, plain, sentences, tasks_in
+from tasks.log.check.finding import Finding, Kind
 from tasks.scores.metrics import METRICS, UNIGRAM_MARGIN_NATS
 
 Z = 1.96  # two-sided 95 %
@@ -42,6 +42,49 @@ _NOT = re.compile(
     re.I,
 )
 _UNIGRAM = re.compile(r"unigram(?: entropy| floor)?\D{0,4}(\d+\.\d+)", re.I)
+_MEANT = re.compile(r"input|cent[er]{2}|retriev", re.I)
+
+TRIVIAL = Kind("at-floor", "warning", 0.95, "{score}: the trivial answer ({answer}) scores {floor}")
+LIKE_TRIVIAL = Kind(
+    "at-floor", "warning", 0.8, "{score}: not distinguishable from the trivial answer ({answer}), which scores {floor}"
+)
+AT_UNIGRAM = Kind(
+    "at-floor",
+    "warning",
+    0.9,
+    f"within {UNIGRAM_MARGIN_NATS} nat of the unigram entropy {{entropy}}: no context was learned",
+)
+DELTA_IN_NOISE = Kind(
+    "noise", "note", 0.6, "{change} lies inside the noise of two runs; a paired test could still tell"
+)
+RISE_IN_NOISE = Kind("noise", "warning", 0.7, "{change} lies inside the noise of two runs and is called an improvement")
+CLAIM_IN_NOISE = Kind("noise", "warning", 0.7, "an improvement is claimed; inside the noise of two runs: {changes}")
+BEST_IN_NOISE = Kind("noise", "warning", 0.7, "{score} is called best; inside the noise of it: {others}")
+TRAINING_AMONG_UNNAMED = Kind(
+    "loss-kinds", "warning", 0.7, "a training loss in a column whose other losses do not say that they are"
+)
+UNNAMED_LOSS = Kind(
+    "loss-kinds",
+    "warning",
+    0.7,
+    "the column holds training and evaluation losses, and this one does not say which it is",
+)
+TRAINING_AMONG_EVALUATION = Kind("loss-kinds", "warning", 0.8, "a training loss in a column of evaluation losses")
+OTHER_OBJECTIVE = Kind(
+    "loss-kinds", "note", 0.8, "a loss of another objective ({objective}) than most of its column ({common})"
+)
+RANK_AS_PROOF = Kind(
+    "collapse-claim",
+    "warning",
+    0.6,
+    "a rank is as high for constant concepts that carry nothing of the input; it cannot show this",
+)
+RATIO_AS_PROOF = Kind(
+    "collapse-claim",
+    "warning",
+    0.75,
+    "sum(S)/max(S) is as high for constant concepts that carry nothing of the input; it cannot show this",
+)
 
 
 @cache
@@ -87,55 +130,52 @@ def _f1_deviation(f1: float, positive: int, n: int) -> float:
 
 
 def at_floor(document: Document) -> Iterator[Finding]:
-    """A score that a trivial answer reaches too, without saying so."""
-    said = {
-        row.line: [one for one in sentences(row.conclusion) if FLOOR.search(one)]
-        for row in document.rows
-        if not row.is_generated  # which marks the scores themselves
-    }
-    counted = {row.line for row in document.rows if row.is_generated}  # how many scores lie above their floors
-    others = [one for one in document.other_scores if one.place.column and one.place.line not in counted]
+    """A score that a trivial answer reaches too, without saying so; a loss at the unigram entropy."""
+    by_hand = [row for row in document.rows if not row.is_generated]  # a generated row marks its scores itself
+    admitted = {row.line: [text for text in sentences(row.conclusion) if FLOOR.search(text)] for row in by_hand}
+    generated = {row.line for row in document.rows if row.is_generated}
+    others = [one for one in document.other_scores if one.place.column and one.place.line not in generated]
     for figure in document.row_scores + others:
-        floor = floor_of(figure)
-        if floor is None or figure.says_floor or (figure.examples or 0) not in (0, SPLITS[figure.task][1].examples):
+        floor, split = floor_of(figure), SPLITS[figure.task][1]
+        if floor is None or figure.says_floor or (figure.examples or 0) not in (0, split.examples):
             continue
-        if figure.elsewhere or _is_made(document, figure):
+        if figure.elsewhere or "made data" in document.lines[figure.place.line - 1].casefold():
             continue
-        if any(figure.task in (tasks_in(one) or [figure.task]) for one in said.get(figure.place.line, ())):
-            continue  # its conclusion says so
+        if any(figure.task in (tasks_in(text) or [figure.task]) for text in admitted.get(figure.place.line, ())):
+            continue
         width = half_width(figure)
         if figure.value - width > floor:
             continue
         if figure.is_ambiguous and figure.value < floor - width:
-            continue  # no accuracy, which would be far worse than trivial, but a correlation times 100
-        name = METRICS[figure.likely_metric].floor_name
-        shown = f"{100 * floor:.1f}%" if METRICS[figure.likely_metric].is_percent else f"{floor:.3f}"
-        split = SPLITS[figure.task][1]
-        if figure.value <= floor + 0.0005:
-            message, confidence = f"the trivial answer ({name}) scores {shown}", 0.95
-        else:
-            message, confidence = f"not distinguishable from the trivial answer ({name}), which scores {shown}", 0.8
-        if figure.metric is None:
-            confidence -= 0.1
-        yield Finding.at(
+            continue  # as an accuracy far worse than trivial, so it is a correlation times 100
+        metric = METRICS[figure.likely_metric]
+        kind = TRIVIAL if figure.value <= floor + 0.0005 else LIKE_TRIVIAL
+        yield kind.with_confidence(kind.confidence - (0.1 if figure.metric is None else 0)).at(
             figure.place,
-            "at-floor",
-            "warning",
-            confidence,
-            f"{split.title} {figure.shown}: {message}",
-            f"{figure.likely_metric}, n = {split.examples:,}, 95 % interval at least +-{half_width(figure):.3f}",
+            f"{figure.likely_metric}, n = {split.examples:,}, 95 % interval at least +-{width:.3f}",
+            score=f"{split.title} {figure.shown}",
+            answer=metric.floor_name,
+            floor=f"{100 * floor:.1f}%" if metric.is_percent else f"{floor:.3f}",
         )
+    yield from _losses_at_floor(document)
 
 
-def _is_made(document: Document, figure: Figure) -> bool:
-    return "made data" in document.lines[figure.place.line - 1].casefold()
+def _losses_at_floor(document: Document) -> Iterator[Finding]:
+    for row in _rows_with_losses(document):
+        text = row.text("task_loss")
+        unigram = _UNIGRAM.search(text)
+        evaluated = [loss for loss in document.losses_by_line.get(row.line, ()) if loss.metric != "train"]
+        if unigram and evaluated and "at unigram" not in text:
+            entropy = float(unigram[1])
+            if float(evaluated[0].text) > entropy - UNIGRAM_MARGIN_NATS + 0.01:
+                yield AT_UNIGRAM.at(row.at("task_loss"), text[:80], entropy=entropy)
 
 
 def noise(document: Document) -> Iterator[Finding]:
     """A difference inside its noise that is called an improvement, or stands in a column of deltas."""
     for number in document.statements:
         for piece in document.pieces(number):
-            yield from _rise(number, piece.replace("*", ""), document)
+            yield from _rise(number, plain(piece), document)
     widths = {id(one): half_width(one) for one in document.row_scores}
     for row in document.rows:
         if _claims(row.conclusion):
@@ -143,9 +183,8 @@ def noise(document: Document) -> Iterator[Finding]:
                 _evaluation_claim(row, document) if row.kind == "evaluation" else _best_claim(row, document, widths)
             )
     by_line: dict[int, list[Figure]] = defaultdict(list)
-    for one in document.other_scores:
-        if one.table is not None:
-            by_line[one.place.line].append(one)
+    for figure in document.table_scores:
+        by_line[figure.place.line].append(figure)
     for table in document.others:
         deltas = [title for title in table.header if re.search(r"delta|Δ|diff(?!usion)|gain|improvement", title, re.I)]
         for place in table.rows:
@@ -155,14 +194,8 @@ def noise(document: Document) -> Iterator[Finding]:
             if re.search(r"noise|n\.s\.|not significant|\bto\b.*\)", " ".join(place.cells), re.I):
                 continue  # it says so, or has an interval of its own
             if _within_noise(*figures):
-                yield Finding.at(
-                    replace(figures[1].place, column=deltas[0]),
-                    "noise",
-                    "note",
-                    0.6,
-                    f"{_difference(*figures)} lies inside the noise of two runs; a paired test could still tell",
-                    _widths(*figures),
-                )
+                spot = replace(figures[1].place, column=deltas[0])
+                yield DELTA_IN_NOISE.at(spot, _widths(*figures), change=_difference(*figures))
 
 
 def _claims(text: str) -> bool:
@@ -190,18 +223,7 @@ def _rise(number: int, line: str, document: Document) -> Iterator[Finding]:
             for one in ("old", "new")
         )
         if _within_noise(old, new):
-            yield Finding.at(
-                new.place,
-                "noise",
-                "warning",
-                0.7,
-                f"{_difference(old, new)} lies inside the noise of two runs and is called an improvement",
-                _widths(old, new),
-            )
-
-
-def plain(text: str) -> str:
-    return text.replace("*", "")
+            yield RISE_IN_NOISE.at(new.place, _widths(old, new), change=_difference(old, new))
 
 
 def _evaluation_claim(row: Row, document: Document) -> Iterator[Finding]:
@@ -215,13 +237,9 @@ def _evaluation_claim(row: Row, document: Document) -> Iterator[Finding]:
     ]
     inside = [pair for pair in pairs if _within_noise(*pair)]
     if inside:
-        yield Finding.at(
-            row.at("conclusion"),
-            "noise",
-            "warning",
-            0.7,
-            f"an improvement is claimed; inside the noise of two runs: {', '.join(_difference(*p) for p in inside)}",
-            "; ".join(_widths(*pair) for pair in inside),
+        evidence = "; ".join(_widths(*pair) for pair in inside)
+        yield CLAIM_IN_NOISE.at(
+            row.at("conclusion"), evidence, changes=", ".join(_difference(*pair) for pair in inside)
         )
 
 
@@ -231,27 +249,17 @@ def _best_claim(row: Row, document: Document, widths: dict[int, float]) -> Itera
     for mine in document.scores_by_line.get(row.line, ()):
         if mine.task not in named:
             continue
-        near = list(
-            islice(
-                (
-                    one
-                    for one in document.scores_by_task[mine.task, mine.likely_metric]
-                    if abs(one.value - mine.value) < math.hypot(widths[id(one)], widths[id(mine)])
-                    and one.place.line != row.line
-                ),
-                5,
-            )
+        near = (
+            other
+            for other in document.scores_by_task[mine.task, mine.likely_metric]
+            if abs(other.value - mine.value) < math.hypot(widths[id(other)], widths[id(mine)])
+            and other.place.line != row.line
         )
-        if near:
-            lines = ", ".join(f"line {one.place.line}: {one.shown}" for one in near)
-            yield Finding.at(
-                row.at("conclusion"),
-                "noise",
-                "warning",
-                0.7,
-                f"{SPLITS[mine.task][1].title} {mine.shown} is called best; inside the noise of it: {lines}",
-                _widths(near[0], mine),
-            )
+        shown = list(islice(near, 5))
+        if shown:
+            others = ", ".join(f"line {other.place.line}: {other.shown}" for other in shown)
+            score = f"{mine.title} {mine.shown}"
+            yield BEST_IN_NOISE.at(row.at("conclusion"), _widths(shown[0], mine), score=score, others=others)
 
 
 def _within_noise(old: Figure, new: Figure) -> bool:
@@ -261,7 +269,7 @@ def _within_noise(old: Figure, new: Figure) -> bool:
 def _difference(old: Figure, new: Figure) -> str:
     percent = METRICS[new.likely_metric].is_percent
     change = f"{100 * (new.value - old.value):+.2f} points" if percent else f"{new.value - old.value:+.3f}"
-    return f"{SPLITS[new.task][1].title} {change}"
+    return f"{new.title} {change}"
 
 
 def _widths(old: Figure, new: Figure) -> str:
@@ -272,87 +280,39 @@ def _widths(old: Figure, new: Figure) -> str:
     )
 
 
+def _rows_with_losses(document: Document) -> list[Row]:
+    return [row for row in document.rows if row.kind == "training" and re.search(r"\d\.\d", row.text("task_loss"))]
+
+
 def loss_kinds(document: Document) -> Iterator[Finding]:
     """Training and evaluation losses, or losses of several objectives, in one column."""
-    rows = [row for row in document.rows if row.kind == "training" and re.search(r"\d\.\d", row.text("task_loss"))]
-    labelled = {figure.place.line for figure in document.row_losses if figure.metric is not None}
-    unlabelled = [
-        row
-        for row in rows
-        if row.line not in labelled and any(figure.place.line == row.line for figure in document.row_losses)
-    ]
-    by_row: dict[int, set[str | None]] = defaultdict(set)
-    for figure in document.row_losses:
-        by_row[figure.place.line].add(figure.metric)
-    trained = [row for row in rows if by_row[row.line] == {"train"}]
-    has_evaluated = any("eval" in kinds for kinds in by_row.values())
-    if not has_evaluated and 0 < len(trained) <= len(unlabelled):
-        for row in trained:
-            yield Finding.at(
-                row.at("task_loss"),
-                "loss-kinds",
-                "warning",
-                0.7,
-                "a training loss in a column whose other losses do not say that they are",
-                row.text("task_loss")[:80],
-            )
-    elif labelled and unlabelled:
-        for row in unlabelled:
-            yield Finding.at(
-                row.at("task_loss"),
-                "loss-kinds",
-                "warning",
-                0.7,
-                "the column holds training and evaluation losses, and this one does not say which it is",
-                row.text("task_loss")[:80],
-            )
-    if has_evaluated:
-        for row in trained:
-            yield Finding.at(
-                row.at("task_loss"),
-                "loss-kinds",
-                "warning",
-                0.8,
-                "a training loss in a column of evaluation losses",
-                row.text("task_loss")[:80],
-            )
-    kinds = {row.line: _objective(row.text("task_loss")) for row in rows}
-    if len(set(kinds.values())) > 1:
-        common = Counter(kinds.values()).most_common(1)[0][0]
-        for row in rows:
-            if kinds[row.line] != common:
-                yield Finding.at(
-                    row.at("task_loss"),
-                    "loss-kinds",
-                    "note",
-                    0.8,
-                    f"a loss of another objective ({kinds[row.line]}) than most of its column ({common})",
-                    row.text("task_loss")[:80],
-                )
+    rows = _rows_with_losses(document)
+    kinds = {line: {loss.metric for loss in losses} for line, losses in document.losses_by_line.items()}
+    unnamed = [row for row in rows if kinds.get(row.line) == {None}]
+    trained = [row for row in rows if kinds.get(row.line) == {"train"}]
+    is_evaluated = any("eval" in named for named in kinds.values())
+    mixed: list[tuple[Kind, list[Row]]] = []
+    if not is_evaluated and 0 < len(trained) <= len(unnamed):
+        mixed.append((TRAINING_AMONG_UNNAMED, trained))
+    elif any(named != {None} for named in kinds.values()):
+        mixed.append((UNNAMED_LOSS, unnamed))
+    if is_evaluated:
+        mixed.append((TRAINING_AMONG_EVALUATION, trained))
+    for kind, of_kind in mixed:
+        for row in of_kind:
+            yield kind.at(row.at("task_loss"), row.text("task_loss")[:80])
+    objectives = {row.line: _objective(row.text("task_loss")) for row in rows}
+    common = next(iter(Counter(objectives.values()).most_common(1)), ("", 0))[0]
     for row in rows:
-        text = row.text("task_loss")
-        unigram = _UNIGRAM.search(text)
-        evaluated = [one for one in document.row_losses if one.place.line == row.line and one.metric != "train"]
-        if unigram and evaluated and "at unigram" not in text:
-            entropy = float(unigram[1])
-            if float(evaluated[0].text) > entropy - UNIGRAM_MARGIN_NATS + 0.01:
-                yield Finding.at(
-                    row.at("task_loss"),
-                    "at-floor",
-                    "warning",
-                    0.9,
-                    f"within {UNIGRAM_MARGIN_NATS} nat of the unigram entropy {entropy}: no context was learned",
-                    text[:80],
-                )
+        if objectives[row.line] != common:
+            facts = {"objective": objectives[row.line], "common": common}
+            yield OTHER_OBJECTIVE.at(row.at("task_loss"), row.text("task_loss")[:80], **facts)
 
 
 def _objective(text: str) -> str:
-    words = re.findall(r"[A-Za-z]+", re.sub(r"\([^()]*\)", "", text.replace("*", "")))
+    words = re.findall(r"[A-Za-z]+", re.sub(r"\([^()]*\)", "", plain(text)))
     kept = [word for word in words if word.casefold() not in ("train", "eval", "ce", "loss", "br", "at", "evaluation")]
     return " ".join(kept[:2]).casefold() or "unnamed"
-
-
-_MEANT = re.compile(r"input|cent[er]{2}|retriev", re.I)
 
 
 def _cured(text: str) -> re.Match[str] | None:
@@ -366,26 +326,8 @@ def collapse_claims(document: Document) -> Iterator[Finding]:
         for sentence in sentences(plain(line)):
             match = _cured(sentence)
             if match and re.search(r"\brank\b|\d\s*/\s*\d", sentence) and not _MEANT.search(sentence):
-                yield Finding.at(
-                    document.place(number, match[0]),
-                    "collapse-claim",
-                    "warning",
-                    0.6,
-                    "a rank is as high for constant concepts that carry nothing of the input; it cannot show this",
-                    sentence.strip()[:160],
-                )
+                yield RANK_AS_PROOF.at(document.place(number, match[0]), sentence.strip()[:160])
     for row in document.rows:
-        match = _cured(row.conclusion)
-        if match is None:
-            continue
-        rank = row.text("eff_rank").replace("*", "")
-        if _MEANT.search(rank + row.conclusion):
-            continue
-        yield Finding.at(
-            row.at("conclusion"),
-            "collapse-claim",
-            "warning",
-            0.75,
-            "sum(S)/max(S) is as high for constant concepts that carry nothing of the input; it cannot show this",
-            f"{match[0]}; {rank}"[:160],
-        )
+        match, rank = _cured(row.conclusion), plain(row.text("eff_rank"))
+        if match and not _MEANT.search(rank + row.conclusion):
+            yield RATIO_AS_PROOF.at(row.at("conclusion"), f"{match[0]}; {rank}"[:160])

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 
 from tasks.log.check.document import Document
@@ -13,8 +13,8 @@ from tasks.log.check.feasibility import (
     f1_is_possible,
     quotient_is_possible,
 )
-from tasks.log.check.figures import SPLITS, Figure, Place
-from tasks.log.check.finding import Finding
+from tasks.log.check.figures import SPLITS, Figure, Place, plain
+from tasks.log.check.finding import Finding, Kind
 from tasks.scores.metrics import METRICS
 
 _QUOTIENT = re.compile(
@@ -30,20 +30,42 @@ _SHARE = re.compile(  # 12 / 128 (0.094)
 _RANK = re.compile(r"(?<![\w.,/])(?P<above>\d+(?:\.\d+)?)\s*(?:/|of)\s*(?P<below>\d+)(?![\d.])")
 
 
+IMPOSSIBLE_SCORE = Kind("impossible-score", "error", 0.9, "{score}: no result over {n:,} examples rounds to it")
+IMPOSSIBLE_PAIR = Kind(
+    "impossible-pair", "error", 0.9, "{score} and accuracy {accuracy} cannot come from the same predictions"
+)
+SCORE_RANGE = Kind("out-of-range", "error", 0.95, "{score} is outside {allowed}")
+RANK_RANGE = Kind(
+    "out-of-range", "error", 0.95, "rank {above} of {below} concepts: a rank lies between 1 and the number of concepts"
+)
+NEGATIVE = Kind("out-of-range", "error", 0.9, "{figure} is negative")
+EPOCHS_RANGE = Kind("out-of-range", "warning", 0.8, "{done} epochs of {all}")
+WRONG_QUOTIENT = Kind("wrong-percentage", "error", 0.98, "{quotient}")
+QUOTIENT_OF_UNROUNDED = Kind("wrong-percentage", "note", 0.3, "{quotient}; possible only if {above} was rounded before")
+QUOTIENT_OF_MORE_DIGITS = Kind(
+    "wrong-percentage",
+    "warning",
+    0.8,
+    "{quotient}; possible only if the percentage was taken of more digits than are shown",
+)
+MIXED_UNITS = Kind(
+    "mixed-units",
+    "warning",
+    0.85,
+    "{score} stands beside {other} in line {line}: one is a percentage, the other is not",
+)
+MIXED_SPEEDS = Kind("mixed-units", "note", 0.7, "this speed has a unit and others in its column have none")
+
+
 def impossible_scores(document: Document) -> Iterator[Finding]:
     """No confusion matrix of the split gives this score, or these two scores together."""
-    for figure in document.row_scores + document.other_scores:
+    for figure in document.scores:
         if not _out_of_range(figure) and not _is_possible(figure):
             n = _sizes(figure)[0] or 0
-            yield Finding.at(
-                figure.place,
-                "impossible-score",
-                "error",
-                0.9,
-                f"{_title(figure)} {figure.shown}: no result over {n:,} examples rounds to it",
-                f"{' or '.join(figure.readings)} over {_runs(figure)} of n = {n:,}",
-            )
-    for first, second in _pairs(document.row_scores + document.other_scores):
+            runs = "one evaluation" if figure.evaluations == 1 else f"{figure.evaluations} evaluations"
+            evidence = f"{' or '.join(figure.readings)} over {runs} of n = {n:,}"
+            yield IMPOSSIBLE_SCORE.at(figure.place, evidence, score=_named(figure), n=n)
+    for first, second in _pairs(document.scores):
         yield from _pair(first, second)
 
 
@@ -56,15 +78,10 @@ def _pair(accuracy: Figure, other: Figure) -> Iterator[Finding]:
     if possible(accuracy.rounded, other.rounded, positive, negative):
         return
     if not (_is_possible(accuracy) and _is_possible(other)) or _out_of_range(accuracy) or _out_of_range(other):
-        return  # one of them alone is found already
-    yield Finding.at(
-        other.place,
-        "impossible-pair",
-        "error",
-        0.9,
-        f"{_title(other)} {other.shown} and accuracy {accuracy.shown} cannot come from the same predictions",
-        f"no confusion matrix over {n:,} examples ({positive:,} positive, {negative:,} negative) rounds to both",
-    )
+        return  # one of them is reported by itself
+    counted = f"{n:,} examples ({positive:,} positive, {negative:,} negative)"
+    evidence = f"no confusion matrix over {counted} rounds to both"
+    yield IMPOSSIBLE_PAIR.at(other.place, evidence, score=_named(other), accuracy=accuracy.shown)
 
 
 def _pairs(figures: Iterable[Figure]) -> Iterator[tuple[Figure, Figure]]:
@@ -95,16 +112,10 @@ def _is_possible(figure: Figure) -> bool:
     evaluations = figure.evaluations
     if n is None or evaluations is None:
         return True
-    for metric in figure.readings:
-        if metric == "accuracy":
-            possible = accuracy_is_possible(figure.rounded, n, evaluations)
-        elif metric == "f1" and evaluations == 1 and counts is not None and len(counts) == 2:
-            possible = f1_is_possible(figure.rounded, counts[1], counts[0])
-        else:
-            possible = True
-        if possible:
-            return True
-    return False
+    possible = {"accuracy": lambda: accuracy_is_possible(figure.rounded, n, evaluations)}
+    if evaluations == 1 and counts is not None and len(counts) == 2:
+        possible["f1"] = lambda: f1_is_possible(figure.rounded, counts[1], counts[0])
+    return any(metric not in possible or possible[metric]() for metric in figure.readings)
 
 
 def _sizes(figure: Figure) -> tuple[int | None, tuple[int, ...] | None]:
@@ -122,139 +133,89 @@ def _sizes(figure: Figure) -> tuple[int | None, tuple[int, ...] | None]:
 
 def out_of_range(document: Document) -> Iterator[Finding]:
     """A score, a rank or a loss outside what it can be."""
-    for figure in document.row_scores + document.other_scores:
+    for figure in document.scores:
         if _out_of_range(figure):
             allowed = "0 to 100 %" if METRICS[figure.likely_metric].is_percent else "-1 to 1"
-            yield Finding.at(
-                figure.place,
-                "out-of-range",
-                "error",
-                0.95,
-                f"{_title(figure)} {figure.shown} is outside {allowed}",
-                figure.shown,
-            )
+            yield SCORE_RANGE.at(figure.place, figure.shown, score=_named(figure), allowed=allowed)
     for row in document.rows:
-        for match in _RANK.finditer(_plain(row.text("eff_rank"))):
-            above, below = float(match["above"]), int(match["below"])
-            if above > below or above == 0:
-                yield Finding.at(
-                    row.at("eff_rank"),
-                    "out-of-range",
-                    "error",
-                    0.95,
-                    f"rank {match['above']} of {below} concepts: a rank lies between 1 and the number of concepts",
-                    match[0],
-                )
+        for match in _RANK.finditer(plain(row.text("eff_rank"))):
+            if not 0 < float(match["above"]) <= int(match["below"]):
+                facts = {"above": match["above"], "below": int(match["below"])}
+                yield RANK_RANGE.at(row.at("eff_rank"), match[0], **facts)
         for name in ("task_loss", "speed_steps_s", "epochs"):
-            text = re.sub(r"\([^()]*\)", " ", _plain(row.text(name)))
-            match_ = re.search(r"(?<![\w.)\d])[-−]\d+(?:\.\d+)?(?![\w-])", text)
-            if match_:
-                yield Finding.at(row.at(name), "out-of-range", "error", 0.9, f"{match_[0]} is negative", match_[0])
+            text = re.sub(r"\([^()]*\)", " ", plain(row.text(name)))
+            negative = re.search(r"(?<![\w.)\d])[-−]\d+(?:\.\d+)?(?![\w-])", text)
+            if negative:
+                yield NEGATIVE.at(row.at(name), negative[0], figure=negative[0])
         done = re.match(r"\W*(\d+)\s*(?:/|of)\s*(\d+)(?![\d.])", row.text("epochs"))
         if done and int(done[1]) > int(done[2]):
-            yield Finding.at(
-                row.at("epochs"), "out-of-range", "warning", 0.8, f"{done[1]} epochs of {done[2]}", done[0].strip()
-            )
+            yield EPOCHS_RANGE.at(row.at("epochs"), done[0].strip(), done=done[1], all=done[2])
 
 
 def _out_of_range(figure: Figure) -> bool:
     value = abs(float(figure.text)) / (100 if figure.percent else 1)
-    is_percent = METRICS[figure.likely_metric].is_percent
-    if figure.percent or value <= 1.5:
-        return value > 1 or (is_percent and float(figure.text) < 0)
-    return value > 100 or (is_percent and float(figure.text) < 0)
+    if float(figure.text) < 0 and METRICS[figure.likely_metric].is_percent:
+        return True
+    return value > (1 if figure.percent or value <= 1.5 else 100)
 
 
 def wrong_percentages(document: Document) -> Iterator[Finding]:
     """A percentage that does not follow from the fraction beside it."""
     for number, line in document.statements.items():
-        text = _plain(line)
+        text = plain(line)
         for match in _QUOTIENT.finditer(text):
-            one = {name.rstrip("2"): value for name, value in match.groupdict().items() if value is not None}
-            about = one.get("about")
-            if about not in ("<", ">"):
-                is_about = about in ("≈", "~")
-                place = document.place(number, match[0], text=_plain)
-                yield from _quotient(one["above"], one["below"], one["percent"], is_about, place, match[0])
+            parts = {name.rstrip("2"): value for name, value in match.groupdict().items() if value is not None}
+            if parts.get("about") not in ("<", ">"):
+                place = document.place(number, match[0], text=plain)
+                yield from _quotient(parts, place, match[0])
         for match in _SHARE.finditer(text):
             percent = str(100 * Decimal(match["share"]))
-            place = document.place(number, match[0], text=_plain)
-            yield from _quotient(match["above"], match["below"], percent, False, place, match[0])
+            yield from _quotient(
+                match.groupdict() | {"percent": percent}, document.place(number, match[0], text=plain), match[0]
+            )
 
 
-def _quotient(above: str, below: str, percent: str, is_about: bool, place: Place, text: str) -> Iterator[Finding]:
-    above, below = above.replace(",", ""), below.replace(",", "")
+def _quotient(parts: Mapping[str, str], place: Place, text: str) -> Iterator[Finding]:
+    """Compare a stated percentage with its quotient.
+
+    Args:
+        parts: the figures `above`, `below` and `percent`, and `about` where a sign says that it is rounded.
+    """
+    above, below, percent = (parts[name].replace(",", "") for name in ("above", "below", "percent"))
     if float(below) == 0:
         return
     as_written, if_rounded = quotient_is_possible(above, below, percent)
     share = 100 * float(above) / float(below)
+    is_about = parts.get("about") in ("≈", "~")
     if as_written or (is_about and abs(share - float(percent)) <= max(1, share / 10)):
         return
-    message = f"{above} / {below} is {share:.2f} %, not {percent} %"
-    if if_rounded and "." not in above:
-        yield Finding.at(
-            place, "wrong-percentage", "note", 0.3, f"{message}; possible only if {above} was rounded before", text
-        )
-    elif if_rounded:
-        yield Finding.at(
-            place,
-            "wrong-percentage",
-            "warning",
-            0.8,
-            f"{message}; possible only if the percentage was taken of more digits than are shown",
-            text,
-        )
-    else:
-        yield Finding.at(place, "wrong-percentage", "error", 0.98, message, text)
+    kind = WRONG_QUOTIENT if not if_rounded else QUOTIENT_OF_MORE_DIGITS if "." in above else QUOTIENT_OF_UNROUNDED
+    yield kind.at(place, text, quotient=f"{above} / {below} is {share:.2f} %, not {percent} %", above=above)
 
 
 def mixed_units(document: Document) -> Iterator[Finding]:
     """The same score as a fraction in one place and as a percentage in another; speeds with and without a unit."""
     by_metric: dict[tuple[str, str], list[Figure]] = defaultdict(list)
-    for figure in document.row_scores + [one for one in document.other_scores if one.table is not None]:
+    for figure in document.row_scores + document.table_scores:
         by_metric[figure.task, figure.likely_metric].append(figure)
     for figures in by_metric.values():
-        percent = [figure for figure in figures if _is_percentage(figure)]
-        plain = [figure for figure in figures if not _is_percentage(figure) and float(figure.text) != 0]
-        if not percent or not plain:
+        percent = [figure for figure in figures if figure.is_percentage]
+        fractions = [figure for figure in figures if not figure.is_percentage and float(figure.text) != 0]
+        if not percent or not fractions:
             continue
-        fewer, more = sorted([percent, plain], key=len)
+        fewer, more = sorted([percent, fractions], key=len)
+        other = more[0]
         for figure in fewer:
-            yield Finding.at(
-                figure.place,
-                "mixed-units",
-                "warning",
-                0.85,
-                f"{_title(figure)} {figure.shown} stands beside {more[0].shown} in line {more[0].place.line}: "
-                "one is a percentage, the other is not",
-                f"{figure.shown}; {', '.join(other.shown for other in more[:4])}",
-            )
+            evidence = f"{figure.shown}; {', '.join(one.shown for one in more[:4])}"
+            facts = {"score": _named(figure), "other": other.shown, "line": other.place.line}
+            yield MIXED_UNITS.at(figure.place, evidence, **facts)
     speeds = [row for row in document.rows if re.search(r"\d", row.text("speed_steps_s"))]
     with_unit = [row for row in speeds if re.search(r"[A-Za-z]", row.text("speed_steps_s"))]
-    if 0 < len(with_unit) < len(speeds):
+    if len(with_unit) < len(speeds):
         for row in with_unit:
-            yield Finding.at(
-                row.at("speed_steps_s"),
-                "mixed-units",
-                "note",
-                0.7,
-                "this speed has a unit and others in its column have none",
-                row.text("speed_steps_s"),
-            )
+            yield MIXED_SPEEDS.at(row.at("speed_steps_s"), row.text("speed_steps_s"))
 
 
-def _is_percentage(figure: Figure) -> bool:
-    return figure.percent or abs(float(figure.text)) > 1.5
-
-
-def _plain(text: str) -> str:
-    return text.replace("*", "")
-
-
-def _title(figure: Figure) -> str:
-    title = SPLITS[figure.task][1].title
-    return f"{title} {figure.metric}" if figure.metric else title
-
-
-def _runs(figure: Figure) -> str:
-    return "one evaluation" if figure.evaluations == 1 else f"{figure.evaluations} evaluations"
+def _named(figure: Figure) -> str:
+    """A score with its split, its metric where that is stated, and its value."""
+    return " ".join(filter(None, (figure.title, figure.metric, figure.shown)))

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tasks.errors import UserError
 from tasks.log.check.document import RUN_ID, Document, Row
-from tasks.log.check.figures import FAMILIES, SPLITS
-from tasks.log.check.finding import Finding
-from tasks.log.experiment_log import is_missing
+from tasks.log.check.figures import FAMILIES, SPLITS, plain
+from tasks.log.check.finding import Finding, Kind
+from tasks.log.experiment_log import KEY_COLUMNS, is_missing
 
 _URL = re.compile(r"\]\(\s*<?(https?://[^)\s>]+)|(?<![(\w])(https?://[^\s|)>]+)")
 _DAY = re.compile(r"(?<!\d)(20\d{2})[-.]?(0[1-9]|1[0-2])[-.]?(0[1-9]|[12]\d|3[01])(?!\d)")
@@ -39,9 +40,36 @@ _WORDS = re.compile(
     r"(?<!\d)(?P<d>\d{1,2})(?:st|nd|rd|th)?\.? (?P<m>[A-Za-z]{3,9})\.?,? (?P<y>20\d{2})"
     r"|(?P<m2>[A-Za-z]{3,9})\.? (?P<d2>\d{1,2})(?:st|nd|rd|th)?,? (?P<y2>20\d{2})"
 )
-MOST_AHEAD = timedelta(hours=14)  # of a clock before UTC
-_ZONES = "; a difference of time zones can explain it"
+MOST_AHEAD = timedelta(hours=14)  # the largest offset of a time zone from UTC
 SIZE_NAMES = {"H": "hidden size", "L": "layers", "C": "concepts", "D": "decoder layers"}
+ZONES = "; a difference of time zones can explain it"
+
+SAME_PAGE = Kind("wrong-link", "error", 0.85, "the same page is linked from the row of {run} in line {line}")
+NO_SINGLE_RUN = Kind("wrong-link", "note", 0.6, "the link names several runs or none")
+PROJECT = Kind("wrong-link", "warning", 0.9, "the link names a project and no run")
+TUNING_OF_RUN = Kind("wrong-link", "warning", 0.9, "the link names a fine-tuning of this run, not its pretraining")
+LOGGED_RUN = Kind("wrong-link", "error", 0.97, "the link names another run of this log, {run}")
+OTHER_RUN = Kind("wrong-link", "error", 0.85, "the link names another run{tuning}")
+OTHER_RUN_EVALUATED = Kind("wrong-link", "warning", 0.85, "the link names another run{tuning}")
+OTHER_TITLE = Kind("wrong-link", "error", 0.85, "the link is titled as another run, {run}")
+NO_DATE = Kind("dates-disagree", "note", 0.8, "{text!r} is no date")
+IMPOSSIBLE_DATE = Kind("dates-disagree", "warning", 0.8, "{text!r} is no date")
+IMPOSSIBLE_MOMENT = Kind("dates-disagree", "warning", 0.9, "the run id holds no possible moment")
+DAY_APART = Kind("dates-disagree", "warning", 0.6, "the date is 1 day from that in the run id; a run may pass midnight")
+DAYS_APART = Kind("dates-disagree", "error", 0.95, "the date is {days} days from that in the run id")
+OLDER_THAN_CHECKPOINT = Kind("dates-disagree", "error", 0.9, "the evaluation is older than its checkpoint")
+YOUNG_TAG = Kind("young-tag", "error", 0.9, "the tag is of {day}, the run of {started:%Y-%m-%d}")
+NEAR_TAG = Kind("young-tag", "warning", 0.5, YOUNG_TAG.message + ZONES)
+UNKNOWN_TAG = Kind("young-tag", "warning", 0.8, "{name} is neither a tag nor a commit of {repository}")
+MOVED_BRANCH = Kind("young-tag", "note", 0.4, "{name} is a branch and has moved on since the run; a commit would not")
+YOUNG_COMMIT = Kind("young-tag", "error", 0.95, "the commit is {hours:.1f} hours younger than the run")
+NEAR_COMMIT = Kind("young-tag", "warning", 0.6, YOUNG_COMMIT.message + ZONES)
+LATE_TAG = Kind("young-tag", "warning", 0.7, "the tag was set after the run, on a commit that is older")
+MISSING = Kind("missing-provenance", "note", 0.7, "no {what}, though rows since {first} have one")
+OTHER_SIZE = Kind("identity", "error", 0.95, "the run id says {stated}, the column {size} ({name})")
+OTHER_CONCEPTS = Kind("identity", "error", 0.85, "a rank of {concepts} concepts, though its run has C{sizes}")
+TWICE = Kind("identity", "error", 0.95, "the run id stands in another row too")
+UNKNOWN_CHECKPOINT = Kind("identity", "note", 0.5, "the checkpoint has no row in the training table")
 
 
 def wrong_links(document: Document) -> Iterator[Finding]:
@@ -51,25 +79,18 @@ def wrong_links(document: Document) -> Iterator[Finding]:
     for row in document.rows:
         links = list(_links(row.text("wandb")))
         findings = [list(_link(row, text, url, known)) for text, url in links]
-        if [] not in findings:  # one right link is enough
-            yield from (finding for one in findings for finding in one)
-        else:
-            yield from (finding for one in findings for finding in one if finding.severity == "error")
+        has_right_link = [] in findings  # one is enough
+        for finding in chain.from_iterable(findings):
+            if finding.severity == "error" or not has_right_link:
+                yield finding
         for _, url in links:
             targets.setdefault(url.partition("?")[0].rstrip("/"), []).append(row)
     for url, rows in targets.items():
         if "/runs/" not in url or len({row.checkpoint for row in rows}) < 2:
             continue
-        if not any(fold in _folded(url) for fold in known):
+        if not any(run in _folded(url) for run in known):
             for row in rows[1:]:
-                yield Finding.at(
-                    row.at("wandb"),
-                    "wrong-link",
-                    "error",
-                    0.85,
-                    f"the same page is linked from the row of {rows[0].run_id} in line {rows[0].line}",
-                    url,
-                )
+                yield SAME_PAGE.at(row.at("wandb"), url, run=rows[0].run_id, line=rows[0].line)
 
 
 def _links(cell: str) -> Iterator[tuple[str, str]]:
@@ -82,48 +103,30 @@ def _links(cell: str) -> Iterator[tuple[str, str]]:
 def _link(row: Row, text: str, url: str, known: dict[str, str]) -> Iterator[Finding]:
     place, parts = row.at("wandb"), urlsplit(url)
     path = unquote(parts.path).strip("/")
-    is_wandb, page = "wandb" in parts.netloc.casefold(), re.search(r"(?:^|/)runs/([^/]+)", path)
-    if is_wandb and page is None and not re.search(r"(?:^|/)reports/", path):
+    page = re.search(r"(?:^|/)runs/([^/]+)", path)
+    if "wandb" in parts.netloc.casefold() and page is None and not re.search(r"(?:^|/)reports/", path):
         is_project = len(path.split("/")) <= 2 or path.endswith(("/workspace", "/table", "/runs"))
-        if "/groups/" in path or "/sweeps/" in path or not is_project:
-            yield Finding.at(place, "wrong-link", "note", 0.6, "the link names several runs or none", url)
-        else:
-            yield Finding.at(place, "wrong-link", "warning", 0.9, "the link names a project and no run", url)
+        is_group = "/groups/" in path or "/sweeps/" in path
+        yield (PROJECT if is_project and not is_group else NO_SINGLE_RUN).at(place, url)
         return
     name = page[1] if page else path.rsplit("/", 1)[-1]
     page_name, title = _folded(name), _folded(text)
-    own = {_folded(one) for one in (row.run_id, row.checkpoint) if one}
+    own = {_folded(run) for run in (row.run_id, row.checkpoint) if run}
     named = [run for fold, run in known.items() if fold in page_name and fold not in own]
-    called = [run for fold, run in known.items() if fold in title and fold not in own]
+    titled = [run for fold, run in known.items() if fold in title and fold not in own]
     tuning = _TUNING.search(page_name)
-    if any(fold in page_name for fold in own):
+    if any(run in page_name for run in own):
         if page_name not in own and tuning and row.kind == "training":
-            yield Finding.at(
-                place,
-                "wrong-link",
-                "warning",
-                0.9,
-                "the link names a fine-tuning of this run, not its pretraining",
-                name,
-            )
+            yield TUNING_OF_RUN.at(place, name)
     elif named:
-        yield Finding.at(
-            place, "wrong-link", "error", 0.97, f"the link names another run of this log, {named[0]}", name
-        )
+        yield LOGGED_RUN.at(place, name, run=named[0])
     elif _is_another(row, name):
-        yield Finding.at(
-            place,
-            "wrong-link",
-            "error" if row.kind == "training" else "warning",
-            0.85,
-            f"the link names another run{', a fine-tuning' if tuning else ''}",
-            name,
-        )
-    if named or any(fold in title for fold in own):
+        kind = OTHER_RUN if row.kind == "training" else OTHER_RUN_EVALUATED
+        yield kind.at(place, name, tuning=", a fine-tuning" if tuning else "")
+    if named or any(run in title for run in own):
         return
-    if called or (row.kind == "training" and _is_another(row, text)):
-        other = called[0] if called else text
-        yield Finding.at(place, "wrong-link", "error", 0.85, f"the link is titled as another run, {other}", text)
+    if titled or (row.kind == "training" and _is_another(row, text)):
+        yield OTHER_TITLE.at(place, text, run=titled[0] if titled else text)
 
 
 def _is_another(row: Row, name: str) -> bool:
@@ -146,60 +149,37 @@ def _folded(name: str) -> str:
 def dates_disagree(document: Document) -> Iterator[Finding]:
     """Date, run id and the rows' order in time disagree."""
     for row in document.rows:
-        text = row.text("date").strip(" *`")
+        text, place, started = row.text("date").strip(" *`"), row.at("date"), row.started
         days, is_date_like = days_in(text)
         if text and not is_missing(text) and not days:
-            yield Finding.at(
-                row.at("date"),
-                "dates-disagree",
-                "warning" if is_date_like else "note",
-                0.8,
-                f"{text!r} is no date",
-                text,
-            )
-        started = row.started
+            yield (IMPOSSIBLE_DATE if is_date_like else NO_DATE).at(place, text, text=text)
         if row.run_id and RUN_ID.fullmatch(row.run_id) and started is None:
-            yield Finding.at(
-                row.at("date"), "dates-disagree", "warning", 0.9, "the run id holds no possible moment", row.run_id
-            )
-        written = min(days, key=lambda day: abs((day - started.date()).days) if started else 0, default=None)
-        if written and started and written != started.date():
+            yield IMPOSSIBLE_MOMENT.at(place, row.run_id)
+        if days and started:
+            written = min(days, key=lambda day: abs((day - started.date()).days))
             apart = abs((written - started.date()).days)
-            near = "; a run may pass midnight" if apart == 1 else ""
-            yield Finding.at(
-                row.at("date"),
-                "dates-disagree",
-                "warning" if apart == 1 else "error",
-                0.6 if apart == 1 else 0.95,
-                f"the date is {apart} day{'s' if apart > 1 else ''} from that in the run id{near}",
-                f"{written} against {started:%Y-%m-%d}",
-            )
+            if apart:
+                kind = DAY_APART if apart == 1 else DAYS_APART
+                yield kind.at(place, f"{written} against {started:%Y-%m-%d}", days=apart)
         trained = document.runs.get(row.checkpoint or "") if row.kind == "evaluation" else None
         if trained is not None and days and trained.started and max(days) < trained.started.date():
-            yield Finding.at(
-                row.at("date"),
-                "dates-disagree",
-                "error",
-                0.9,
-                "the evaluation is older than its checkpoint",
-                f"{max(days)} against {trained.started:%Y-%m-%d}",
-            )
+            yield OLDER_THAN_CHECKPOINT.at(place, f"{max(days)} against {trained.started:%Y-%m-%d}")
 
 
 def days_in(text: str) -> tuple[list[date], bool]:
     """Every day that a text can mean, and whether it looks like a date at all: 02/08/2026 can be two days."""
-    wanted: list[tuple[str, str, str]] = [(m["y"], m["m"], m["d"]) for m in _YEAR_FIRST.finditer(text)]
+    parts: list[tuple[str, str, str]] = [(m["y"], m["m"], m["d"]) for m in _YEAR_FIRST.finditer(text)]
     for match in _YEAR_LAST.finditer(text):
-        wanted += [(match["y"], match["b"], match["a"]), (match["y"], match["a"], match["b"])]
+        parts += [(match["y"], match["b"], match["a"]), (match["y"], match["a"], match["b"])]
     for match in _WORDS.finditer(text):
         month = (match["m"] or match["m2"])[:3].casefold()
         if month in _MONTHS:
-            wanted.append((match["y"] or match["y2"], str(_MONTHS.index(month) + 1), match["d"] or match["d2"]))
+            parts.append((match["y"] or match["y2"], str(_MONTHS.index(month) + 1), match["d"] or match["d2"]))
     days = []
-    for year, month, day in wanted:
+    for year, month, day in parts:
         with suppress(ValueError):
             days.append(date(int(year), int(month), int(day)))
-    return days, bool(wanted)
+    return days, bool(parts)
 
 
 def young_tags(document: Document, repository: Path | None = None) -> Iterator[Finding]:
@@ -212,28 +192,20 @@ def young_tags(document: Document, repository: Path | None = None) -> Iterator[F
         name = tag_in(cell)
         if is_missing(cell) or started is None or not name:
             continue
-        place = row.at("git_tag")
         match, day = _DAY.search(name), None
         if match and not _COMMIT.fullmatch(name):
             with suppress(ValueError):  # 31 February
                 day = date(int(match[1]), int(match[2]), int(match[3]))
             if day is not None and day > started.date():
-                is_sure = day > (started + MOST_AHEAD).date()
-                yield Finding.at(
-                    place,
-                    "young-tag",
-                    "error" if is_sure else "warning",
-                    0.9 if is_sure else 0.5,
-                    f"the tag is of {day}, the run of {started:%Y-%m-%d}" + ("" if is_sure else _ZONES),
-                    name,
-                )
+                kind = YOUNG_TAG if day > (started + MOST_AHEAD).date() else NEAR_TAG
+                yield kind.at(row.at("git_tag"), name, day=day, started=started)
         if repository is not None:
             yield from _in_repository(row, name, started, repository)
 
 
 def tag_in(cell: str) -> str:
     """The tag or commit that a cell names: of a link, in backticks, bare; without what says that files were changed."""
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", cell.replace("*", "")).strip()
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", plain(cell)).strip()
     code = re.search(r"`+\s*([^`]+?)\s*`+", text)
     name = code[1] if code else next(iter(re.split(r"[\s(,]", text)), "")
     behind = re.fullmatch(r".+@([0-9a-f]{7,40})", name)
@@ -244,9 +216,7 @@ def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> 
     place = row.at("git_tag")
     committed = _committed(repository, name)
     if committed is None:
-        yield Finding.at(
-            place, "young-tag", "warning", 0.8, f"{name} is neither a tag nor a commit of {repository}", name
-        )
+        yield UNKNOWN_TAG.at(place, name, name=name, repository=repository)
         return
     try:
         tagged = datetime.fromisoformat(
@@ -255,34 +225,14 @@ def _in_repository(row: Row, name: str, started: datetime, repository: Path) -> 
     except (UserError, ValueError):
         tagged = None
     late = _earliest(committed) - started
+    evidence = f"{name}: {committed.isoformat()} against {started.isoformat()}"
     if late > timedelta(0) and tagged is None and _is_branch(repository, name):
-        yield Finding.at(
-            place,
-            "young-tag",
-            "note",
-            0.4,
-            f"{name} is a branch and has moved on since the run; a commit would not",
-            f"{name}: {committed.isoformat()} against {started.isoformat()}",
-        )
+        yield MOVED_BRANCH.at(place, evidence, name=name)
     elif late > timedelta(0):
-        hours = late.total_seconds() / 3600
-        yield Finding.at(
-            place,
-            "young-tag",
-            "error" if late > MOST_AHEAD else "warning",
-            0.95 if late > MOST_AHEAD else 0.6,
-            f"the commit is {hours:.1f} hours younger than the run" + ("" if late > MOST_AHEAD else _ZONES),
-            f"{name}: {committed.isoformat()} against {started.isoformat()}",
-        )
+        kind = YOUNG_COMMIT if late > MOST_AHEAD else NEAR_COMMIT
+        yield kind.at(place, evidence, hours=late.total_seconds() / 3600)
     elif tagged is not None and _earliest(tagged) - started > MOST_AHEAD:
-        yield Finding.at(
-            place,
-            "young-tag",
-            "warning",
-            0.7,
-            "the tag was set after the run, on a commit that is older",
-            f"{name}: {tagged.isoformat()} against {started.isoformat()}",
-        )
+        yield LATE_TAG.at(place, f"{name}: {tagged.isoformat()} against {started.isoformat()}")
 
 
 def _committed(repository: Path, name: str) -> datetime | None:
@@ -346,14 +296,7 @@ def missing_provenance(document: Document) -> Iterator[Finding]:
         for row in rows:
             day = days[row.line]
             if first and day and day >= first and _lacks(row, column):
-                yield Finding.at(
-                    row.at(column),
-                    "missing-provenance",
-                    "note",
-                    0.7,
-                    f"no {what}, though rows since {first} have one",
-                    row.text(column) or "(empty)",
-                )
+                yield MISSING.at(row.at(column), row.text(column) or "(empty)", what=what, first=first)
 
 
 def _day_of(row: Row) -> date | None:
@@ -368,55 +311,36 @@ def _lacks(row: Row, column: str) -> bool:
 def identity_disagrees(document: Document) -> Iterator[Finding]:
     """The run id says another architecture than its columns; a run id that stands twice; an unknown checkpoint."""
     for row in document.rows:
-        if row.kind != "training" or not row.run_id:
-            continue
-        match = _SIZES.search(row.run_id)
-        for letter, sizes in _stated_sizes(row.text("architecture")).items():
-            stated, size = match[letter] if match else None, sizes[0]
-            if stated is not None and stated not in sizes:
-                yield Finding.at(
-                    row.at("architecture"),
-                    "identity",
-                    "error",
-                    0.95,
-                    f"the run id says {letter}{stated}, the column {letter}{size} ({SIZE_NAMES[letter]})",
-                    f"{row.run_id}; {row.text('architecture')}",
-                )
-        concepts = re.search(r"\d\s*(?:/|of)\s*(\d+)(?![\d.])", row.text("eff_rank").replace("*", ""))
-        mine = {match["C"]} if match and match["C"] else set(_stated_sizes(row.text("architecture")).get("C", ()))
-        if concepts and mine and concepts[1] not in mine:
-            yield Finding.at(
-                row.at("eff_rank"),
-                "identity",
-                "error",
-                0.85,
-                f"a rank of {concepts[1]} concepts, though its run has C{' or '.join(sorted(mine))}",
-                row.text("eff_rank"),
-            )
-    counted = Counter((row.kind, row.run_id) for row in document.rows if row.run_id and RUN_ID.fullmatch(row.run_id))
-    seen: set[tuple[str, str]] = set()
+        if row.kind == "training" and row.run_id:
+            yield from _sizes_disagree(row, row.run_id)
+    counted: Counter[tuple[str, str]] = Counter()
     for row in document.rows:
-        key = (row.kind, row.run_id or "")
-        if counted[key] > 1 and key in seen:
-            column = "run_id" if row.kind == "training" else "eval_type"
-            yield Finding.at(
-                row.at(column), "identity", "error", 0.95, "the run id stands in another row too", str(row.run_id)
-            )
-        seen.add(key)
+        if row.run_id and RUN_ID.fullmatch(row.run_id):
+            counted[row.kind, row.run_id] += 1
+            if counted[row.kind, row.run_id] > 1:
+                yield TWICE.at(row.at(KEY_COLUMNS[row.kind]), row.run_id)
         if row.kind == "evaluation" and row.checkpoint and document.runs and row.checkpoint not in document.runs:
-            yield Finding.at(
-                row.at("source_checkpoint"),
-                "identity",
-                "note",
-                0.5,
-                "the checkpoint has no row in the training table",
-                row.checkpoint,
-            )
+            yield UNKNOWN_CHECKPOINT.at(row.at("source_checkpoint"), row.checkpoint)
+
+
+def _sizes_disagree(row: Row, run_id: str) -> Iterator[Finding]:
+    match, architecture = _SIZES.search(run_id), row.text("architecture")
+    stated = _stated_sizes(architecture)
+    for letter, sizes in stated.items():
+        size = match[letter] if match else None
+        if size is not None and size not in sizes:
+            facts = {"stated": letter + size, "size": letter + sizes[0], "name": SIZE_NAMES[letter]}
+            yield OTHER_SIZE.at(row.at("architecture"), f"{run_id}; {architecture}", **facts)
+    concepts = re.search(r"\d\s*(?:/|of)\s*(\d+)(?![\d.])", plain(row.text("eff_rank")))
+    of_run = {match["C"]} if match and match["C"] else set(stated.get("C", ()))
+    if concepts and of_run and concepts[1] not in of_run:
+        facts = {"concepts": concepts[1], "sizes": " or ".join(sorted(of_run))}
+        yield OTHER_CONCEPTS.at(row.at("eff_rank"), row.text("eff_rank"), **facts)
 
 
 def _stated_sizes(architecture: str) -> dict[str, list[str]]:
     """The sizes that the column names by letter, each with all that it says: `H512 L6 C128 (decoder L2)`."""
-    text = architecture.replace("*", "").replace("`", "")
+    text = plain(architecture).replace("`", "")
     found: dict[str, list[str]] = {}
     bare = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*/\s*(\d+)\s*", text)
     if bare:

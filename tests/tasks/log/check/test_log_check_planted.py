@@ -715,7 +715,7 @@ def label_losses(sheet: Sheet) -> None:
         sheet.put(place, "loss", f"MLM eval **4.{place}13** <br> train 3.{place}17")
 
 
-@plants(loss_kinds, "at-floor")
+@plants(at_floor, "at-floor")
 def loss_at_the_unigram_entropy(draw: Draw, sheet: Sheet, folder: Path) -> Fault:
     label_losses(sheet)
     entropy = draw(st.integers(200, 900)) / 100
