@@ -23,12 +23,6 @@ def spec_of(record: RunRecord) -> ExperimentSpec | None:
         return None
 
 
-def evaluation_of(record: RunRecord) -> dict[str, Any]:
-    """The evaluation section of the spec as it was written, of any version."""
-    section = record.spec.get("evaluation")
-    return section if isinstance(section, dict) else {}
-
-
 def why_missing(record: RunRecord, stage: str) -> str:
     """Why a stage left no result."""
     state = record.stages.get(stage)

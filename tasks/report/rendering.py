@@ -19,6 +19,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tasks.log.rows import code_span
+from tasks.review.sweeps import mean_text
 from tasks.scores.showing import show
 from tasks.secrets import redact
 
@@ -105,7 +106,7 @@ def _environment(**options: Any) -> Environment:
         "figure": _figure,
         "first_line": first_line,
         "link": _link,
-        "mean": _mean,
+        "mean": mean_text,
         "moment": _moment,
         "show": lambda score: score and show(score),
     }
@@ -137,12 +138,6 @@ def _fenced(text: str | None) -> Markup:
 
 def _figure(value: float | None, form: str) -> str | None:
     return None if value is None else format(value, form)
-
-
-def _mean(figure: Mapping[str, Any]) -> str:
-    """A mean over seeds, with its interval where it has one."""
-    interval = " ({:z.3f} to {:z.3f})".format(*figure["interval"]) if figure.get("interval") else ""
-    return f"{figure['mean']:z.3f}{interval}"
 
 
 def _link(text: str, target: str) -> Markup:

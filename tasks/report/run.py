@@ -11,9 +11,9 @@ import numpy as np
 from tasks.checkpoints.publishing import flat_keys, public_name
 from tasks.plots import plot_curve, plot_live_geometry, plot_over_steps, plot_similarity, plot_singular_values
 from tasks.report.baseline import against
-from tasks.report.facts import MADE_DATA, evaluation_of, loss_mark, setting_text, spec_of, why_missing
+from tasks.report.facts import MADE_DATA, loss_mark, setting_text, spec_of, why_missing
 from tasks.report.rendering import Plot, Report
-from tasks.review.sides import RANKS, Side, run_side
+from tasks.review.sides import RANKS, Side, run_side, spec_section
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import START_TITLES, is_above_floor, show
 from tasks.spec.experiment import ExperimentSpec, training_steps
@@ -84,11 +84,11 @@ def points_with(names: tuple[str, ...], points: Points) -> Points:
 def _warnings(record: RunRecord) -> list[str]:
     """What a reader must know before any figure of the run."""
     margin = f"{UNIGRAM_MARGIN_NATS:g} nats below the unigram entropy"
+    selected_on_dev = spec_section(record, "evaluation").get("select_on") == "dev"
     notes = {
         MADE_DATA: record.made_data,
         f"The held-out loss is not {margin}: nothing contextual was learned.": loss_mark(record) == "at unigram floor",
-        "The epoch was chosen on the scored split: the scores are optimistic.": evaluation_of(record).get("select_on")
-        == "dev",
+        "The epoch was chosen on the scored split: the scores are optimistic.": selected_on_dev,
     }
     return [note for note, applies in notes.items() if applies]
 
@@ -115,7 +115,7 @@ def _ordered(scores: list[Score]) -> list[Score]:
 
 def _unscored(record: RunRecord) -> list[str]:
     """The starts that the spec requests and that have no score at all."""
-    requested, scored = evaluation_of(record), {score.start for score in record.scores}
+    requested, scored = spec_section(record, "evaluation"), {score.start for score in record.scores}
     names = {"random": "random_start", "zero_shot": "zero_shot"}
     return [START_TITLES[start] for start, key in names.items() if requested.get(key) and start not in scored]
 

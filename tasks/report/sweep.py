@@ -13,7 +13,7 @@ from tasks.report.facts import MADE_DATA, loss_mark
 from tasks.report.rendering import Plot, Report
 from tasks.report.run import Points, points_with, read_curve
 from tasks.review.sides import RANKS, Side, run_side
-from tasks.review.sweeps import read_comparison
+from tasks.review.sweeps import read_comparison, verdict_rows
 from tasks.store.files import is_safe_name
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import RunRecord, Score, StageRecord, load_record
@@ -120,6 +120,7 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: S
         "loss_plots": plots,
         "different_texts": bool(curves) and entropy is None,
         "names": list(dict.fromkeys(name for row in rows for name in row.get("figures", {}))),
+        "verdicts": verdict_rows(rows),
         "stages": list(dict.fromkeys(name for record in records for name in record.stages)),
         "total": sum(run.seconds for run in runs),
     }

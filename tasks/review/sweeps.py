@@ -6,7 +6,7 @@ Example: `cogito sweep experiments/*.yaml --miniature --grid training.seed=[1,2,
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,16 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
         cells = [row["name"], str(row["seeds"]), "; ".join(row["failed"]) or row["left_plateau"]]
         lines.append([*cells, *(_cell(row["figures"].get(name)) for name in names)])
     table = _markdown(lines)
-    verdicts = [
-        [row["name"], verdict["against"], verdict["figure"], verdict["text"]]
-        for row in rows
-        for verdict in row.get("verdicts", [])  # a comparison of an earlier version has none
-    ]
+    verdicts = verdict_rows(rows)
     if verdicts:
         table += "\n" + _markdown([["experiment", "against", "score", "difference (95 % interval)"], *verdicts])
     return table
+
+
+def verdict_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Every verdict of a comparison: experiment, what it is judged against, score, difference."""
+    keys = ("against", "figure", "text")  # a comparison of an earlier version has no verdicts
+    return [[str(row["name"]), *(each[key] for key in keys)] for row in rows for each in row.get("verdicts", [])]
 
 
 def _markdown(lines: list[list[str]]) -> str:
@@ -87,13 +89,14 @@ def _markdown(lines: list[list[str]]) -> str:
     return "\n".join([header, rule, *rows]) + "\n"
 
 
-def _cell(figure: dict[str, Any] | None) -> str:
-    if figure is None:
-        return "--"
-    text = f"{figure['mean']:.3f}"
-    if figure["interval"] is not None:
-        text += " ({:.3f} to {:.3f})".format(*figure["interval"])
-    return text + (" at floor" if figure.get("at_floor") else "")
+def mean_text(figure: Mapping[str, Any]) -> str:
+    """A mean over seeds, with its interval where it has one."""
+    interval = " ({:z.3f} to {:z.3f})".format(*figure["interval"]) if figure.get("interval") else ""
+    return f"{figure['mean']:z.3f}{interval}"
+
+
+def _cell(figure: Mapping[str, Any] | None) -> str:
+    return "--" if figure is None else mean_text(figure) + (" at floor" if figure.get("at_floor") else "")
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,8 @@ class _Run:
 
 def _read_run(name: str, home: Home, run_id: str) -> _Run:
     record = load_record(home.run(run_id))
-    trained = record
-    if record.kind == "evaluation" and record.checkpoint and record.checkpoint.run_id:
-        trained = load_record(home.run(record.checkpoint.run_id))
+    side = run_side(record, home.run(run_id))
+    trained = side.trained or record
     spec = json.loads(json.dumps(record.spec))
     spec.get("training", {}).pop("seed", None)
     spec.pop("name", None)
@@ -141,7 +143,7 @@ def _read_run(name: str, home: Home, run_id: str) -> _Run:
         group=content_hash(spec) + base,
         run_id=run_id,
         failed="" if record.status == "complete" else f"{run_id}: {record.status}",
-        side=run_side(record, home.run(run_id)),
+        side=side,
         left_plateau=left,
         figures=figures | {score.task: score.value for score in scores if score.value is not None},
         at_floor={score.task: not score.above_floor for score in scores},

@@ -487,7 +487,9 @@ def test_a_sweep_has_a_line_and_a_page_per_run(home: Home, sweep: Path) -> None:
     assert rows(scores)[0][1:] == ["0.822 (0.792 to 0.842) **at floor**", "0.500 (0.470 to 0.520)", "--"]
     failed = section(text, "Skipped and failed")
     assert "data: no such data" in failed and "failed: mrpc seed 42" in failed and "<script" not in page
-    assert [row[0] for row in rows(section(text, "Seeds together"))] == ["first", "second", "third"]
+    together = rows(section(text, "Seeds together"))
+    assert [row[0] for row in together] == ["first", "second", "third", "second", "second"]
+    assert ["second", "first", "MRPC F1", "not comparable: other examples: n is 408 and 99"] in together
 
 
 def test_a_sweep_stands_beside_a_baseline(home: Home, sweep: Path, tmp_path: Path) -> None:
