@@ -52,10 +52,10 @@ def write_report(
     if (folder / "record.json").exists():
         return _write(run_report(RunFolder(folder), against), target)
     rows, runs = read_sweep(folder, home)
-    for one in runs:
-        if one.record is not None:
-            other = against if against is None or against.name != one.run_id else None
-            _write(run_report(home.run(one.run_id), other), target / "runs" / one.run_id)
+    for run in runs:
+        if run.record is not None:
+            other = against if against is None or against.name != run.run_id else None
+            _write(run_report(home.run(run.run_id), other), target / "runs" / run.run_id)
     return _write(sweep_report(folder, rows, runs, against), target)
 
 
