@@ -87,7 +87,9 @@ def _is_last_try() -> bool:
 class Stage(Task[..., Any]):
     """A Prefect task within a flow; outside of one the same function in a thread of this process."""
 
-    def submit(self, *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
+    def submit(  # type: ignore[override]
+        self, *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any
+    ) -> Any:
         """Start the stage and return its future."""
         if FlowRunContext.get() is None:
             return submit(self.fn, args, kwargs, wait_for or ())
