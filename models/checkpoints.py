@@ -186,9 +186,9 @@ def _outline(cls: type[PreTrainedModel], config: ConceptConfig, weights: dict[st
     """The module that a config describes, without memory: it may ask for terabytes.
 
     Raises:
-        CheckpointError: there is no such module, or it asks for far more than the file holds.
+        CheckpointError: there is no such module, or it requires far more weights than the file holds.
     """
-    if config.num_layers > len(weights) and not config.recursive:  # found without building a thousand of them
+    if config.num_layers > len(weights) and not config.recursive:  # so that a thousand layers need not be built
         raise CheckpointError(f"weights are missing: the config says {config.num_layers} layers")
     model = _build(cls, config, "meta")
     expected = model.state_dict()

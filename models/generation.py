@@ -87,7 +87,7 @@ def fill_masks(
             break
         reads = model.decoder_input(ids, attention_mask, None, left / real.sum(dim=1).clamp(min=1))
         logits = model.lm_head(model.decoder(concepts, every, reads)).float()
-        logits[..., mask_id] = -torch.inf  # a mask is no answer
+        logits[..., mask_id] = -torch.inf  # a mask must not be filled with a mask
         chosen, confidence = sampling.choose(logits)
         confidence = confidence.masked_fill(~masked, -torch.inf)
         count = -(-left // (sampling.steps - step))

@@ -13,7 +13,14 @@ from .family import CONCEPT_LOSSES, LOSS_WEIGHTINGS
 
 
 class PretrainingStep(nn.Module):
-    """A model and its loss weighting as one module, so that learned loss weights are trained and saved with it."""
+    """A model and its loss weighting as one module, so that learned loss weights are trained and saved with it.
+
+    Args:
+        model: the model to train.
+        concept_losses: rows of CONCEPT_LOSSES, with their weights under `fixed` weighting.
+        loss_weighting: row of LOSS_WEIGHTINGS.
+        label_smoothing: of the task loss in training, as a share of the probability.
+    """
 
     def __init__(
         self,

@@ -159,7 +159,7 @@ def _checked_hash(folder: Path, weights: Path) -> str:
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: is no checkpoint: config.json is missing; fix: name the folder that holds it")
+        raise UserError(f"{folder}: is not a checkpoint: config.json is missing; fix: name the folder that holds it")
     try:
         config = read_json(path)
     except (ValueError, RecursionError) as error:

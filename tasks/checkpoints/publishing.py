@@ -79,9 +79,7 @@ def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec,
                 return _publish_to_hub(model_folder, record, weights_sha256, spec, home)
         except (UserError, StageError):
             raise
-        except (
-            Exception
-        ) as error:  # a redirect loop, an answer that is no JSON or lacks a field: each is of another kind
+        except Exception as error:  # each kind of broken answer raises another: a redirect loop, JSON without a field
             if is_transient(error):
                 raise
             raise StageError(_explain_refusal(error)) from None
@@ -258,8 +256,8 @@ def _explain_refusal(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the checkpoint could not be published: {plain_text(error)}; fix: run the same command again"
     return (
-        f"the Hub's answer to the upload is not one of a Hub: {type(error).__name__}: "
-        f"{plain_text(error)}; fix: check HF_ENDPOINT and the proxy on the way, or state publish.store local"
+        f"the server did not answer the upload as a Hub does: {type(error).__name__}: {plain_text(error)}; "
+        f"fix: check HF_ENDPOINT and the proxy on the way, or state publish.store local"
     )
 
 
