@@ -12,6 +12,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,8 @@ from tasks.jobs.messages import (
     report_warning,
 )
 from tasks.pretraining.guards import TrainingGuard
-from tasks.pretraining.state import last_complete_state, load_best, load_state, save_best, save_state
-from tasks.pretraining.tracking import start_tracking
+from tasks.pretraining.state import TrainingState, last_complete_state, load_best, load_state, save_best, save_state
+from tasks.pretraining.tracking import Tracking, start_tracking
 from tasks.spec.experiment import ExperimentSpec, training_steps, warmup_steps
 from tasks.store.files import building, write_atomic, write_json, write_manifest, writing
 from tasks.store.records import Divergence, PretrainingResult
@@ -107,188 +109,288 @@ def run_pretraining(job: PretrainingJob, folder: Path) -> PretrainingResult | No
         ) from error
 
 
-def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
-    spec, training = job.spec, job.spec.training
-    objective = VARIANTS[spec.model.variant].objective
-    use_cpu = job.device == "cpu"
-    bf16 = training.mixed_precision == "bf16" or (training.mixed_precision == "auto" and not use_cpu)
-    accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if bf16 else "no")
-    if accelerator.device.type != job.device:  # accelerate takes the CPU where it finds no GPU, and says nothing
-        raise StageError(f"asked for {job.device}, found {accelerator.device.type}: the GPU does not answer")
-    if accelerator.num_processes != job.processes:
-        raise StageError(f"asked for {job.processes} processes, the launcher started {accelerator.num_processes}")
+@dataclass
+class _Training:
+    """One training as one rank sees it.
 
-    corpus = job.corpus
-    tokenizer = load_tokenizer(corpus / "tokenizer")
+    Attributes:
+        state: what is saved and restored; its module is the bare one.
+        step_module: the module as accelerate wraps it.
+        start: what a warm start loaded.
+        sample: batches of the held-out text whose geometry is followed.
+        resumed, finished: steps before this start of the job, and up to now.
+        tokens: tokens of the steps of this start, over all processes.
+        eval_loss: of the last evaluation, in nats per labelled token.
+        stopped: why the guard ended the training.
+        curve, tracking: on rank 0 alone.
+    """
+
+    job: PretrainingJob
+    folder: Path
+    state: TrainingState
+    step_module: torch.nn.Module
+    start: LoadReport | None
+    blocks: TokenBlocks
+    micro_batches: MicroBatches
+    held_out: HeldOutBatches
+    sample: Callable[[], Iterator[Batch]]
+    steps: int
+    resumed: int = 0
+    finished: int = 0
+    tokens: int = 0
+    eval_loss: float = math.nan
+    stopped: str | None = None
+    curve: "_Curve | None" = None
+    tracking: Tracking | None = None
+    started: float = 0.0
+    reported: float = 0.0
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.state.accelerator
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def epochs(self) -> float:
+        """Passes over the training blocks so far."""
+        return self.finished * self.job.spec.training.global_batch_size / len(self.blocks)
+
+    def evaluate(self) -> None:
+        """Set the held-out loss of the current weights."""
+        self.eval_loss = _evaluate(self.accelerator, self.state.module, self.held_out, self.accelerator.device)
+
+    def save(self, keep: int) -> None:
+        """Save the state after the last step and keep the newest `keep` states."""
+        if self.curve is not None:
+            os.fsync(self.curve.file.fileno())  # a state after step N stands beside N points, even after a power loss
+        save_state(self.checkpoints, self.state, self.finished, keep)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Losses of one step over all processes, and the gradient norm and learning rate that it was taken with."""
+
+    number: int
+    losses: dict[str, float]
+    gradient_norm: float
+    learning_rate: float
+
+
+def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
+    """Train to the end; None on other ranks than 0, and after a pause."""
+    training = _set_up(job, folder)
+    settings, state, step = job.spec.training, training.state, None
+    batches = _batches_from(training)
+    state.module.train()
+    training.started = time.monotonic()
+    while training.finished < training.steps and training.stopped is None:
+        step = _take_step(training, list(islice(batches, training.micro_batches.per_step)))
+        if training.stopped is not None:
+            break
+        evaluate = training.finished % settings.eval_every_steps == 0 or training.finished == training.steps
+        _report(training, step, _watch(training) if evaluate else None)
+        if training.stopped is not None or training.finished == training.steps:
+            break
+        if _must_pause(training.accelerator, folder, training.accelerator.device):
+            training.save(settings.keep_checkpoints)
+            if training.accelerator.is_main_process:
+                answer_pause(folder, PauseAnswer(identity=job.identity, step=training.finished))
+            return None
+        if training.finished % settings.checkpoint_every_steps == 0:
+            training.save(settings.keep_checkpoints)
+    seconds = time.monotonic() - training.started
+    training.accelerator.wait_for_everyone()
+    diverged = None
+    if training.stopped is not None and step is not None:
+        diverged = _return_to_best(training, step, training.stopped)
+    elif step is None:
+        # Killed between the last step's state and the result: only the evaluation is missing.
+        training.evaluate()
+    else:
+        training.save(keep=1)
+    return _result(training, seconds, diverged) if training.accelerator.is_main_process else None
+
+
+def _start_accelerator(job: PretrainingJob) -> Accelerator:
+    """The accelerator of this rank; refuses another device or number of processes than the job has."""
+    precision, use_cpu = job.spec.training.mixed_precision, job.device == "cpu"
+    bf16 = precision == "bf16" or (precision == "auto" and not use_cpu)
+    accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if bf16 else "no")
+    if accelerator.device.type != job.device:  # accelerate silently takes the CPU where it finds no GPU
+        raise StageError(f"requested {job.device}, found {accelerator.device.type}: the GPU does not respond")
+    if accelerator.num_processes != job.processes:
+        raise StageError(f"requested {job.processes} processes, the launcher started {accelerator.num_processes}")
+    return accelerator
+
+
+def _set_up(job: PretrainingJob, folder: Path) -> _Training:
+    """Build model, optimizer and batches, and restore the last complete state."""
+    accelerator = _start_accelerator(job)
+    spec, settings = job.spec, job.spec.training
+    tokenizer = load_tokenizer(job.corpus / "tokenizer")
     config = ConceptConfig(**job.config)
-    torch.manual_seed(training.seed)
+    torch.manual_seed(settings.seed)
     model = ConceptModelForMaskedLM(config)
     start = _warm_start(model, job.init_from) if job.init_from else None
     module = PretrainingStep(model, spec.objective.concept_losses, spec.objective.loss_weighting, spec.label_smoothing)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(module, training.weight_decay), lr=training.learning_rate, fused=True
-    )
-    blocks = TokenBlocks(corpus, "train")
+    groups = parameter_groups(module, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    blocks, held_out_blocks = TokenBlocks(job.corpus, "train"), TokenBlocks(job.corpus, "held_out")
     steps = training_steps(spec, len(blocks))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, learning_rate_factor(training.schedule, warmup_steps(spec, steps), steps)
-    )
-    settings = corruption_settings(spec, tokenizer, config.vocab_size)
+    factor = learning_rate_factor(settings.schedule, warmup_steps(spec, steps), steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     plan = BatchPlan(
-        objective,
-        settings,
+        VARIANTS[spec.model.variant].objective,
+        corruption_settings(spec, tokenizer, config.vocab_size),
         tokenizer.pad_token_id,
-        seed=training.seed,
-        global_batch_size=training.global_batch_size,
-        per_device_batch_size=training.per_device_batch_size,
+        seed=settings.seed,
+        global_batch_size=settings.global_batch_size,
+        per_device_batch_size=settings.per_device_batch_size,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
-    micro_batches = MicroBatches(blocks, plan, steps)
-    held_out_blocks = TokenBlocks(corpus, "held_out")
-    held_out = HeldOutBatches(held_out_blocks, plan, training.max_eval_blocks)
     step_module = accelerator.prepare(module)
     optimizer = accelerator.prepare(optimizer)
     # Dropout differs between ranks; the initial weights do not.
-    torch.manual_seed(training.seed * 1000 + accelerator.process_index)
-
+    torch.manual_seed(settings.seed * 1000 + accelerator.process_index)
     warn = report_warning if accelerator.is_main_process else (lambda text: None)
-    state = last_complete_state(folder / "checkpoints", job.identity, warn)
     guard = TrainingGuard(job.unigram_entropy, warn)
-    done = load_state(state, module, optimizer, scheduler, accelerator, guard) if state else 0
-    curve = _Curve(folder / "curve.jsonl", done) if accelerator.is_main_process else None
-    tracking = start_tracking(job, done) if accelerator.is_main_process else None
+    training = _Training(
+        job=job,
+        folder=folder,
+        state=TrainingState(job.identity, module, optimizer, scheduler, accelerator, guard),
+        step_module=step_module,
+        start=start,
+        blocks=blocks,
+        micro_batches=MicroBatches(blocks, plan, steps),
+        held_out=HeldOutBatches(held_out_blocks, plan, settings.max_eval_blocks),
+        sample=partial(
+            clean_batches, held_out_blocks, spec.analysis.live_samples, spec.analysis.batch_size, tokenizer.pad_token_id
+        ),
+        steps=steps,
+    )
+    _resume(training, warn)
+    return training
 
-    def save(step: int, keep: int) -> None:
-        if curve is not None:
-            os.fsync(curve.file.fileno())  # a state after step N stands beside N points, even after a loss of power
-        save_state(
-            folder / "checkpoints",
-            job.identity,
-            step,
-            module,
-            optimizer,
-            scheduler,
-            accelerator,
-            keep,
-            guard.state_dict(),
-        )
 
-    device = accelerator.device
+def _resume(training: _Training, warn: Callable[[str], None]) -> None:
+    """Restore the last complete state, cut the curve to it, and start the tracking."""
+    saved = last_complete_state(training.checkpoints, training.job.identity, warn)
+    training.resumed = training.finished = load_state(saved, training.state) if saved else 0
+    if training.accelerator.is_main_process:
+        training.curve = _Curve(training.folder / "curve.jsonl", training.resumed)
+        training.tracking = start_tracking(training.job, training.resumed)
+
+
+def _batches_from(training: _Training) -> Iterator[Batch]:
+    """The micro-batches that remain."""
+    micro_batches, on_gpu = training.micro_batches, training.job.device != "cpu"
     loader = DataLoader(
-        Subset(micro_batches, range(done * micro_batches.per_step, len(micro_batches))),
+        Subset(micro_batches, range(training.resumed * micro_batches.per_step, len(micro_batches))),
         batch_size=None,
-        num_workers=0 if use_cpu else 2,
-        pin_memory=not use_cpu,
+        num_workers=2 if on_gpu else 0,
+        pin_memory=on_gpu,
         # Its own generator: a loader draws from the global one on start, which would shift dropout after a resume.
         generator=torch.Generator(),
     )
-    batches = iter(loader)
-    module.train()
-    started = time.monotonic()
-    first_step, trained_tokens, last_report = done, 0, 0.0
-    eval_loss = math.nan
-    stopped: str | None = None
-    diverged_at = finished = done
-    for step in range(done, steps):
-        group = list(islice(batches, micro_batches.per_step))
-        losses, tokens = _forward_backward(accelerator, step_module, group, training.global_batch_size, device)
-        gradient_norm = accelerator.clip_grad_norm_(step_module.parameters(), training.max_grad_norm)
-        learning_rate = scheduler.get_last_lr()[0]
-        values = {name: value.item() for name, value in losses.items()}
-        stopped = guard.after_gradient(values["total"], float(gradient_norm))
-        diverged_at = step + 1
-        if stopped is not None:
-            break  # before the step is taken
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        trained_tokens += tokens
-        finished = step + 1
-        evaluate = finished % training.eval_every_steps == 0 or finished == steps
-        geometry: dict[str, float] = {}
-        if evaluate:
-            eval_loss = _evaluate(accelerator, module, held_out, device)
-            if accelerator.is_main_process:
-                sample = clean_batches(
-                    held_out_blocks, spec.analysis.live_samples, spec.analysis.batch_size, tokenizer.pad_token_id
-                )
-                geometry = _live_geometry(module, sample, device)
-            stopped = guard.after_evaluation(finished, eval_loss, geometry)
-            if accelerator.is_main_process and guard.best_step == finished < steps:
-                save_best(folder / "checkpoints", module, finished)
-        if curve is not None and tracking is not None:
-            figures: dict[str, Any] = {
-                "step": finished,
-                "epoch": round(finished * training.global_batch_size / len(blocks), 4),
-                "learning_rate": learning_rate,
-                "gradient_norm": float(gradient_norm),
-                **{f"{name}_loss": value for name, value in values.items()},
-                **_loss_weights(module),
-            }
-            if evaluate:
-                figures |= {"eval_loss": eval_loss, **geometry}
-            curve.add(figures)
-            tracking.log(figures, step=finished)
-            now = time.monotonic()
-            if evaluate or now - last_report >= REPORT_SECONDS:
-                last_report = now
-                speed = (finished - first_step) / (now - started)
-                report_progress(**figures, steps=steps, steps_per_second=speed)
-        if stopped is not None:
-            break
-        if finished < steps and _must_pause(accelerator, folder, device):
-            save(finished, training.keep_checkpoints)
-            if accelerator.is_main_process:
-                answer_pause(folder, PauseAnswer(identity=job.identity, step=finished))
-            return None
-        if finished % training.checkpoint_every_steps == 0 and finished < steps:
-            save(finished, training.keep_checkpoints)
-    seconds = time.monotonic() - started
-    accelerator.wait_for_everyone()
-    diverged = None
-    if stopped is not None:
-        # What is kept are the weights of the best evaluation; where there was none yet, those before the bad step.
-        best = load_best(folder / "checkpoints", module, guard.best_step)
-        diverged = Divergence(
-            reason=stopped,
-            step=diverged_at,
-            kept_step=guard.best_step if best else finished,
-            loss=values["task"],
-            gradient_norm=float(gradient_norm),
-            learning_rate=learning_rate,
-        )
-        eval_loss = _evaluate(accelerator, module, held_out, device)
-    elif steps == done:
-        # Killed between the last step's state and the result: all that is missing is the evaluation.
-        eval_loss = _evaluate(accelerator, module, held_out, device)
-    if steps > done and stopped is None:
-        save(steps, 1)
-    if not accelerator.is_main_process:
-        return None
-    assert tracking is not None
-    facts = {"run_id": job.run_id, "spec": spec.model_dump(mode="json")}
-    _write_model(folder / "model", model, corpus / "tokenizer", facts)
-    url = tracking.finish()
+    return iter(loader)
+
+
+def _take_step(training: _Training, group: list[Batch]) -> _Step:
+    """Compute the gradients of a step and take it, unless the guard stops the training first."""
+    state, accelerator, settings = training.state, training.accelerator, training.job.spec.training
+    losses, tokens = _forward_backward(
+        accelerator, training.step_module, group, settings.global_batch_size, accelerator.device
+    )
+    norm = accelerator.clip_grad_norm_(training.step_module.parameters(), settings.max_grad_norm)
+    values = {name: value.item() for name, value in losses.items()}
+    step = _Step(training.finished + 1, values, float(norm), state.scheduler.get_last_lr()[0])
+    training.stopped = state.guard.after_gradient(values["total"], step.gradient_norm)
+    if training.stopped is None:
+        state.optimizer.step()
+        state.scheduler.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        training.tokens += tokens
+        training.finished = step.number
+    return step
+
+
+def _watch(training: _Training) -> dict[str, float]:
+    """Evaluate, let the guard judge, and keep the weights if they are the best; the figures of the evaluation."""
+    state, main = training.state, training.accelerator.is_main_process
+    training.evaluate()
+    geometry = _live_geometry(state.module, training.sample(), training.accelerator.device) if main else {}
+    training.stopped = state.guard.after_evaluation(training.finished, training.eval_loss, geometry)
+    if main and state.guard.best_step == training.finished < training.steps:
+        save_best(training.checkpoints, state.module, training.finished)
+    return {"eval_loss": training.eval_loss, **geometry}
+
+
+def _report(training: _Training, step: _Step, evaluation: dict[str, float] | None) -> None:
+    """Add a step to the curve and the tracking, and report it at evaluations and once a second; rank 0 alone."""
+    if training.curve is None or training.tracking is None:
+        return
+    figures: dict[str, Any] = {
+        "step": step.number,
+        "epoch": round(training.epochs(), 4),
+        "learning_rate": step.learning_rate,
+        "gradient_norm": step.gradient_norm,
+        **{f"{name}_loss": value for name, value in step.losses.items()},
+        **_loss_weights(training.state.module),
+        **(evaluation or {}),
+    }
+    training.curve.add(figures)
+    training.tracking.log(figures, step=step.number)
+    now = time.monotonic()
+    if evaluation is not None or now - training.reported >= REPORT_SECONDS:
+        training.reported = now
+        speed = (training.finished - training.resumed) / (now - training.started)
+        report_progress(**figures, steps=training.steps, steps_per_second=speed)
+
+
+def _return_to_best(training: _Training, step: _Step, reason: str) -> Divergence:
+    """Take the weights of the best evaluation, or keep those before the bad step where there was none yet."""
+    best_step = training.state.guard.best_step
+    restored = load_best(training.checkpoints, training.state.module, best_step)
+    training.evaluate()
+    return Divergence(
+        reason=reason,
+        step=step.number,
+        kept_step=best_step if restored else training.finished,
+        loss=step.losses["task"],
+        gradient_norm=step.gradient_norm,
+        learning_rate=step.learning_rate,
+    )
+
+
+def _result(training: _Training, seconds: float, diverged: Divergence | None) -> PretrainingResult:
+    """Write the model, end the tracking, and say what came out. Speeds are those of the steps of this start."""
+    job, folder, accelerator, start = training.job, training.folder, training.accelerator, training.start
+    model = training.state.module.model
+    facts = {"run_id": job.run_id, "spec": job.spec.model_dump(mode="json")}
+    _write_model(folder / "model", model, job.corpus / "tokenizer", facts)
+    steps = training.finished - training.resumed
     return PretrainingResult(
         model=folder / "model",
-        steps=finished,
-        epochs=finished * training.global_batch_size / len(blocks),
+        steps=training.finished,
+        epochs=training.epochs(),
         train_loss=_last_train_loss(folder),
-        eval_loss=eval_loss,
+        eval_loss=training.eval_loss,
         curve=folder / "curve.jsonl",
-        steps_per_second=(finished - first_step) / seconds,
-        tokens_per_second=trained_tokens / seconds,
+        steps_per_second=steps / seconds if steps else 0.0,
+        tokens_per_second=training.tokens / seconds if steps else 0.0,
         processes=accelerator.num_processes,
-        device=torch.cuda.get_device_name() if not use_cpu else "CPU",
-        precision="bf16" if bf16 else "fp32",
+        device=torch.cuda.get_device_name() if job.device == "cuda" else "CPU",
+        precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        wandb_url=url,
+        wandb_url=training.tracking.finish() if training.tracking else None,
         seconds=seconds,
         loaded_weights=len(start.loaded) if start else 0,
         new_weights=start.new if start else [],
         diverged=diverged,
-        warnings=list(guard.warnings.values()),
+        warnings=list(training.state.guard.warnings.values()),
     )
 
 

@@ -7,6 +7,7 @@
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,74 +30,66 @@ log = logging.getLogger("cogito.training_state")
 PARTS = ("module", "optimizer", "scheduler")
 
 
-def save_state(
-    folder: Path,
-    identity: str,
-    step: int,
-    module: torch.nn.Module,
-    optimizer: Any,
-    scheduler: Any,
-    accelerator: Any,
-    keep: int,
-    guard: dict[str, Any],
-) -> None:
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything that a training continues from, in the objects that hold it."""
+
+    identity: str
+    module: Any
+    optimizer: Any
+    scheduler: Any
+    accelerator: Any
+    guard: Any
+
+
+def save_state(folder: Path, state: TrainingState, step: int, keep: int) -> None:
     """Save the state after `step`; every rank calls this. Only the newest `keep` states stay.
 
-    Args:
-        guard: state of the training guard.
+    Raises:
+        StageError: the disk is full.
     """
     target = folder / f"step-{step:08d}"
     part = folder / f".step-{step:08d}.part"
     try:
         with writing(target):
-            _save(target, part, identity, step, module, optimizer, scheduler, accelerator, guard)
+            _write_state(part, state, step)
+            if state.accelerator.is_main_process:
+                remove_tree(target)
+                part.replace(target)
     except BaseException:
-        remove_tree(part)  # on a full disk it would stand in the way of everything else
+        remove_tree(part)  # it takes the room that everything else needs on a full disk
         raise
-    if accelerator.is_main_process:
-        # A newer one was skipped, since it is broken or of another training; counted, it would push out whole ones.
-        kept = sorted(state for state in folder.glob("step-*") if state.name <= target.name)[-keep:]
+    if state.accelerator.is_main_process:
+        # Newer states were skipped as broken or foreign; if they counted, they would push out complete ones.
+        kept = sorted(saved for saved in folder.glob("step-*") if saved.name <= target.name)[-keep:]
         for old in [*folder.glob("step-*"), *folder.glob(".*.part")]:
             if old not in kept:
                 remove_tree(old)
-    accelerator.wait_for_everyone()
+    state.accelerator.wait_for_everyone()
 
 
-def _save(
-    target: Path,
-    part: Path,
-    identity: str,
-    step: int,
-    module: torch.nn.Module,
-    optimizer: Any,
-    scheduler: Any,
-    accelerator: Any,
-    guard: dict[str, Any],
-) -> None:
+def _write_state(part: Path, state: TrainingState, step: int) -> None:
+    """Write all parts of all ranks, then the marker."""
+    accelerator = state.accelerator
     if accelerator.is_main_process:
         remove_tree(part)
         part.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    rank = accelerator.process_index
     random: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    torch.save(random, part / f"random-{rank}.pt")
+    torch.save(random, part / f"random-{accelerator.process_index}.pt")
     if accelerator.is_main_process:
-        torch.save(module.state_dict(), part / "module.pt")
-        torch.save(optimizer.state_dict(), part / "optimizer.pt")
-        torch.save(scheduler.state_dict(), part / "scheduler.pt")
+        for name in PARTS:
+            torch.save(getattr(state, name).state_dict(), part / f"{name}.pt")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         files = {}
         for path in sorted(part.glob("*.pt")):
-            _flush(path)  # before the marker, so that it is true even after a loss of power
+            _flush(path)  # before the marker, which then holds even after a power loss
             files[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
-        facts = {"identity": identity, "step": step, "processes": accelerator.num_processes, "guard": guard}
-        facts["files"] = files
-        write_json(part / "complete.json", facts)
-        remove_tree(target)
-        part.replace(target)
+        facts = {"identity": state.identity, "step": step, "processes": accelerator.num_processes}
+        write_json(part / "complete.json", {**facts, "guard": state.guard.state_dict(), "files": files})
 
 
 def last_complete_state(folder: Path, identity: str, warn: Callable[[str], None] = log.warning) -> Path | None:
@@ -151,25 +144,26 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def load_state(
-    state: Path, module: torch.nn.Module, optimizer: Any, scheduler: Any, accelerator: Any, guard: Any
-) -> int:
-    """Restore everything and return the step it was saved after."""
-    facts = read_json(state / "complete.json")
+def load_state(saved: Path, state: TrainingState) -> int:
+    """Restore everything from a folder and return the step it was saved after.
+
+    Raises:
+        StageError: it was saved by another number of processes.
+    """
+    facts, accelerator = read_json(saved / "complete.json"), state.accelerator
     if facts["processes"] != accelerator.num_processes:
         raise StageError(
-            f"{state}: was saved by {facts['processes']} processes and cannot go on with {accelerator.num_processes}; "
+            f"{saved}: was saved by {facts['processes']} processes and cannot go on with {accelerator.num_processes}; "
             f"fix: --processes {facts['processes']}, or --fresh for a new run"
         )
-    module.load_state_dict(torch.load(state / "module.pt", map_location="cpu", weights_only=True))
-    optimizer.load_state_dict(torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True))
-    scheduler.load_state_dict(torch.load(state / "scheduler.pt", map_location="cpu", weights_only=True))
-    random = torch.load(state / f"random-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
+    for name in PARTS:
+        getattr(state, name).load_state_dict(torch.load(saved / f"{name}.pt", map_location="cpu", weights_only=True))
+    random = torch.load(saved / f"random-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
     if "guard" in facts:  # states of earlier versions have none
-        guard.load_state_dict(facts["guard"])
+        state.guard.load_state_dict(facts["guard"])
     return int(facts["step"])
 
 

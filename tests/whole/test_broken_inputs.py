@@ -113,7 +113,7 @@ def test_a_training_that_leased_a_gpu_does_not_go_on_without_it(
     spec = ExperimentSpec(name="test", data=DataSpec())
     monkeypatch.setattr(pretraining_loop, "Accelerator", on_a_cpu)
     job = job_without_inputs("pretraining", tmp_path).model_copy(update={"spec": spec, "device": "cuda"})
-    with pytest.raises(StageError, match="asked for cuda, found cpu"):
+    with pytest.raises(StageError, match="requested cuda, found cpu"):
         pretraining_loop.run_pretraining(job, tmp_path)
 
 

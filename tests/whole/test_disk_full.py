@@ -44,7 +44,8 @@ from tasks.jobs.launch import _job_log, run_job
 from tasks.log.experiment_log import export_log, write_row
 from tasks.plots import plot_curve
 from tasks.pretraining import loop as pretraining_loop
-from tasks.pretraining.state import last_complete_state, save_state
+from tasks.pretraining.guards import TrainingGuard
+from tasks.pretraining.state import TrainingState, last_complete_state, save_state
 from tasks.report.writing import write_report
 from tasks.review.sweeps import compare_runs
 from tasks.runs.claiming import open_training_run
@@ -222,7 +223,8 @@ def state(home: Path, things: Things, version: int) -> None:
     optimizer = torch.optim.AdamW(things.model.parameters())
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     folder = home / "checkpoints"
-    save_state(folder, "id", version, things.model, optimizer, scheduler, only_process(), keep=2, guard={})
+    state = TrainingState("id", things.model, optimizer, scheduler, only_process(), TrainingGuard(1.0))
+    save_state(folder, state, version, keep=2)
 
 
 def curve(home: Path, things: Things, version: int) -> None:
