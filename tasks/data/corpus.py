@@ -1,9 +1,10 @@
-"""Data preparation: documents -> token blocks on disk, streamed, cached by content.
+"""Data preparation: documents become token blocks on disk, streamed, and cached by content.
 
-A prepared corpus is a folder: `tokenizer/`, and for `train` and `held_out` each `tokens.bin` (uint16 or uint32),
-`blocks.npy` (start and length of every block) and `documents.npy` (start of every document). No text is thrown away:
-with `concat` the documents are joined as [CLS] text [SEP] and cut into full blocks, the last of which reaches back to
-be full; with `document` every document is cut into [CLS] part [SEP] blocks of its own.
+A prepared corpus is a folder with `tokenizer/` and, for each of `train` and `held_out`, `tokens.bin` (uint16 or
+uint32), `blocks.npy` (start and length of every block) and `documents.npy` (start of every document). No text is lost:
+with `concat`, documents are joined as [CLS] text [SEP] and cut into full blocks, the last of which overlaps the one
+before it; with `document`, every document is cut into blocks [CLS] part [SEP] of its own.
+transformers and tokenizers are imported late: they take seconds, and a prepared corpus needs neither.
 """
 
 import hashlib
@@ -34,20 +35,26 @@ CONTRACT_VERSION = 1
 DOCUMENTS_PER_BATCH = 256
 SPECIAL_TOKENS = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
 
-# transformers' lazy modules break when several threads import from them at once.
+# The lazy modules of transformers break when several threads import from them at once.
 _IMPORTING = threading.Lock()
 
-# Called with documents done and documents in all (None when unknown).
+# Called with the number done and the number in all (None when unknown).
 Progress = Callable[[int, int | None], None]
 
 
 def data_identity(spec: DataSpec, source: Source, home: Home, data_root: Path | None) -> str:
-    """The identity of what a corpus is made from; it changes with the text, the tokenizer or a setting."""
+    """The identity of what a corpus is made from; it changes with the text, the tokenizer and every setting."""
     if spec.train_tokenizer_vocab_size:
         tokenizer = f"trained:{spec.train_tokenizer_vocab_size}"
     else:
         tokenizer = tokenizer_fingerprint(find_tokenizer(spec.tokenizer_name, home, data_root))
-    settings = spec.model_dump(mode="json", exclude={"tokenizer", "dataset", "revision"}, exclude_defaults=True)
+    return _identity(spec, source, tokenizer, set())
+
+
+def _identity(spec: DataSpec, source: Source, tokenizer: str, unread: set[str]) -> str:
+    """The hash of text, tokenizer and settings; names are left out, since content decides."""
+    unread = {"tokenizer", "dataset", "revision"} | unread
+    settings = spec.model_dump(mode="json", exclude=unread, exclude_defaults=True)
     return content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer, settings])
 
 
@@ -60,41 +67,35 @@ def prepare_corpus(
     tokenizer_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> CorpusResult:
-    """Tokenise a data set into blocks, or find it prepared.
+    """Tokenise a data set into blocks, unless that has been done before.
 
     Args:
         spec: the data section of an experiment.
-        source: where the data set was found.
-        tokenizer_folder: a checkpoint's own tokenizer, which then replaces the one of the spec.
+        source: where the data set lies.
+        tokenizer_folder: the tokenizer of a checkpoint; it replaces that of the spec.
         progress: called as documents are read.
 
     Raises:
-        UserError: the data set has no such split or column, the tokenizer lacks a special token, too little text.
+        UserError: the data set lacks the split or column, the tokenizer lacks a special token, or there is too little
+            text.
     """
     tokenizer = tokenizer_folder or _tokenizer_folder(spec, source, home, data_root)
-    unread = {"tokenizer", "train_tokenizer_vocab_size", "dataset", "revision"}
-    settings = spec.model_dump(mode="json", exclude=unread, exclude_defaults=True)
-    corpus_id = content_hash([CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), settings])
+    corpus_id = _identity(spec, source, tokenizer_fingerprint(tokenizer), {"train_tokenizer_vocab_size"})
     target = home.corpora / corpus_id
 
     def build(folder: Path) -> None:
         write_json(folder / "corpus.json", _tokenise(spec, source, home, tokenizer, folder, progress))
 
     reused = built_once(home.lock(f"corpus-{corpus_id}"), target, build)
-    return CorpusResult(
-        corpus_id=corpus_id,
-        folder=target,
-        tokenizer=target / "tokenizer",
-        reused=reused,
-        **read_json(target / "corpus.json"),
-    )
+    facts = read_json(target / "corpus.json")
+    return CorpusResult(corpus_id=corpus_id, folder=target, tokenizer=target / "tokenizer", reused=reused, **facts)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, with the special tokens that the models need.
+    """Load the tokenizer of a folder and check that it has the special tokens that the models need.
 
     Raises:
-        UserError: it cannot be read, or lacks a special token.
+        UserError: the tokenizer cannot be read, or lacks a special token.
     """
     with _IMPORTING:
         from transformers import PreTrainedTokenizerFast
@@ -108,16 +109,16 @@ def load_tokenizer(folder: Path) -> Any:
     if missing:
         raise UserError(
             f"tokenizer {folder}: has no {', '.join(missing)} token; "
-            "fix: take a tokenizer of the BERT kind, or train one with data.train_tokenizer_vocab_size"
+            "fix: use a tokenizer like BERT's, or train one with data.train_tokenizer_vocab_size"
         )
-    # What tokenizer.json says of cutting and padding is meant for its own model; here it would silently lose text.
+    # Truncation and padding in tokenizer.json are meant for the tokenizer's own model; here they would lose text.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
 def _documents(spec: DataSpec, source: Source, home: Home, split: str) -> tuple[Iterator[str], int | None]:
-    """All texts of a split, and how many there are if that is known."""
+    """All texts of a split, and their number where it is known."""
     if source.name == PYTHON_DOCS:
         texts, total = iterate_documents(), None
     else:
@@ -132,19 +133,19 @@ def _documents(spec: DataSpec, source: Source, home: Home, split: str) -> tuple[
 
 
 def _checked_texts(spec: DataSpec, texts: Iterator[Any]) -> Iterator[str]:
-    """The texts that hold something; what is no text at all is an error."""
+    """The texts that are not blank; a value of another type is an error."""
     for number, text in enumerate(texts):
         if text is not None and not isinstance(text, str):
             raise UserError(
                 f"data set {spec.dataset!r}: column {spec.text_column!r} holds {type(text).__name__} in row {number}; "
-                "allowed: text; fix: state another data.text_column"
+                "allowed: text; fix: set another data.text_column"
             )
         if text and text.strip():
             yield text
 
 
 def _is_held_out(text: str, share: float) -> bool:
-    """Decide by the text itself, so that a repeated document never stands on both sides."""
+    """Decide by a hash of the text, so that a repeated document is never on both sides."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < share
 
@@ -175,10 +176,7 @@ def _tokenise(
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
             shutil.copyfile(tokenizer_folder / name, folder / "tokenizer" / name)
-    writers = {
-        side: _BlockWriter(folder / side, spec, dtype, tokenizer.cls_token_id, tokenizer.sep_token_id, vocab_size)
-        for side in ("train", "held_out")
-    }
+    writers = {side: _BlockWriter(folder / side, spec, dtype, tokenizer, vocab_size) for side in ("train", "held_out")}
     done = 0
     sides = _sides(spec, source, home)
     while group := list(islice(sides, DOCUMENTS_PER_BATCH)):
@@ -188,8 +186,14 @@ def _tokenise(
         done += len(group)
         if progress:
             progress(done, group[-1][2])
+    counts: dict[str, int] = {}
     for side, writer in writers.items():
         writer.close(side)
+        counts |= {
+            f"{side}_documents": len(writer.documents),
+            f"{side}_blocks": len(writer.starts),
+            f"{side}_tokens": writer.tokens_written,
+        }
     train, held_out = writers["train"], writers["held_out"]
     special = np.array(sorted(set(tokenizer.all_special_ids)))
     return {
@@ -199,12 +203,7 @@ def _tokenise(
         "blocks": spec.blocks,
         "block_tokens": spec.block_tokens,
         "vocab_size": vocab_size,
-        "train_documents": train.documents_written,
-        "train_blocks": train.blocks_written,
-        "train_tokens": train.tokens_written,
-        "held_out_documents": held_out.documents_written,
-        "held_out_blocks": held_out.blocks_written,
-        "held_out_tokens": held_out.tokens_written,
+        **counts,
         "bytes_per_token": held_out.bytes_read / max(held_out.text_tokens, 1),
         "unigram_entropy_nats": unigram_cross_entropy(train.counts, held_out.counts, special),
         "special_token_ids": {
@@ -215,11 +214,11 @@ def _tokenise(
 
 
 def unigram_cross_entropy(train: np.ndarray, held_out: np.ndarray, special: np.ndarray) -> float:
-    """Nats per token of the best guess without context: add-one unigram of train, on held-out text, no special tokens.
+    """Cross-entropy in nats per token of the add-one unigram of train on the held-out text: a model without context.
 
     Args:
         train, held_out: token counts [V].
-        special: ids left out of both.
+        special: ids of the special tokens, which are left out of both.
     """
     train, held_out = train.astype(np.float64) + 1.0, held_out.astype(np.float64)
     train[special] = 0.0
@@ -231,26 +230,18 @@ def unigram_cross_entropy(train: np.ndarray, held_out: np.ndarray, special: np.n
 class _BlockWriter:
     """Streams one side of a corpus to disk."""
 
-    def __init__(self, folder: Path, spec: DataSpec, dtype: type, cls_id: int, sep_id: int, vocab_size: int) -> None:
+    def __init__(self, folder: Path, spec: DataSpec, dtype: type, tokenizer: Any, vocab_size: int) -> None:
         folder.mkdir()
         self.folder, self.spec, self.dtype = folder, spec, dtype
         self.file = (folder / "tokens.bin").open("wb")
-        self.first: np.ndarray = np.array([cls_id], dtype=dtype)
-        self.last: np.ndarray = np.array([sep_id], dtype=dtype)
+        self.first: np.ndarray = np.array([tokenizer.cls_token_id], dtype=dtype)
+        self.last: np.ndarray = np.array([tokenizer.sep_token_id], dtype=dtype)
         self.documents, self.starts, self.lengths = array("q"), array("q"), array("q")
         self.counts = np.zeros(vocab_size, dtype=np.int64)
         self.tokens_written = self.text_tokens = self.bytes_read = 0
 
-    @property
-    def documents_written(self) -> int:
-        return len(self.documents)
-
-    @property
-    def blocks_written(self) -> int:
-        return len(self.starts)
-
     def add(self, ids: np.ndarray, size: int) -> None:
-        """One document's token ids and its length in bytes."""
+        """Add a document: its token ids, and the size of its text in bytes."""
         self.documents.append(self.tokens_written)
         self.bytes_read += size
         self.text_tokens += len(ids)

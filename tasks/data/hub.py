@@ -1,6 +1,6 @@
-"""The Hub as others ask about it: its address, its client, whether it answers, and which of its errors pass.
+"""The Hub: its address, its client, whether it answers, and which of its errors are transient.
 
-The probe needs no huggingface_hub, so a missing network is found in seconds.
+huggingface_hub is imported late: the probe does not need it, so a missing network is noticed in seconds.
 """
 
 import os
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 2.0
 CONNECT_SECONDS = 10.0
-# A Hub that says nothing for so long is given up on. The Hub itself ends a commit after a minute.
+# A request fails after this long without a byte. The Hub itself ends a commit after a minute.
 SILENCE_SECONDS = 90.0
-# The longest wait that the Hub may ask for: its rates are counted over five minutes.
+# The longest wait that is granted to the Hub, whose rate limits count over five minutes.
 LONGEST_WAIT_SECONDS = 300.0
 
-# Names of the exceptions of the HTTP client that huggingface_hub happens to use (its module has changed already).
+# Exceptions of the HTTP client of huggingface_hub, by name: the client's package has changed before.
 _TRANSIENT_NAMES = {"TimeoutException", "NetworkError", "RemoteProtocolError", "ProxyError"}
 
 
@@ -39,12 +39,12 @@ def hub_offline() -> bool:
 
 
 def hub_reachable() -> bool:
-    """Whether the Hub, or the proxy on the way to it, takes a connection within 2 s; asked once per process."""
+    """Whether the Hub, or the proxy on the way to it, accepts a connection within 2 s; probed once per process."""
     return not hub_offline() and _probe(*_first_hop())
 
 
 def hub_api() -> "HfApi":
-    """The client of the Hub, with an end to its patience."""
+    """The client of the Hub, with a timeout for every request."""
     from huggingface_hub import HfApi
 
     _bound_silence()
@@ -53,7 +53,7 @@ def hub_api() -> "HfApi":
 
 @cache
 def _bound_silence() -> None:
-    """By itself the client waits for ever where a call states no timeout, as those of an upload do."""
+    """Set the default timeout: without one, the client waits for ever in calls that state none, such as uploads."""
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
@@ -66,16 +66,13 @@ def _bound_silence() -> None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error of the Hub may be gone on the next try.
-
-    That is: no connection, a timeout, 408, 429, 5xx, or 409 and 412, as somebody else wrote at the same moment.
-    """
+    """Whether the next try may succeed: no connection, a timeout, 408, 429, 5xx, or a concurrent write (409, 412)."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if "OfflineModeIsEnabled" in names:
         return False
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
-        # Not implemented, and no room left: waiting changes neither.
+        # 501 (not implemented) and 507 (no room left) do not pass by waiting.
         return status in (408, 409, 412, 429) or (status >= 500 and status not in (501, 507))
     if isinstance(error, ConnectionError | TimeoutError) or names & _TRANSIENT_NAMES:
         return True
@@ -84,17 +81,19 @@ def is_transient(error: BaseException) -> bool:
 
 
 def asked_wait(error: BaseException) -> float:
-    """The seconds that the Hub asked to wait before the next try, 0 when it did not say."""
+    """The seconds that the Hub requests to wait before the next try; 0 if it states none."""
     response = getattr(error, "response", None)
     headers = getattr(response, "headers", {})
     stated = [headers.get("retry-after", "")]
-    if getattr(response, "status_code", None) == 429:  # every answer tells the rate, only this one that it is used up
+    if (
+        getattr(response, "status_code", None) == 429
+    ):  # every response states the rate; only a 429 says that it is used up
         stated.append(headers.get("ratelimit", "").rpartition("t=")[2])
     return min(max((float(text) for text in stated if text.isdigit()), default=0.0), LONGEST_WAIT_SECONDS)
 
 
 def gave_up(error: BaseException) -> str:
-    """The message about an error that may pass and did not, however often it was tried."""
+    """The message about a transient error that outlasted all retries."""
     return (
         f"the Hub does not answer as it should: {plain_text(error)}; "
         "fix: run the same command again later, nothing that is done is done again"
@@ -126,7 +125,7 @@ def _probe(host: str, port: int) -> bool:
         except OSError:
             pass
 
-    # In a thread, because looking up a name has no timeout of its own and may take half a minute without a network.
+    # In a thread: a name lookup has no timeout of its own, and may take half a minute without a network.
     prober = threading.Thread(target=connect, daemon=True)
     prober.start()
     prober.join(PROBE_SECONDS)

@@ -1,9 +1,9 @@
-"""Small made stand-ins for the five real tasks: same names, columns, label ids and split names, generated sentences.
+"""Generated stand-ins for five real tasks: the same names, columns, label ids and split names; generated sentences.
 
-Meaning decides, not word overlap. Words come in groups that mean the same and groups that mean the opposite; a label
-says whether the two sentences use the same groups, and they never share a word of a group. All other words are drawn
-without regard to the label, so their overlap tells nothing, and one sentence alone tells next to nothing. The words
-are those of Python's documentation. Scores on this data say nothing about scores on the real tasks.
+The label depends on meaning, not on word overlap. Words form groups of the same meaning and of the opposite one; a
+label states whether both sentences use the same groups, and they never share a word of a group. All other words are
+independent of the label, so their overlap carries no information, and a single sentence next to none. The vocabulary
+is that of Python's documentation. Scores on this data say nothing about scores on the real tasks.
 
 GLUE's test splits, whose labels are hidden, have no stand-in.
 """
@@ -18,17 +18,17 @@ from tasks.errors import UserError, unknown_name
 from tasks.spec.benchmarks import TASKS
 from tasks.store.files import content_hash
 
-# Raise it when the generator makes other examples: fine-tuning results are cached by it.
+# Raise when the generator makes other examples: fine-tuning results are cached by it.
 CONTRACT_VERSION = 1
 
-# Of the pairs that agree in a meaning, this share uses the first group and the rest the second; pairs that differ are
-# drawn evenly. An even share would be an exclusive or, of which a small model sees nothing until it sees all. MNLI has
-# two meanings and no majority class, so its share is smaller: one sentence alone would tell too much.
+# Of the pairs that agree in meaning, this share uses the first group and the rest the second; pairs that differ use
+# both orders evenly. With an even share the task would be an exclusive or, which a small model learns all at once or
+# not at all. MNLI has two meanings and no majority class; a larger share would let one sentence alone tell too much.
 FIRST_GROUP_SHARE = 0.65
 MNLI_FIRST_GROUP_SHARE = 0.6
-# Share of labels that are wrong, as in data that people labelled.
+# Share of wrong labels, as in data that people labelled.
 LABEL_NOISE = 0.04
-# One combination of meaningful words in so many is never in train.
+# One in this many combinations of meaningful words is never in train.
 UNSEEN_ONE_IN = 4
 
 Words = tuple[str, ...]
@@ -36,7 +36,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Opposites:
-    """Two groups of words; words of one group mean the same, words of both mean the opposite."""
+    """Two groups of words: within a group the meaning is the same, between the groups it is the opposite."""
 
     first: Words
     second: Words
@@ -44,11 +44,11 @@ class Opposites:
 
 @dataclass(frozen=True)
 class Pair:
-    """One example before it is put into a split.
+    """An example, before it is assigned to a split.
 
     Attributes:
-        words: the meaningful words whose combination may be kept out of train.
-        style: fillers whose combination tells MNLI's mismatched examples from all others.
+        words: the meaningful words, whose combination may be excluded from train.
+        style: fillers whose combination distinguishes the mismatched examples of MNLI from all others.
     """
 
     one: str
@@ -97,7 +97,7 @@ ENDS = ("", "", " by default", " at once", " when called", " if needed")
 
 
 def make_split(task: str, split: str, seed: int = 0) -> dict[str, list[Any]]:
-    """Make one split as columns. The same arguments always give the same examples; splits never share a pair.
+    """Generate a split as columns. The same arguments always give the same examples; splits never share a pair.
 
     Raises:
         UserError: there is no such task or split.
@@ -137,7 +137,7 @@ def made_sizes() -> dict[str, dict[str, int]]:
 
 
 def _belongs(pair: Pair, split: str, splits: list[str]) -> bool:
-    """Whether a pair may be in a split: a hash of its two sentences, in either order, gives every pair to one split."""
+    """Whether a pair belongs to a split; a hash of its sentences, in either order, assigns it to exactly one."""
     if _hash(sorted((pair.one, pair.other))) % len(splits) != splits.index(split):
         return False
     if split == "train" and _hash(pair.words) % UNSEEN_ONE_IN == 0:
@@ -146,7 +146,7 @@ def _belongs(pair: Pair, split: str, splits: list[str]) -> bool:
 
 
 def _read_label(pair: Pair, count: int, rng: random.Random) -> int:
-    """The class as a person would have noted it: sometimes another one."""
+    """The class of a pair with label noise: sometimes another one."""
     is_wrong = rng.random() < LABEL_NOISE
     return (int(pair.label) + is_wrong * rng.randrange(1, count)) % count
 
@@ -158,7 +158,7 @@ def _hash(words: Words | list[str]) -> int:
 def _draw_two(
     rng: random.Random, groups: Opposites, agree: bool, first_share: float = FIRST_GROUP_SHARE
 ) -> tuple[Words, Words]:
-    """Draw two words for each sentence, all from one group or from one group each; no word is drawn twice."""
+    """Draw two words per sentence, all from one group or from one group each, without repetition."""
     is_first = rng.random() < (first_share if agree else 0.5)
     near, far = (groups.first, groups.second) if is_first else (groups.second, groups.first)
     if not agree:

@@ -1,7 +1,7 @@
 """English text that every Python installation carries: its help topics and the docstrings of its standard library.
 
-With it the quickstart needs no network. About 1.9 MB; the text depends on the Python version and on nothing else
-of the machine, except where a system leaves parts of the standard library out.
+With it, the quickstart needs no network. About 1.9 MB; the text depends only on the Python version, unless a system
+leaves out parts of the standard library. The topics are imported late, since some systems leave them out.
 """
 
 import ast
@@ -16,26 +16,13 @@ from pathlib import Path
 from tasks.errors import UserError
 from tasks.store.files import content_hash
 
-# Raise it when this file makes another text of the same sources: prepared corpora are cached by the fingerprint.
+# Raise when this file makes another text from the same sources: prepared corpora are cached by the fingerprint.
 CONTRACT_VERSION = 1
 
-# Not prose, or not part of every Python 3.11 to 3.13. Help topics are read as topics, not as a module.
-_SKIPPED_FOLDERS = frozenset(
-    (
-        "__pycache__",
-        "distutils",
-        "dist-packages",
-        "encodings",
-        "ensurepip",
-        "idle_test",
-        "idlelib",
-        "lib2to3",
-        "pydoc_data",
-        "site-packages",
-        "test",
-        "tests",
-        "turtledemo",
-    )
+# Not prose, or not part of every Python from 3.11 to 3.13. Help topics are read as topics, not as a module.
+_SKIPPED_FOLDERS = re.compile(
+    "__pycache__|distutils|dist-packages|encodings|ensurepip|idle_test|idlelib|lib2to3|pydoc_data|site-packages"
+    "|tests?|turtledemo"
 )
 _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -43,10 +30,10 @@ _RULE = re.compile(r"^[^\w\n]*[*=~^\"'#+-]{3,}[^\w\n]*$", re.MULTILINE)  # the u
 
 
 def iterate_documents() -> Iterator[str]:
-    """Yield one document per help topic and per module, always the same ones in the same order.
+    """Yield one document per help topic and per module, always in the same order.
 
-    A module's document is its docstring and then the name and docstring of each of its classes and functions.
-    A text that came before is left out.
+    The document of a module is its docstring, then the name and docstring of each of its classes and functions.
+    Repeated texts are left out.
 
     Raises:
         UserError: this Python carries neither topics nor sources.
@@ -66,7 +53,7 @@ def iterate_documents() -> Iterator[str]:
 
 
 def embedded_fingerprint() -> str:
-    """The identity of the documents, without reading them: Python's version, this code's, the sizes of the sources."""
+    """The identity of the documents without reading them: the version of Python and of this code, and file sizes."""
     library = _library_folder()
     sizes = [
         (path.relative_to(library).as_posix(), path.stat().st_size)
@@ -80,11 +67,11 @@ def _library_folder() -> Path:
 
 
 def _source_files(folder: Path) -> Iterator[Path]:
-    if not folder.is_dir():  # some installations keep the library compiled in an archive
+    if not folder.is_dir():  # some installations keep the library compiled, in an archive
         return
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.is_dir():
-            if path.name not in _SKIPPED_FOLDERS:
+            if not _SKIPPED_FOLDERS.fullmatch(path.name):
                 yield from _source_files(path)
         elif path.suffix == ".py":
             yield path
@@ -93,18 +80,18 @@ def _source_files(folder: Path) -> Iterator[Path]:
 def _read_topics() -> list[tuple[str, str]]:
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some systems leave them out; the docstrings are still there
+    except ImportError:
         return []
     return sorted(topics.items())
 
 
 def _docstrings(path: Path, library: Path) -> Iterator[tuple[str, str]]:
-    """Yield the dotted name and docstring of a module and of all it defines, without importing it."""
+    """Yield name and docstring of a module and of everything it defines, without importing it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old escapes in the library's own strings are not the user's matter
+        warnings.simplefilter("ignore")  # invalid escapes in the library's own strings
         try:
             module = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # a template or a broken file has no docstrings to give
+        except (SyntaxError, ValueError):  # a template, or a broken file
             return
     parts = path.relative_to(library).with_suffix("").parts
     text = ast.get_docstring(module, clean=False)
@@ -114,7 +101,7 @@ def _docstrings(path: Path, library: Path) -> Iterator[tuple[str, str]]:
 
 
 def _docstrings_within(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield `Class.method` and its docstring for all that is defined below a node, also under `if` and `try`."""
+    """Yield `Class.method` and its docstring for every definition below a node, also under `if` and `try`."""
     for block in ("body", "handlers", "orelse", "finalbody"):
         for child in getattr(node, block, None) or ():
             if isinstance(child, _DEFINITIONS):
@@ -127,7 +114,7 @@ def _docstrings_within(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _document(entries: Iterable[tuple[str, str]], seen: set[str]) -> Iterator[str]:
-    """Yield the entries as one document, or nothing when none of them is new."""
+    """Yield the entries as one document; nothing if none of them is new."""
     sections = []
     for name, text in entries:
         prose = _tidy(text)

@@ -2,6 +2,7 @@
 
 A mirror is a folder that holds data sets and tokenizers under their Hub names: `DIR/nyu-mll/glue`. It is named by
 `--data-root DIR` or COGITO_DATA_ROOT, and makes everything work without a network.
+datasets and huggingface_hub are imported late: they take seconds, and most commands need neither.
 """
 
 import hashlib
@@ -9,8 +10,9 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.data.python_docs import embedded_fingerprint
@@ -36,17 +38,17 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
-# The reader of the datasets library for a kind of file.
+# The reader of the datasets library for each suffix.
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that was found.
+    """Where a data set lies, and the identity of its content.
 
     Attributes:
-        name: the name that the user gave.
-        location: folder or Hub id, as `datasets.load_dataset` takes it; the name itself for embedded text.
+        name: the name in the experiment file.
+        location: a folder or a Hub id; the name itself for the embedded text.
         revision: resolved Hub commit; None for folders.
         fingerprint: changes whenever the content may have changed.
     """
@@ -58,7 +60,7 @@ class Source:
 
 
 def resolve_data_root(given: str | Path | None) -> Path | None:
-    """The mirror folder of `--data-root`, else of COGITO_DATA_ROOT, else none."""
+    """The mirror of `--data-root`, else of COGITO_DATA_ROOT, else None."""
     value = given or os.environ.get("COGITO_DATA_ROOT")
     if not value:
         return None
@@ -72,13 +74,12 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
     """Find a data set by its Hub name.
 
     Raises:
-        UserError: it is in no mirror and the Hub does not have it or cannot be reached.
+        UserError: no mirror has it, and the Hub does not have it or cannot be reached.
     """
     if name == PYTHON_DOCS:
         return Source(name, name, None, embedded_fingerprint())
-    for folder in ([data_root / name] if data_root else []) + [Path(name)]:
-        if folder.is_dir():
-            return Source(name, str(folder.resolve()), None, _folder_fingerprint(folder.resolve(), home))
+    if folder := _local_folder(name, data_root):
+        return Source(name, str(folder), None, _folder_fingerprint(folder, home))
     known = home.cache / "hub_datasets" / f"{content_hash([name, revision])}.json"
     if hub_reachable():
         commit = _hub_commit(name, revision)
@@ -115,8 +116,8 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
             raise  # the stage retries
         if isinstance(error, datasets.exceptions.DatasetGenerationError):
             raise UserError(f"data set {source.name!r}: {_name_broken_file(Path(folder), error)}") from error
-        reasons = [str(one).strip().splitlines()[0] for one in (error, error.__cause__) if one and str(one).strip()]
-        text = ": ".join(reasons)[:600] or type(error).__name__
+        lines = [str(reason or "").strip().partition("\n")[0] for reason in (error, error.__cause__)]
+        text = ": ".join(filter(None, lines))[:600] or type(error).__name__
         raise UserError(
             f"data set {source.name!r} (configuration {config}, split {split}): {text}; "
             "fix: state another configuration or split, or mirror the data set again"
@@ -130,7 +131,7 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
 
 
 def _name_broken_file(folder: Path, error: BaseException) -> str:
-    """Which file of a data set cannot be read and why. The library tells neither, so the files are read one by one."""
+    """Name the file that cannot be read, and why. The library reports neither, so the files are read one by one."""
     import datasets
 
     for path in sorted(folder.rglob("*")):
@@ -150,25 +151,17 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
     """The folder with a tokenizer's files, by its Hub name or path.
 
     Raises:
-        UserError: it is in no mirror and the Hub does not have it or cannot be reached.
+        UserError: no mirror has it, and the Hub does not have it or cannot be reached.
     """
-    for folder in ([data_root / name] if data_root else []) + [Path(name)]:
-        if folder.is_dir():
-            if not (folder / "tokenizer.json").is_file():
-                raise UserError(f"tokenizer {folder}: has no tokenizer.json; fix: save a fast tokenizer there")
-            return folder.resolve()
+    if folder := _local_folder(name, data_root):
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError(f"tokenizer {folder}: has no tokenizer.json; fix: save a fast tokenizer there")
+        return folder
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         with writing(home.cache / "hub"):
-            return Path(
-                hub_api().snapshot_download(
-                    name,
-                    allow_patterns=list(TOKENIZER_FILES),
-                    cache_dir=home.cache / "hub",
-                    local_files_only=not hub_reachable(),
-                )
-            )
+            return _snapshot(name, home, allow_patterns=list(TOKENIZER_FILES))
     except LocalEntryNotFoundError:
         raise UserError(
             f"tokenizer {name!r}: not in the data root and the Hub cannot be reached; "
@@ -179,34 +172,36 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """The identity of a tokenizer: its files' content, wherever they lie."""
+    """The identity of a tokenizer: the content of its files, wherever they lie."""
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return content_hash({name: file_sha256(folder / name) for name in present})
 
 
+def _local_folder(name: str, data_root: Path | None) -> Path | None:
+    """The folder of a data set or tokenizer in the mirror, or at the path itself."""
+    folders = [data_root / name] if data_root else []
+    return next((folder.resolve() for folder in [*folders, Path(name)] if folder.is_dir()), None)
+
+
+def _snapshot(repo: str, home: Home, **options: Any) -> Path:
+    """Download files of a Hub repository into the cache; without a network, those of an earlier download."""
+    folder = hub_api().snapshot_download(
+        repo, cache_dir=home.cache / "hub", local_files_only=not hub_reachable(), **options
+    )
+    return Path(folder)
+
+
 def _download(source: Source, config: str | None, home: Home) -> str:
-    """The files of a Hub data set at its commit, as a folder that reads like a mirror; found again without a network.
+    """The files of a Hub data set at its commit, as a folder that reads like a mirror.
 
-    Of a data set with several configurations only the folders named like the one asked for are fetched, if any.
+    If the data set keeps its configurations in folders, only the folder of the requested one is downloaded.
     """
-
-    def fetch(patterns: list[str] | None) -> Path:
-        return Path(
-            hub_api().snapshot_download(
-                source.location,
-                repo_type="dataset",
-                revision=source.revision,
-                cache_dir=home.cache / "hub",
-                allow_patterns=patterns,
-                local_files_only=not hub_reachable(),
-            )
-        )
-
+    fetch = partial(_snapshot, source.location, home, repo_type="dataset", revision=source.revision)
     if config is not None:
-        folder = fetch(["*.md", f"{config}/*", f"*/{config}/*"])
+        folder = fetch(allow_patterns=["*.md", f"{config}/*", f"*/{config}/*"])
         if any(path.suffix != ".md" for path in folder.rglob("*") if path.is_file()):
             return str(folder)
-    return str(fetch(None))
+    return str(fetch())
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
@@ -227,7 +222,7 @@ def _hub_commit(name: str, revision: str | None) -> str:
 
 
 def _folder_fingerprint(folder: Path, home: Home) -> str:
-    """Hash of all files of a folder; hashes are remembered by path, size and time, so large mirrors stay quick."""
+    """The hash of all files of a folder. Hashes are cached by path, size and time, so that large mirrors stay quick."""
     memory = home.cache / "fingerprints" / f"{content_hash(str(folder))}.json"
     try:
         known = read_json(memory)
@@ -239,9 +234,10 @@ def _folder_fingerprint(folder: Path, home: Home) -> str:
         if path.is_file() and not any(part.startswith(".") for part in inside.parts):
             status = path.stat()
             stamp = f"{status.st_size}-{status.st_mtime_ns}"
-            name = inside.as_posix()
-            old = known.get(name)
-            current[name] = old if old and old["stamp"] == stamp else {"stamp": stamp, "sha256": file_sha256(path)}
+            old = known.get(inside.as_posix())
+            current[inside.as_posix()] = (
+                old if old and old["stamp"] == stamp else {"stamp": stamp, "sha256": file_sha256(path)}
+            )
     if not current:
         raise UserError(f"data set folder {folder}: is empty")
     if current != known:

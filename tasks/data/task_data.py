@@ -1,7 +1,8 @@
-"""Downstream data, tokenised once for all seeds: a folder of arrays that a fine-tuning job maps and reads.
+"""Downstream data, tokenised once for all seeds: a folder of arrays that a fine-tuning job reads.
 
-`train.npz`, `selection.npz` (where the epoch is chosen) and `eval-LABEL.npz` hold the pairs `[CLS] a [SEP] b [SEP]`
-as one flat array with offsets, the length of each first text, the labels and, of pairs, word-overlap features.
+`train.npz`, `selection.npz` (on which the epoch is chosen) and `eval-LABEL.npz` hold `[CLS] a [SEP] b [SEP]` as one
+flat array with offsets, the length of each first text, the labels and, for pairs, word-overlap features.
+scikit-learn is imported late: it takes seconds, and prepared data needs it not at all.
 """
 
 import logging
@@ -41,10 +42,10 @@ class PreparedTask:
 
 
 def find_task_source(task: Task, data: str, home: Home, data_root: Path | None) -> Source:
-    """Where the data of a task lies.
+    """Find the data of a task: the real data set, or its generated stand-in.
 
     Raises:
-        UserError: it cannot be found.
+        UserError: no mirror has it, and the Hub does not have it or cannot be reached.
     """
     if data == "made":
         return Source(f"made {task.name}", "made", None, made_fingerprint())
@@ -52,17 +53,14 @@ def find_task_source(task: Task, data: str, home: Home, data_root: Path | None) 
 
 
 def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: Source, home: Home) -> PreparedTask:
-    """Tokenise a task's splits, or find them prepared."""
+    """Tokenise the splits of a task, unless that has been done before.
+
+    Raises:
+        UserError: the data set lacks a split or column, or holds a value that is not allowed.
+    """
     settings = {"max_length": protocol.max_length, "max_train": protocol.max_train_examples, "on": protocol.select_on}
-    row = [
-        task.dataset,
-        task.config,
-        task.text_columns,
-        task.label_column,
-        task.labels,
-        task.selection_split,
-        task.metrics,
-    ]
+    data = [task.dataset, task.config, task.text_columns, task.label_column, task.labels]
+    row = [*data, task.selection_split, task.metrics]
     splits = [(split.name, split.label) for split in task.eval_splits]
     identity = content_hash(
         [CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), row, splits, settings]
@@ -75,7 +73,7 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
 
 
 def load_examples(folder: Path, part: str) -> dict[str, np.ndarray]:
-    """The arrays of one part: `ids` flat, `offsets` [n + 1], `first_lengths` and `labels` [n], `features` [n, f].
+    """The arrays of a part: `ids` flat, `offsets` [n + 1], `first_lengths` and `labels` [n], `features` [n, f].
 
     `first_lengths` counts [CLS], the first text and its [SEP]; a single text has no features (f = 0).
     """
@@ -84,13 +82,14 @@ def load_examples(folder: Path, part: str) -> dict[str, np.ndarray]:
 
 
 def special_ids(folder: Path) -> dict[str, int]:
+    """The id of the padding token, as `pad_token_id`."""
     return read_json(folder / "special.json")
 
 
 def selection_split(labels: np.ndarray, regression: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of train and of the part held out for choosing the epoch: seeded and stratified.
+    """Split train into indices to train on and indices held out for choosing the epoch, seeded and stratified.
 
-    Regression labels are stratified by their rounded value; where a class has a single example nothing is stratified.
+    Regression labels are stratified by their rounded value; if a class has a single example, nothing is stratified.
     """
     from sklearn.model_selection import train_test_split
 
@@ -105,7 +104,7 @@ def selection_split(labels: np.ndarray, regression: bool) -> tuple[np.ndarray, n
 def encode_pairs(
     tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Token ids of `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, the longest text cut first.
+    """Token ids of `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; the longer text is cut first.
 
     Returns:
         ids, flat, offsets [n + 1], and lengths [n] of `[CLS] a [SEP]`.
@@ -128,7 +127,7 @@ def encode_pairs(
 
 
 def cut_longest_first(lengths: Sequence[int], budget: int) -> list[int]:
-    """Shorten lengths to a total of `budget`, one token at a time from whichever is longest (the first on a tie)."""
+    """Shorten lengths to a total of `budget`, always by a token of the longest one (the first on a tie)."""
     cut = list(lengths)
     excess = sum(cut) - budget
     while excess > 0:
@@ -149,7 +148,7 @@ def _read_split(task: Task, protocol: CellProtocol, source: Source, split: str, 
 
 
 def _checked_labels(task: Task, source: Source, split: str, rows: Mapping[str, Any]) -> np.ndarray:
-    """The labels of a split as numbers, after its texts were seen to be texts."""
+    """The labels of a split as numbers; its texts are checked too."""
     place = f"task {task.name}: split {split} of {source.name}"
     given = rows[task.label_column]
     if len(given) == 0:
@@ -158,15 +157,17 @@ def _checked_labels(task: Task, source: Source, split: str, rows: Mapping[str, A
         wrong = next(((number, text) for number, text in enumerate(rows[column]) if not isinstance(text, str)), None)
         if wrong is not None:
             kind = type(wrong[1]).__name__
-            raise UserError(f"{place}: column {column!r} holds {kind} in row {wrong[0]}; allowed: text; fix: mend it")
+            raise UserError(
+                f"{place}: column {column!r} holds {kind} in row {wrong[0]}; allowed: text; fix: correct it"
+            )
     try:
         labels = np.asarray(given, dtype=np.float64)
     except (ValueError, TypeError):
         labels = np.array([np.nan])
     if labels.ndim != 1 or not np.isfinite(labels).all():
         raise UserError(
-            f"{place}: column {task.label_column!r} holds something else than numbers, such as {given[0]!r}; "
-            "allowed: a number in every row; fix: mend the data set"
+            f"{place}: column {task.label_column!r} holds values that are not numbers, such as {given[0]!r}; "
+            "allowed: a number in every row; fix: correct the data set"
         )
     return labels
 
@@ -184,14 +185,8 @@ def _tokenise_splits(
         features = np.zeros((len(chosen), 0))
         if task.is_pair:
             features = np.array([overlap_features(first, second) for first, second in zip(*columns, strict=True)])
-        np.savez(
-            folder / f"{part}.npz",
-            ids=ids,
-            offsets=offsets,
-            first_lengths=first_lengths,
-            labels=labels[chosen],
-            features=features,
-        )
+        file, labels = folder / f"{part}.npz", labels[chosen]
+        np.savez(file, ids=ids, offsets=offsets, first_lengths=first_lengths, labels=labels, features=features)
 
     def labelled(split: str) -> Mapping[str, Any]:
         rows = _read_split(task, protocol, source, split, home)
@@ -204,7 +199,7 @@ def _tokenise_splits(
             shown = ", ".join(f"{label:g}" for label in sorted(set(labels.tolist()))[:20])
             raise UserError(
                 f"task {task.name}: split {split} of {source.name} has labels {shown}; "
-                f"allowed: 0 to {len(task.labels) - 1}, and -1 for none; fix: mend the data set"
+                f"allowed: 0 to {len(task.labels) - 1}, and -1 for none; fix: correct the data set"
             )
         return {column: [values[index] for index in kept] for column, values in rows.items()}
 
@@ -218,7 +213,7 @@ def _tokenise_splits(
     else:
         try:
             chosen, held_out = selection_split(labels, task.is_regression)
-        except ValueError as error:  # scikit-learn's, of classes that do not fit into the part
+        except ValueError as error:  # scikit-learn: more classes than examples in the part
             raise UserError(
                 f"task {task.name}: split train of {source.name} has {len(labels)} labelled examples, too few to hold "
                 f"a part out ({error}); fix: a larger data set, or --set evaluation.select_on=dev"
@@ -233,12 +228,7 @@ def _tokenise_splits(
 
 
 def overlap_features(first: str, second: str) -> tuple[float, float, float, float]:
-    """Share of common words (Jaccard), share of the shorter text's words, number in common, difference in length."""
+    """Word overlap: Jaccard index, share of the shorter text's words, words in common, difference in length."""
     a, b = first.lower().split(), second.lower().split()
-    common, union = len({*a} & {*b}), len({*a} | {*b})
-    return (
-        common / max(union, 1),
-        common / max(min(len({*a}), len({*b})), 1),
-        float(common),
-        float(abs(len(a) - len(b))),
-    )
+    common, union, shorter = len({*a} & {*b}), len({*a} | {*b}), min(len({*a}), len({*b}))
+    return common / max(union, 1), common / max(shorter, 1), float(common), float(abs(len(a) - len(b)))

@@ -1,7 +1,7 @@
-"""Reading a prepared corpus: blocks from a memory map, the order of an epoch, corrupted micro-batches.
+"""Reading a prepared corpus: blocks from a memory map, the order of an epoch, and corrupted micro-batches.
 
 The order of samples is a pure function of (seed, epoch); a step takes the next `global_batch_size` samples of the
-endless stream of epochs, whatever the number of processes.
+endless stream of epochs, for any number of processes.
 Legend: B samples of a micro-batch, N tokens.
 """
 
@@ -42,7 +42,7 @@ class TokenBlocks:
 
 
 def epoch_order(blocks: TokenBlocks, seed: int, epoch: int, global_batch_size: int) -> np.ndarray:
-    """All block indices in the order of an epoch; blocks of like length stand together when lengths differ."""
+    """All block indices in the order of an epoch; blocks of unequal length are grouped by similar length."""
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(len(blocks))
     if blocks.equal_lengths:
@@ -61,9 +61,9 @@ Batch = dict[str, torch.Tensor | None]
 
 
 def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
-    """Stack samples into input_ids, labels, attention_mask [B, N] and, where they have them, noisy_ids, t and weights.
+    """Stack samples into input_ids, labels, attention_mask, noisy_ids, loss_weights [B, N] and t [B].
 
-    All samples of a batch come from one objective, so they have the same parts.
+    The last three depend on the objective; all samples of a batch come from the same one.
     """
     longest = max(len(sample.input_ids) for sample in samples)
 
@@ -94,18 +94,18 @@ def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
 
 
 def _mask_padding(sample: CorruptedSample, noisy: np.ndarray, labels: np.ndarray, pad_token_id: int) -> None:
-    """Where the objective asks for it, mask padding with probability t and label it, in place."""
+    """Mask padding with probability t and label it, in place, if the objective requires it."""
     if sample.padding_noise is None or sample.t is None:
         return
     length = len(sample.input_ids)
     masked = sample.labels != IGNORE_INDEX
     hidden = sample.padding_noise.random(len(noisy) - length) < sample.t
-    noisy[length:][hidden] = np.asarray(sample.noisy_ids)[masked][0]  # the mask token, of which there is always one
+    noisy[length:][hidden] = np.asarray(sample.noisy_ids)[masked][0]  # the mask token; every sample has at least one
     labels[length:][hidden] = pad_token_id
 
 
 def spread_evenly(blocks: TokenBlocks, count: int) -> np.ndarray:
-    """Indices of at most `count` blocks, spread over all of them rather than taken from the beginning."""
+    """Indices of at most `count` blocks, spread evenly over the corpus rather than taken from its beginning."""
     return np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(np.int64)
 
 
@@ -116,7 +116,7 @@ def clean_batches(
     pad_token_id: int,
     change: Callable[[np.ndarray, int], np.ndarray] | None = None,
 ) -> Iterator[Batch]:
-    """input_ids and attention_mask of at most `count` blocks, as they are or as `change(ids, index)` makes them."""
+    """input_ids and attention_mask of at most `count` blocks, transformed by `change(ids, index)` if given."""
     chosen = spread_evenly(blocks, count)
     for start in range(0, len(chosen), batch_size):
         indices = [int(index) for index in chosen[start : start + batch_size]]
