@@ -1,4 +1,7 @@
-"""What `cogito ls` lists and how a finished run is shown in a terminal."""
+"""What `cogito ls` lists, and how runs, comparisons and repetitions are printed in a terminal.
+
+rich and the modules that need pandas or scipy are imported inside functions, so that `cogito ls` stays fast.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,15 +16,13 @@ from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tasks.review.comparisons import Comparison
     from tasks.review.reproduction import Agreement
     from tasks.review.rescoring import Change
 
 Rows = list[tuple[str, str]]
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0] if text else ""
 
 
 def _summaries(table: Mapping[str, family.Row | family.Variant]) -> Rows:
@@ -43,9 +44,10 @@ def _experiments() -> Rows:
 
     rows = []
     for path in sorted(Path("experiments").glob("*.yaml")):
-        comment = _first_line(path.read_text(encoding="utf-8")).lstrip("# ")
+        text = path.read_text(encoding="utf-8")
+        comment = next(iter(text.strip().splitlines()), "").lstrip("# ")
         try:
-            name = str((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("name", path.stem))
+            name = str((yaml.safe_load(text) or {}).get("name", path.stem))
         except (yaml.YAMLError, AttributeError):
             name = path.stem
         rows.append((name, f"{path.as_posix()}: {comment}"))
@@ -64,7 +66,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
 
 
 def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
-    """The scores of a run beside their floors, and where everything lies."""
+    """Print the scores of a run beside their floors, and where its record, row and report are."""
     from rich.table import Table
 
     terminal = console()
@@ -75,29 +77,8 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     for row in console_rows(record.scores):
         table.add_row(*row)
     terminal.print(table)
-    if record.pretraining and record.corpus:
-        loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
-        is_near = loss > entropy - UNIGRAM_MARGIN_NATS
-        near = f"; within {UNIGRAM_MARGIN_NATS} of it: nothing contextual was learned" if is_near else ""
-        terminal.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
-        for warning in record.pretraining.warnings:
-            terminal.print(f"warning: {warning}", style="yellow", markup=False)
-        if (diverged := record.pretraining.diverged) is not None:
-            kept = f"kept: the weights after step {diverged.kept_step}"
-            terminal.print(f"diverged at step {diverged.step}: {diverged.reason}; {kept}", style="red", markup=False)
-    if record.analysis:
-        figures = record.analysis.figures
-        terminal.print(
-            f"concept ranks of {record.analysis.num_concepts}: nuclear of mean {figures['nuclear_rank_of_mean']:.1f}, "
-            f"effective of mean {figures['effective_rank_of_mean']:.1f}, "
-            f"effective per sample {figures['effective_rank_per_sample_mean']:.1f}"
-        )
-        if "input_variance_share" in figures:  # earlier records lack it
-            terminal.print(
-                f"of their variance the text decides {figures['input_variance_share']:.1%}, of effective rank "
-                f"{figures['centred_effective_rank']:.1f}; of texts with tokens left out "
-                f"{figures['retrieval_top_1']:.1%} are found again, by chance {figures['retrieval_chance']:.1%}"
-            )
+    _print_training(record, terminal)
+    _print_analysis(record, terminal)
     for name, stage in record.stages.items():
         if stage.status != "complete":
             terminal.print(f"{name} {stage.status}: {stage.message}", style="red", markup=False)
@@ -107,8 +88,39 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
         print(f"report: {page}")
 
 
+def _print_training(record: RunRecord, terminal: "Console") -> None:
+    if record.pretraining is None or record.corpus is None:
+        return
+    loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
+    is_near = loss > entropy - UNIGRAM_MARGIN_NATS
+    near = f"; within {UNIGRAM_MARGIN_NATS} of it: nothing contextual was learned" if is_near else ""
+    terminal.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
+    for warning in record.pretraining.warnings:
+        terminal.print(f"warning: {warning}", style="yellow", markup=False)
+    if (diverged := record.pretraining.diverged) is not None:
+        kept = f"kept: the weights after step {diverged.kept_step}"
+        terminal.print(f"diverged at step {diverged.step}: {diverged.reason}; {kept}", style="red", markup=False)
+
+
+def _print_analysis(record: RunRecord, terminal: "Console") -> None:
+    if record.analysis is None:
+        return
+    figures = record.analysis.figures
+    terminal.print(
+        f"concept ranks of {record.analysis.num_concepts}: nuclear of mean {figures['nuclear_rank_of_mean']:.1f}, "
+        f"effective of mean {figures['effective_rank_of_mean']:.1f}, "
+        f"effective per sample {figures['effective_rank_per_sample_mean']:.1f}"
+    )
+    if "input_variance_share" in figures:  # earlier records lack it
+        terminal.print(
+            f"of their variance the text decides {figures['input_variance_share']:.1%}, of effective rank "
+            f"{figures['centred_effective_rank']:.1f}; of texts with tokens left out "
+            f"{figures['retrieval_top_1']:.1%} are found again, by chance {figures['retrieval_chance']:.1%}"
+        )
+
+
 def print_comparison(comparison: "Comparison") -> None:
-    """What differs between A and B, their figures side by side, and what is not known or not comparable."""
+    """Print what differs between A and B, their figures side by side, and what is unknown or not comparable."""
     from rich.table import Table
 
     from tasks.review.differences import value_text
@@ -117,8 +129,8 @@ def print_comparison(comparison: "Comparison") -> None:
     terminal = console(markup=False, highlight=False)
     terminal.print(f"A: {comparison.a}\nB: {comparison.b}")
     table = Table("differs", "A", "B")
-    for one in comparison.differs:
-        table.add_row(one.key, value_text(one.a), value_text(one.b))
+    for difference in comparison.differs:
+        table.add_row(difference.key, value_text(difference.a), value_text(difference.b))
     terminal.print(table)
     table = Table("figure", "A", "B", "n", "B - A (95 % interval)")
     for figure in comparison.figures:
@@ -131,7 +143,7 @@ def print_comparison(comparison: "Comparison") -> None:
 
 
 def print_verdicts(row: str, again: str, agreements: "list[Agreement]", log_path: Path) -> None:
-    """What a repetition says of every figure of a row."""
+    """Print whether each figure of a row agrees with its repetition."""
     from rich.table import Table
 
     terminal = console(markup=False, highlight=False)
@@ -145,7 +157,7 @@ def print_verdicts(row: str, again: str, agreements: "list[Agreement]", log_path
 
 
 def print_changes(changes: "list[Change]", folder: RunFolder, log_path: Path) -> None:
-    """What scoring again changed, and where it was written."""
+    """Print which scores a rescoring changed, and where they were written."""
     for change in changes:
         start = "" if change.start == "checkpoint" else f" ({change.start.replace('_', '-')})"
         print(f"{change.task} {change.metric}{start}: {change.field} {change.before} -> {change.after}")

@@ -15,8 +15,8 @@ class Split:
         name: its name in the data set.
         label: its name in figures and files: `mnli-m`.
         title: its name in the log: `MNLI-m`.
-        class_counts: examples of each class in the published split, in the order of the labels; all in one where
-            the labels are numbers. A mirror may hold less; scores count what they see, `log check` knows these.
+        class_counts: examples of each class in the published split, in the order of the labels; a single count for
+            regression. Only `log check` uses them: scores count the examples that they see.
         log_pattern: regular expression of its name in hand-written logs, without groups; empty: its title, whose
             hyphen may be missing.
     """
@@ -33,33 +33,33 @@ class Split:
         return sum(self.class_counts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One downstream task.
 
     Attributes:
-        dataset, config: Hub name and configuration, None where it has only one.
+        dataset, config: Hub name, and configuration if there are several.
         text_columns: one or two text columns.
         labels: class names in the order of their ids; empty for regression.
         metrics: keys of `tasks.scores.metrics.METRICS`; the first is the primary one, by which the epoch is chosen.
         eval_splits: the splits that are reported; the model is fine-tuned once for all of them.
-        selection_split: a split for choosing the epoch; None holds out a part of train.
+        selection_split: the split on which the epoch is chosen; None: a held-out part of train.
         epochs: fine-tuning epochs of the log's protocol.
-        source: where the task comes from.
+        source: publications to cite.
         may_start_from: tasks whose fine-tuned model it may start from (`per_task.NAME.start_from`).
         made_sizes: examples in each split of its generated stand-in, which `tasks.data.made_tasks` makes; empty: it
             has none.
     """
 
     name: str
-    dataset: str
-    config: str | None
+    dataset: str = "nyu-mll/glue"
+    config: str | None = None
     text_columns: tuple[str, ...]
-    label_column: str
+    label_column: str = "label"
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     eval_splits: tuple[Split, ...]
-    selection_split: str | None
+    selection_split: str | None = None
     epochs: int
     source: str
     may_start_from: tuple[str, ...] = ()
@@ -96,14 +96,11 @@ TASKS: dict[str, Task] = {
     for row in [
         Task(
             name="mrpc",
-            dataset="nyu-mll/glue",
             config="mrpc",
             text_columns=("sentence1", "sentence2"),
-            label_column="label",
             labels=("not_equivalent", "equivalent"),
             metrics=("f1", "accuracy"),
             eval_splits=(Split("validation", "mrpc", "MRPC", (129, 279)),),
-            selection_split=None,
             epochs=20,
             source="Dolan & Brockett 2005; GLUE, Wang et al. 2019",
             may_start_from=("mnli",),
@@ -111,24 +108,19 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             name="qqp",
-            dataset="nyu-mll/glue",
             config="qqp",
             text_columns=("question1", "question2"),
-            label_column="label",
             labels=("not_duplicate", "duplicate"),
             metrics=("f1", "accuracy"),
             eval_splits=(Split("validation", "qqp", "QQP", (25_545, 14_885)),),
-            selection_split=None,
             epochs=3,
             source="Quora Question Pairs 2017; GLUE, Wang et al. 2019",
             made_sizes={"train": 1800, "validation": 600},
         ),
         Task(
             name="mnli",
-            dataset="nyu-mll/glue",
             config="mnli",
             text_columns=("premise", "hypothesis"),
-            label_column="label",
             labels=("entailment", "neutral", "contradiction"),
             metrics=("accuracy",),
             eval_splits=(
@@ -143,21 +135,17 @@ TASKS: dict[str, Task] = {
                     r"MNLI[-_ ]?\(?(?:mismatched|mm)\b\)?",
                 ),
             ),
-            selection_split=None,
             epochs=3,
             source="Williams et al. 2018; GLUE, Wang et al. 2019",
             made_sizes={"train": 2600, "validation_matched": 500, "validation_mismatched": 500},
         ),
         Task(
             name="stsb",
-            dataset="nyu-mll/glue",
             config="stsb",
             text_columns=("sentence1", "sentence2"),
-            label_column="label",
             labels=(),
             metrics=("pearson", "spearman"),
             eval_splits=(Split("validation", "stsb", "STS-B", (1_500,)),),
-            selection_split=None,
             epochs=20,
             source="Cer et al. 2017; GLUE, Wang et al. 2019",
             may_start_from=("mnli",),
@@ -168,7 +156,6 @@ TASKS: dict[str, Task] = {
             dataset="google-research-datasets/paws",
             config="labeled_final",
             text_columns=("sentence1", "sentence2"),
-            label_column="label",
             labels=("different", "paraphrase"),
             metrics=("accuracy", "f1"),
             eval_splits=(Split("test", "paws", "PAWS", (4_464, 3_536)),),
@@ -179,74 +166,58 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             name="cola",
-            dataset="nyu-mll/glue",
             config="cola",
             text_columns=("sentence",),
-            label_column="label",
             labels=("unacceptable", "acceptable"),
             metrics=("matthews", "accuracy"),
             eval_splits=(Split("validation", "cola", "CoLA", (322, 721)),),
-            selection_split=None,
             epochs=20,
             source="Warstadt, Singh & Bowman 2019; GLUE, Wang et al. 2019",
         ),
         Task(
             name="sst2",
-            dataset="nyu-mll/glue",
             config="sst2",
             text_columns=("sentence",),
-            label_column="label",
             labels=("negative", "positive"),
             metrics=("accuracy",),
             eval_splits=(Split("validation", "sst2", "SST-2", (428, 444)),),
-            selection_split=None,
             epochs=5,
             source="Socher et al. 2013; GLUE, Wang et al. 2019",
         ),
         Task(
             name="qnli",
-            dataset="nyu-mll/glue",
             config="qnli",
             text_columns=("question", "sentence"),
-            label_column="label",
             labels=("entailment", "not_entailment"),
             metrics=("accuracy",),
             eval_splits=(Split("validation", "qnli", "QNLI", (2_702, 2_761)),),
-            selection_split=None,
             epochs=3,
             source="Rajpurkar et al. 2016; GLUE, Wang et al. 2019",
         ),
         Task(
             name="rte",
-            dataset="nyu-mll/glue",
             config="rte",
             text_columns=("sentence1", "sentence2"),
-            label_column="label",
             labels=("entailment", "not_entailment"),
             metrics=("accuracy",),
             eval_splits=(Split("validation", "rte", "RTE", (146, 131)),),
-            selection_split=None,
             epochs=20,
             source="Dagan et al. 2006 and its successors; GLUE, Wang et al. 2019",
             may_start_from=("mnli",),
         ),
         Task(
             name="wnli",
-            dataset="nyu-mll/glue",
             config="wnli",
             text_columns=("sentence1", "sentence2"),
-            label_column="label",
             labels=("not_entailment", "entailment"),
             metrics=("accuracy",),
             eval_splits=(Split("validation", "wnli", "WNLI", (40, 31)),),
-            selection_split=None,
             epochs=20,
             source="Levesque, Davis & Morgenstern 2012; GLUE, Wang et al. 2019",
         ),
         Task(
             name="sick_r",
             dataset="RobZamp/sick",
-            config=None,
             text_columns=("sentence_A", "sentence_B"),
             label_column="relatedness_score",
             labels=(),
@@ -259,9 +230,7 @@ TASKS: dict[str, Task] = {
         Task(
             name="sick_e",
             dataset="RobZamp/sick",
-            config=None,
             text_columns=("sentence_A", "sentence_B"),
-            label_column="label",
             labels=("entailment", "neutral", "contradiction"),
             metrics=("accuracy",),
             eval_splits=(Split("test", "sick_e", "SICK-E", (1_404, 2_790, 712), r"SICK[-_ ]?E"),),

@@ -1,4 +1,4 @@
-"""Several experiments from few files: miniatures, and the points of a grid."""
+"""Deriving experiments from files: miniatures and the points of a grid."""
 
 import itertools
 import json
@@ -15,15 +15,19 @@ from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.spec.reading import build_spec, load_spec
 from tasks.spec.yaml_text import parse_yaml
 
-# A miniature is this much narrower in every width, and as deep as the original.
+# A miniature is narrower by this factor in every width, and as deep as the original.
 SHRINK = 8
 MOST_EXPERIMENTS = 1_000
 
 
 def miniature(spec: ExperimentSpec) -> ExperimentSpec:
-    """The same variant, losses, schedule and depth in a size for two CPU cores, on text and tasks without a download.
+    """The same variant, losses, schedule and depth in a size for two CPU cores, on made data.
 
-    Widths are an eighth (at least 64 for the hidden size), so ranks as shares of the concepts stay comparable.
+    Concepts and feed-forward width are an eighth and the hidden size is 64, so ranks as shares of the concepts stay
+    comparable.
+
+    Raises:
+        UserError: none of its tasks has made data.
     """
     raw = spec.model_dump(mode="json", exclude_defaults=True)
     model, evaluation = spec.model, spec.evaluation
@@ -79,7 +83,7 @@ def miniature(spec: ExperimentSpec) -> ExperimentSpec:
 def expand(
     paths: Sequence[Path], overrides: Sequence[str], grid: Sequence[str], *, small: bool = False
 ) -> list[ExperimentSpec]:
-    """Every experiment file at every point of the grid, all mistakes of all of them at once.
+    """Every experiment file at every point of the grid; one error reports the mistakes of all.
 
     Args:
         paths: experiment files.

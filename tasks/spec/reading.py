@@ -1,6 +1,6 @@
-"""Reading an experiment file: YAML and `--set` texts become a spec, or every mistake is said at once with its place."""
+"""Reading an experiment file: YAML and `--set` texts become a spec, or one error reports every mistake."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +12,7 @@ from tasks.spec.evaluation import TaskOverride
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
 
-# A file of nothing but mistakes must not take a minute to say so.
+# Reporting stops here: listing the mistakes of a hopeless file must not take a minute.
 MOST_MISTAKES = 50
 SHOWN = 200  # characters of a wrong value
 
@@ -42,12 +42,12 @@ def build_spec(
 
     Args:
         source: named in messages.
-        lines: line of every key in the source, where there is one.
+        lines: the line of every key in the source, if it is a file.
 
     Raises:
         UserError: with one line per mistake.
     """
-    # A section with nothing under it is a section of defaults.
+    # A section without content means its defaults.
     raw = {key: {} if value is None and key in ExperimentSpec.model_fields else value for key, value in raw.items()}
     overridden = {tuple(key.split(".")): f"--set {key}" for key in (_apply_override(raw, text) for text in overrides)}
     try:
@@ -104,7 +104,7 @@ def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, s
 def _explain(mistake: Any, location: tuple) -> str:
     kind, got = mistake["type"], mistake.get("input")
     if kind == "extra_forbidden":
-        allowed = list(_fields_at(location[:-1]))
+        allowed = list(_section_at(location[:-1]).model_fields)
         near = get_close_matches(str(location[-1])[:SHOWN], allowed, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown key {str(location[-1])[:SHOWN]!r}: {hint}allowed: {', '.join(sorted(allowed))}"
@@ -121,7 +121,7 @@ def _explain(mistake: Any, location: tuple) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as a message shows it, however long it is."""
+    """A value as a message shows it, shortened."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits
@@ -129,7 +129,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def _fields_at(location: tuple) -> Iterable[str]:
+def _section_at(location: tuple) -> type[BaseModel]:
+    """The part of the spec that a location lies in."""
     model: Any = ExperimentSpec
     for part in location:
         field = model.model_fields.get(part) if model is not TaskOverride else None
@@ -137,17 +138,9 @@ def _fields_at(location: tuple) -> Iterable[str]:
             continue
         candidates = [field.annotation, *get_args(field.annotation)]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return model.model_fields
+    return model
 
 
 def _literal_values(location: tuple) -> list[str]:
-    model: Any = ExperimentSpec
-    for part in location:
-        field = model.model_fields.get(part)
-        if field is None:
-            return []
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-        else:
-            return [str(value) for value in get_args(field.annotation)]
-    return []
+    field = _section_at(location[:-1]).model_fields.get(location[-1])
+    return [] if field is None else [str(value) for value in get_args(field.annotation)]

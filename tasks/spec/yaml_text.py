@@ -1,7 +1,7 @@
-"""Reading YAML that anybody may have written: bounded in size and depth, without aliases, repeated keys or odd tags.
+"""Reading untrusted YAML: bounded in size and depth, without aliases, repeated keys or tags.
 
-Aliases are refused because ten lines of them can stand for gigabytes; depth is, because PyYAML's time grows with its
-square. Both are found while the text is scanned, before anything is built.
+Aliases are refused because ten lines of them can expand to gigabytes, and deep nesting because PyYAML's time grows
+with its square. Both are detected while the text is scanned, before any value is built.
 """
 
 import re
@@ -22,7 +22,7 @@ _OPENING = (
 )
 _CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
-# What an escape such as "\ud800" makes, and no file name, data set or log can hold.
+# Characters that an escape such as "\ud800" yields and that no file name, data set or log can hold.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 # The line of every key and item by its path.
@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            text = file.read(MAX_CHARACTERS + 1)  # of /dev/zero too
+            text = file.read(MAX_CHARACTERS + 1)  # bounded even for /dev/zero
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fix: see `cogito ls experiments`") from None
     except UnicodeDecodeError:
@@ -52,10 +52,10 @@ def parse_yaml(text: str, source: str) -> tuple[Any, Lines]:
     """The value of a YAML text, and the line of every key.
 
     Args:
-        source: named in messages, with the line behind it.
+        source: named in messages, followed by the line.
 
     Raises:
-        UserError: not YAML, or YAML that is not allowed here; one line per mistake.
+        UserError: it is not YAML, or uses something that is refused; one line per mistake.
     """
     lines: Lines = {}
     mistakes: list[str] = []
@@ -84,7 +84,7 @@ def parse_yaml(text: str, source: str) -> tuple[Any, Lines]:
         if tree is not None:
             walk(tree, ())
         value = None if tree is None else loader.construct_document(tree)
-    # A value such as a date in month 13 fails as itself, not as an error of YAML.
+    # A value such as a date in month 13 raises its own error rather than one of YAML.
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError, AttributeError, KeyError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}:{mark.line + 1}" if mark else source

@@ -1,7 +1,7 @@
-"""What came out: small results that stages hand on, and the record of a run from which every row is rendered.
+"""The results that stages pass on, and the record of a run, which collects them.
 
-A result holds paths and figures, never tensors. `record.json` in a run's folder is written whole at every change
-of state; the log's row, the model card and the tables are pure renderings of it.
+A result holds paths and figures, never tensors. `record.json` in a run's folder is rewritten in full at every change
+of state; the row, the report and the model card are rendered from it alone.
 """
 
 import math
@@ -29,7 +29,7 @@ from tasks.store.files import is_safe_name, read_json, write_json
 from tasks.store.home import Home, RunFolder
 
 SCHEMA_VERSION = 1
-# What a fine-tuning starts from: the pretrained weights, or random ones for comparison; `zero_shot` is none at all.
+# The weights a cell begins with: pretrained, or random for comparison; `zero_shot` is not trained at all.
 Start = Literal["checkpoint", "random", "zero_shot"]
 
 
@@ -42,7 +42,7 @@ def _relative(path: Path, info: SerializationInfo) -> str:
     return path.relative_to(base).as_posix() if base and path.is_relative_to(base) else str(path)
 
 
-# A path that is stored relative to the folder `base` of the context, and read back under it: a home can be moved.
+# A path stored relative to the folder `base` of the validation context and resolved under it, so a home can be moved.
 StoredPath = Annotated[Path, AfterValidator(_anchored), PlainSerializer(_relative, when_used="json")]
 
 
@@ -51,11 +51,11 @@ class Result(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reused: bool = Field(False, exclude=True, description="found finished rather than made now; never stored")
+    reused: bool = Field(False, exclude=True, description="whether it was found finished; never stored")
 
     @classmethod
     def of_job(cls, stored: dict[str, Any], folder: Path, *, reused: bool = False) -> Self:
-        """The result that a job stored in its folder, wherever that lies now."""
+        """The result that a job stored in `folder`; its paths are relative to that folder."""
         return cls.model_validate({**stored, "reused": reused}, context={"base": folder})
 
 
@@ -78,17 +78,17 @@ class CorpusResult(Result):
     held_out_blocks: int
     held_out_tokens: int
     bytes_per_token: float
-    unigram_entropy_nats: float = Field(description="what a model without context reaches on the held-out text")
+    unigram_entropy_nats: float = Field(description="loss of a model without context on the held-out text")
     special_token_ids: dict[str, int] = Field(default_factory=dict, description="pad, cls, sep and mask")
     seconds: float
 
 
 class Divergence(Result):
-    """Why and when a training was ended before its time, and what is kept of it."""
+    """Why and when the guards ended a training early, and which weights are kept."""
 
     reason: str
-    step: int = Field(description="the step that was not taken, or the evaluation that showed it")
-    kept_step: int = Field(description="after which the kept weights were saved: the best evaluation")
+    step: int = Field(description="the step that was not taken, or the step of the evaluation that failed")
+    kept_step: int = Field(description="the step of the kept weights: that of the best evaluation")
     loss: float
     gradient_norm: float
     learning_rate: float
@@ -111,10 +111,10 @@ class PretrainingResult(Result):
     parameters: int
     wandb_url: str | None
     seconds: float
-    loaded_weights: int = Field(0, description="weights that a warm start took from its checkpoint")
-    new_weights: list[str] = Field(default_factory=list, description="names that a warm start left new")
+    loaded_weights: int = Field(0, description="weights that a warm start loaded from its checkpoint")
+    new_weights: list[str] = Field(default_factory=list, description="names of weights that a warm start initialised")
     diverged: Divergence | None = None
-    warnings: list[str] = Field(default_factory=list, description="of collapse and leakage, seen while it trained")
+    warnings: list[str] = Field(default_factory=list, description="of collapse and leakage during training")
 
 
 class PublishResult(Result):
@@ -137,20 +137,20 @@ class PublishResult(Result):
 
 
 class Checkpoint(Result):
-    """A checkpoint on this machine's disk, and where it came from."""
+    """A checkpoint on this machine and its origin."""
 
     name: str = Field(description="run id, Hub id or folder name, as the log shows it")
     folder: StoredPath
     origin: Literal["run", "local", "hub"]
     revision: str | None = Field(None, description="resolved Hub commit")
     weights_sha256: str
-    variant: str = Field(description="row of the variants; of a plain encoder its model_type")
+    variant: str = Field(description="row of the variants; the model_type of a plain encoder")
     family: Literal["concept", "plain"] = "concept"
     run_id: str | None = None
 
 
 class CellResult(Result):
-    """One fine-tuning job: task x seed x start."""
+    """The result of one fine-tuning cell: task x seed x start."""
 
     task: str
     seed: int
@@ -163,14 +163,14 @@ class CellResult(Result):
     train_examples: int = 0
     loaded_weights: int = 0
     new_weights: list[str] = Field(default_factory=list, description="names of newly initialised weights")
-    dropped_weights: list[str] = Field(default_factory=list, description="names of the checkpoint's that have no use")
+    dropped_weights: list[str] = Field(default_factory=list, description="names of unused weights of the checkpoint")
     start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
-    model: StoredPath | None = Field(None, description="the fine-tuned model, where another task starts from it")
+    model: StoredPath | None = Field(None, description="the fine-tuned model, if another task starts from it")
     seconds: float = 0.0
 
 
 class Score(Result):
-    """One figure with all that is needed to judge it. Scores are fractions (correlations -1 to 1)."""
+    """A metric of one split with everything needed to judge it. Values are fractions, correlations from -1 to 1."""
 
     task: str = Field(description="label of the scored split: `mnli-m`")
     metric: str
@@ -188,7 +188,7 @@ class Score(Result):
     failed_seeds: list[int] = Field(default_factory=list)
     start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
     unreliable: bool = Field(
-        False, description="too few examples, in all or in a cell, for the interval to be sure to hold"
+        False, description="too few examples, in all or in a cell of the table, for a reliable interval"
     )
 
 
@@ -203,7 +203,7 @@ class AnalysisResult(Result):
 
 
 class Environment(Result):
-    """Where and with what a run was made."""
+    """The machine, the versions and the code state of a run."""
 
     machine: str
     platform: str
@@ -216,7 +216,7 @@ class Environment(Result):
 
 
 class StageRecord(Result):
-    """How one stage went."""
+    """The outcome of one stage."""
 
     status: Literal["complete", "failed", "skipped"]
     seconds: float = 0.0
@@ -258,21 +258,23 @@ class RunRecord(BaseModel):
         return run_id
 
     def save(self, folder: RunFolder) -> None:
+        """Write `record.json` in full, without secrets and with paths relative to the home."""
         write_json(folder.record, redact_all(self.model_dump(mode="json", context={"base": _home_of(folder.record)})))
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The held-out loss per byte of the text behind a token: comparable across tokenizers, None without one."""
+        """The held-out loss in bits per byte of text, which is comparable across tokenizers; None without a loss."""
         if self.pretraining is None or self.corpus is None or self.corpus.bytes_per_token <= 0:
             return None
         return self.pretraining.eval_loss / math.log(2) / self.corpus.bytes_per_token
 
     def primary_scores(self, start: str = "checkpoint") -> list[Score]:
+        """The scores of every split in its primary metric, from one start."""
         return [score for score in self.scores if score.primary and score.start == start]
 
 
 def _home_of(record: Path) -> Path:
-    """The home that a record lies in, as `runs/RUN_ID/record.json`; of one that was copied elsewhere some folder."""
+    """The home of `runs/RUN_ID/record.json`; of a record copied elsewhere, just the folder three levels up."""
     return record.absolute().parent.parent.parent
 
 
@@ -280,16 +282,16 @@ def load_record(folder: RunFolder) -> RunRecord:
     """The record of a run.
 
     Raises:
-        UserError: there is none, or it is not readable.
+        UserError: it does not exist or cannot be read.
     """
     return read_record(folder.record)
 
 
 def read_record(path: Path) -> RunRecord:
-    """A record from its file, wherever that lies.
+    """The record in a file, inside a home or elsewhere.
 
     Raises:
-        UserError: there is none, or it is not readable.
+        UserError: it does not exist or cannot be read.
     """
     try:
         raw = read_json(path)
@@ -308,7 +310,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def first_mistake(error: ValueError) -> str:
-    """One line for what pydantic, JSON or UTF-8 found wrong."""
+    """One line for an error of pydantic, JSON or UTF-8."""
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())[:300]
     first, *others = error.errors(include_url=False, include_input=False, include_context=False)
@@ -320,10 +322,10 @@ def find_run(run_id: str, home: Home, or_else: str = "") -> RunFolder:
     """The folder of a run that has a record.
 
     Args:
-        or_else: what else could be named in its place.
+        or_else: what else the user could have named, for the message.
 
     Raises:
-        UserError: there is no such run; names those that are near.
+        UserError: there is no such run; the message names similar ones.
     """
     if home.has_run(run_id):
         return home.run(run_id)
