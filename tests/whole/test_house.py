@@ -1,5 +1,6 @@
 """The rules of the house: style, types, the import rule, and documents that keep their promises."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from command import ROOT
 
+from benchmarks import house
 from flows.cli import DeferredCommand, app
 from flows.commands.listing import KINDS
 
@@ -73,6 +75,37 @@ def test_every_file_opens_with_its_purpose() -> None:
     for folder in ("flows", "tasks", "models", "benchmarks", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             assert path.read_text(encoding="utf-8").startswith('"""'), path
+
+
+def test_the_rooms_stand_on_floors_and_the_picture_shows_them() -> None:
+    """When the picture is out of date: `python benchmarks/house.py --draw docs/floors.svg`."""
+    arrows = house.arrows_between_rooms(ROOT)
+    assert len(arrows) > 20 and house.circles(arrows) == [] and house.arrows_up(arrows) == 0
+    assert (ROOT / "docs" / "floors.svg").read_text(encoding="utf-8") == house.draw(arrows)
+
+
+def test_circles_and_arrows_up_are_seen() -> None:
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}
+    assert house.circles(arrows) == [{"a", "b", "c"}] and house.arrows_up(arrows) == 1
+
+
+def test_functions_are_short() -> None:
+    """No function has more than sixty lines; the formatter decides how they look."""
+    for path in house.source_files(ROOT):
+        text = path.read_text(encoding="utf-8")
+        for function in house.functions(ast.parse(text)):
+            assert (function.end_lineno or 0) - function.lineno < house.LONG_FUNCTION_LINES, (path, function.name)
+        assert "fmt: " + "skip" not in text, path
+
+
+def test_public_names_are_documented() -> None:
+    named = [
+        (path.relative_to(ROOT).as_posix(), node.name, ast.get_docstring(node))
+        for path in house.source_files(ROOT)
+        for node in house.public_definitions(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    bare = [(path, name) for path, name, text in named if not text]
+    assert len(bare) <= 0.05 * len(named), bare
 
 
 def test_only_users_of_prefect_import_it() -> None:
