@@ -79,21 +79,36 @@ def arrows_up(arrows: Arrows) -> int:
 
 
 def floors(arrows: Arrows) -> list[list[str]]:
-    """The rooms from the ground floor up; a room stands one floor above the highest room that it imports."""
+    """The rooms from the ground floor up: one floor above the highest room that they import, package above package."""
     height: dict[str, int] = {}
+    for package in reversed(PACKAGES):
+        ground = 1 + max(height.values(), default=-1)
+        rooms = [room for room in arrows if room.split(".")[0] == package]
 
-    def floor_of(room: str) -> int:
-        if room not in height:
-            height[room] = 1 + max((floor_of(target) for target in arrows.get(room, ())), default=-1)
-        return height[room]
+        def floor_of(room: str, ground: int = ground) -> int:
+            if room not in height:
+                height[room] = max(ground, 1 + max((floor_of(target) for target in arrows[room]), default=-1))
+            return height[room]
 
-    for room in arrows:
-        floor_of(room)
+        for room in rooms:
+            floor_of(room)
     return [sorted(room for room in arrows if height[room] == floor) for floor in range(max(height.values()) + 1)]
 
 
+def without_shortcuts(arrows: Arrows) -> Arrows:
+    """The arrows but those that a longer way says already: what a picture needs to show who stands on whom."""
+
+    def reach(room: str) -> set[str]:
+        return {room}.union(*(reach(target) for target in arrows[room]))
+
+    return {
+        room: {target for target in targets if not any(target in reach(other) for other in targets - {target})}
+        for room, targets in arrows.items()
+    }
+
+
 def draw(arrows: Arrows) -> str:
-    """The floors as SVG: a box a room, a line an import; nothing in it but what the imports say."""
+    """The floors as SVG: a box a room, a line an import that does not follow from others."""
     width, box, step, top = 1400, 128, 78, 40
     rows = floors(arrows)
     place: dict[str, tuple[float, float]] = {}
@@ -106,12 +121,12 @@ def draw(arrows: Arrows) -> str:
         "<title>The rooms of Cogito on their floors; every import runs downwards</title>",
         f'<rect width="{width}" height="{top + step * len(rows)}" fill="#fdfcf8"/>',
     ]
-    for room, targets in arrows.items():
+    for room, targets in without_shortcuts(arrows).items():
         x, y = place[room]
         for target in sorted(targets):
             u, v = place[target]
             path = f"M{x:.0f} {y + 15:.0f} C{x:.0f} {y + 45:.0f} {u:.0f} {v - 45:.0f} {u:.0f} {v - 15:.0f}"
-            parts.append(f'<path d="{path}" fill="none" stroke="#8899aa" stroke-opacity=".3"/>')
+            parts.append(f'<path d="{path}" fill="none" stroke="#8899aa"/>')
     colours = {"flows": "#dbe9f6", "tasks": "#e6f2dd", "models": "#f8e3d0", "cogito": "#eee0f4"}
     for room, (x, y) in place.items():
         colour = colours[room.split(".")[0]]
