@@ -52,8 +52,12 @@ def check_log(
     Raises:
         UserError: a file or folder cannot be read.
     """
-    others = {"against": against, "reports": reports, "repository": repository}
-    return check.check_log(Path(path), **{name: value and Path(value) for name, value in others.items()})
+    return check.check_log(
+        Path(path),
+        against=None if against is None else Path(against),
+        reports=None if reports is None else Path(reports),
+        repository=None if repository is None else Path(repository),
+    )
 
 
 def compare(a: str, b: str) -> comparisons.Comparison:

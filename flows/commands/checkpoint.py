@@ -1,12 +1,24 @@
 """Look at checkpoints and convert those of earlier code."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from flows.commands.options import AsJson, CheckpointName, DataRoot, Overrides, Tokenizer, console, print_json
+from tasks.analysis.stage import analyse_concepts
+from tasks.checkpoints.converting import checkpoint_facts, convert_checkpoint
+from tasks.checkpoints.encoding import EncodeOptions, encode_file
+from tasks.checkpoints.finding import resolve_checkpoint
+from tasks.checkpoints.inputs import find_evaluation_inputs
+from tasks.data.corpus import prepare_corpus
+from tasks.data.sources import find_dataset, find_tokenizer, resolve_data_root
 from tasks.errors import UserError
+from tasks.progress import DISPLAY
+from tasks.runs.checkpoint_spec import evaluation_spec
+from tasks.store.home import RunFolder, cogito_home
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -14,10 +26,6 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 @app.command()
 def show(checkpoint: CheckpointName, data_root: DataRoot = None, as_json: AsJson = False) -> None:
     """Tell variant, size, parameters and tokenizer of a checkpoint, and what can be done with it."""
-    from tasks.checkpoints.converting import checkpoint_facts
-    from tasks.checkpoints.finding import resolve_checkpoint
-    from tasks.data.sources import resolve_data_root
-    from tasks.store.home import cogito_home
 
     facts = checkpoint_facts(resolve_checkpoint(checkpoint, cogito_home(), resolve_data_root(data_root)))
     if as_json:
@@ -37,10 +45,6 @@ def convert(
     data_root: DataRoot = None,
 ) -> None:
     """Write a checkpoint of the earlier code in our format; it then also loads in plain transformers."""
-    from tasks.checkpoints.converting import convert_checkpoint
-    from tasks.checkpoints.finding import resolve_checkpoint
-    from tasks.data.sources import find_tokenizer, resolve_data_root
-    from tasks.store.home import cogito_home
 
     home, mirror = cogito_home(), resolve_data_root(data_root)
     found = resolve_checkpoint(old, home, mirror)
@@ -56,12 +60,6 @@ def analyse(
     as_json: AsJson = False,
 ) -> None:
     """Measure the concept geometry of a checkpoint on held-out text; writes no row."""
-    from tasks.analysis.stage import analyse_concepts
-    from tasks.checkpoints.inputs import find_evaluation_inputs
-    from tasks.data.corpus import prepare_corpus
-    from tasks.data.sources import find_dataset, resolve_data_root
-    from tasks.runs.checkpoint_spec import evaluation_spec
-    from tasks.store.home import RunFolder, cogito_home
 
     home, mirror = cogito_home(), resolve_data_root(data_root)
     found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
@@ -75,7 +73,6 @@ def analyse(
     if as_json:
         print_json({"checkpoint": found.name, **result.model_dump(mode="json")})
         return
-    from rich.table import Table
 
     table = Table("figure", "value", title=f"Concept geometry of {found.name}, {result.samples} samples")
     for name, value in result.figures.items():
@@ -98,12 +95,6 @@ def encode(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
     """Encode a file of texts into concept vectors."""
-    from functools import partial
-
-    from tasks.checkpoints.encoding import EncodeOptions, encode_file
-    from tasks.data.sources import resolve_data_root
-    from tasks.progress import DISPLAY
-    from tasks.store.home import cogito_home
 
     mirror, progress = resolve_data_root(data_root), partial(DISPLAY.update, "encode")
     with DISPLAY.on_terminal():

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from flows.commands.options import AsJson, LogPath, console, print_json
+from tasks.log.check import check_log
+from tasks.log.experiment_log import add_record, default_log, export_log, show_log
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -16,14 +20,12 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 @app.command()
 def show(log: LogPath = None, as_json: AsJson = False) -> None:
     """Show the rows of the log."""
-    from tasks.log.experiment_log import default_log, show_log
 
     path = default_log(log)
     rows = show_log(path)
     if as_json:
         print_json(rows)
         return
-    from rich.table import Table
 
     table = Table("table", "run", "checkpoint", "scores", title=str(path))
     for row in rows:
@@ -38,7 +40,6 @@ def add(
     record: Annotated[Path, typer.Argument(help="The record.json of a run's folder.")], log: LogPath = None
 ) -> None:
     """Write the row of a run's record: inserted, or its machine-written cells renewed."""
-    from tasks.log.experiment_log import add_record, default_log
 
     path = default_log(log)
     changed = add_record(record, path)
@@ -57,15 +58,12 @@ def check(
 
     Exit code 1 when there are errors.
     """
-    from tasks.log.check import check_log
 
     findings = check_log(file, against=against, reports=reports, repository=git)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         print_json([finding.as_json() for finding in findings])
         raise typer.Exit(1 if errors else 0)
-    from rich.markup import escape
-    from rich.table import Table
 
     table = Table("line", "row, column", "severity", "rule", "finding", title=str(file))
     for one in findings:
@@ -88,12 +86,10 @@ def export(
     log: LogPath = None,
 ) -> None:
     """Write the rows of both tables with typed columns as CSV, JSON or HTML."""
-    from tasks.log.experiment_log import default_log, export_log
 
     print(f"{output}: {export_log(default_log(log), output)} rows")
 
 
 def _readable(cell: str) -> str:
-    from rich.markup import escape
 
     return escape(re.sub(r"\s*<br\s*/?>\s*", "\n", cell.replace("**", "").replace("`", "")))

@@ -5,8 +5,16 @@ from typing import Annotated
 
 import typer
 
+from flows.commands.listing import print_changes, print_comparison
 from flows.commands.options import AsJson, LogPath, print_json
 from tasks.errors import UserError
+from tasks.log.experiment_log import default_log
+from tasks.report.writing import write_report
+from tasks.review.comparisons import compare_all
+from tasks.review.rendering import updated_baselines
+from tasks.review.rescoring import rescore_run
+from tasks.store.home import cogito_home
+from tasks.store.records import find_run
 
 
 def compare(
@@ -15,10 +23,6 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between runs and which differences of their figures are more than noise."""
-    from flows.commands.listing import print_comparison
-    from tasks.review.comparisons import compare_all
-    from tasks.review.rendering import updated_baselines
-    from tasks.store.home import cogito_home
 
     if markdown and as_json:
         raise UserError("compare: got --markdown and --json; fix: drop one of them")
@@ -35,11 +39,6 @@ def compare(
 
 def rescore(run: Annotated[str, typer.Argument(help="Run id.")], log: LogPath = None, as_json: AsJson = False) -> None:
     """Score a run again from its stored predictions with today's code; updates its record and row."""
-    from flows.commands.listing import print_changes
-    from tasks.log.experiment_log import default_log
-    from tasks.review.rescoring import rescore_run
-    from tasks.store.home import cogito_home
-    from tasks.store.records import find_run
 
     folder, log_path = find_run(run, cogito_home()), default_log(log)
     changes = rescore_run(folder, log_path)
@@ -56,8 +55,6 @@ def report(
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder; default that of the run.")] = None,
 ) -> None:
     """Write report.md and report.html of a run or a sweep from its records."""
-    from tasks.report.writing import write_report
-    from tasks.store.home import cogito_home
 
     for path in write_report(run, cogito_home(), baseline=baseline, output=output):
         print(path)

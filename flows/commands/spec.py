@@ -7,12 +7,12 @@ import typer
 
 from flows.commands.options import AsJson, Overrides, SpecPath, SpecPaths, print_json
 from tasks.errors import UserError, unknown_name
+from tasks.spec.reading import load_spec
+from tasks.store.files import content_hash
 
 
 def check(specs: SpecPaths, overrides: Overrides = None) -> None:
     """Check experiment files; all mistakes of all files at once."""
-    from tasks.spec.reading import load_spec
-
     problems = []
     for path in specs:
         try:
@@ -29,11 +29,10 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     """Print the resolved spec with its parameter count and identity."""
     import yaml
 
+    # torch, for the built module; `check` and `ls` do without it
     from models.autoencoder import ConceptModelForMaskedLM
     from models.configuration import ConceptConfig
     from tasks.pretraining.stage import model_config
-    from tasks.spec.reading import load_spec
-    from tasks.store.files import content_hash
 
     loaded = load_spec(spec, overrides or [])
     resolved = loaded.model_dump(mode="json")
@@ -58,7 +57,7 @@ def list_kind(
     as_json: AsJson = False,
 ) -> None:
     """List what can be named in a spec."""
-    from flows.commands.listing import KINDS
+    from flows.commands.listing import KINDS  # numpy, which `check` does without
 
     if kind not in KINDS:
         raise UserError(unknown_name("kind", kind, KINDS))
