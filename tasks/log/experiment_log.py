@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from tasks.errors import UserError, unknown_name
+from tasks.log.markdown import BOM, LINE, Table, TableRow, line_ending, pipes, read_tables, snake_case, split_cells
 from tasks.log.rows import EVALUATION_COLUMNS, SCORE_NAMES, TRAINING_COLUMNS, is_generated, render_row
 from tasks.store.files import write_atomic, writing
 from tasks.store.home import user_path
@@ -27,7 +29,6 @@ from tasks.store.records import RunRecord, read_record
 if TYPE_CHECKING:
     import pandas
 
-BOM = "\ufeff"
 DOCUMENT_HEAD = """# Master Experiment Log
 
 This is the central registry for all training runs and ablations. It is intended to be the single source of truth \
@@ -51,7 +52,6 @@ TYPED_COLUMNS = {
 # A log of a thousand runs has 1 MB; reading takes about a second for each.
 MAX_LOG_BYTES = 4_000_000
 _ENDLESS = re.compile(r"\d{300}")  # beyond what Python's floats hold
-LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # the line ends of Markdown, not those of str.splitlines
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _SCORE = re.compile(
@@ -60,32 +60,21 @@ _SCORE = re.compile(
 
 
 @dataclass(frozen=True)
-class LogRow:
-    """A row: its line in the file, counted from 0, and the text of its cells."""
+class LogTable(Table):
+    """A table of the log, whose columns have machine names."""
 
-    line: int
-    cells: tuple[str, ...]
+    @cached_property
+    def kind(self) -> str:
+        """`training` with a column Run ID, `evaluation` with a column Source Checkpoint, `other` without both."""
+        columns = {machine_name(title) for title in self.header}
+        return "evaluation" if "source_checkpoint" in columns else "training" if "run_id" in columns else "other"
 
-    def cell(self, place: int | None) -> str:
-        """The text of the cell in a column by its position, empty where there is none."""
-        return self.cells[place] if place is not None and place < len(self.cells) else ""
-
-
-@dataclass(frozen=True)
-class LogTable:
-    """A table of the log; `line` is that of its header, counted from 0."""
-
-    kind: str
-    header: tuple[str, ...]
-    line: int
-    rows: tuple[LogRow, ...]
-
-    def cell(self, row: LogRow, column: str) -> str:
+    def cell(self, row: TableRow, column: str) -> str:
         """The text of a row under a column (its machine name), empty where there is none."""
         named = zip(self.header, row.cells, strict=False)
         return next((text for title, text in named if machine_name(title) == column), "")
 
-    def run_id(self, row: LogRow) -> str | None:
+    def run_id(self, row: TableRow) -> str | None:
         """The name in backticks in the column that keys this table; None where it has none."""
         return name_in(self.cell(row, KEY_COLUMNS[self.kind])) if self.kind in KEY_COLUMNS else None
 
@@ -125,7 +114,7 @@ def read_log(path: Path) -> dict[str, "pandas.DataFrame"]:
     tables = find_tables(read_text(path))
     frames = {}
     for kind, typed in TYPED_COLUMNS.items():
-        table = tables.get(kind, LogTable(kind, (), 0, ()))
+        table = tables.get(kind, LogTable((), 0, ()))
         frame = pandas.DataFrame(list(_typed_rows(table)), columns=[*typed, *_text_columns(table)])
         frame["date"] = pandas.to_datetime(frame["date"])
         for name in FIGURES.keys() & set(typed):
@@ -264,59 +253,22 @@ def find_tables(text: str) -> dict[str, LogTable]:
 
 
 def all_tables(text: str) -> list[LogTable]:
-    """Every table of a text in its order; `kind` is training, evaluation or other."""
-    from markdown_it import MarkdownIt
-
-    parser = MarkdownIt("commonmark").enable("table")
-    parser.core.ruler.enableOnly(["normalize", "block"])  # places are wanted, not inline markup
-    text = text.removeprefix(BOM)
-    lines = LINE.findall(text)
-    tables: list[LogTable] = []
-    for token in parser.parse(text):
-        if token.type != "table_open" or token.level or token.map is None:
-            continue
-        first, end = token.map
-        header = _cell_texts(lines[first])
-        columns = {machine_name(title) for title in header}
-        kind = "evaluation" if "source_checkpoint" in columns else "training" if "run_id" in columns else "other"
-        # Markdown takes a line of prose right under a table for a row; its writer does not
-        places = [place for place in range(first + 2, end) if _pipes(lines[place])]
-        rows = tuple(LogRow(place, _cell_texts(lines[place])) for place in places)
-        tables.append(LogTable(kind, header, first, rows))
-    return tables
+    """Every table of a text in its order."""
+    return [LogTable(table.header, table.line, table.rows) for table in read_tables(text)]
 
 
 def machine_name(title: str) -> str:
     """What a header means: `Conclusion / Takeaway` is conclusion, the historic `MLM Loss` is task_loss."""
-    name = _snake_case(re.split(r"\s/\s", title)[0])
+    name = snake_case(re.split(r"\s/\s", title)[0])
     return SAME_COLUMNS.get(name, name)
 
 
-def split_cells(line: str) -> list[tuple[int, int]]:
-    """Where the cells of a raw table line begin and end: between the pipes that no backslash escapes."""
-    pipes, end = _pipes(line), len(line.rstrip())
-    starts = [len(line) - len(line.lstrip()), *(pipe + 1 for pipe in pipes)]
-    spans = list(zip(starts, [*pipes, end], strict=True))
-    if spans[0][0] >= spans[0][1]:  # before the pipe that opens the line
-        spans.pop(0)
-    if spans and spans[-1][0] >= spans[-1][1]:  # behind the pipe that closes it
-        spans.pop()
-    return spans
-
-
-def _pipes(line: str) -> list[int]:
-    return [match.start() for match in re.finditer(r"(?<!\\)\|", line)]
-
-
-def _cell_texts(line: str) -> tuple[str, ...]:
-    return tuple(line[start:end].strip().replace(r"\|", "|") for start, end in split_cells(line))
-
-
-def _snake_case(title: str) -> str:
-    return re.sub(r"[\W_]+", "_", title.casefold()).strip("_")
-
-
 def read_text(path: Path) -> str:
+    """The text of a log.
+
+    Raises:
+        UserError: it cannot be read, is too large, is not UTF-8, or holds a number that no float can.
+    """
     if path.is_dir():
         raise UserError(f"{path}: is a folder; the log is a Markdown file; fix: name a file with --log")
     try:
@@ -359,7 +311,7 @@ def _text_columns(table: LogTable) -> list[str]:
     """The headers in snake_case, each once, out of the way of the typed columns."""
     names: list[str] = []
     for position, title in enumerate(table.header, start=1):
-        name = _snake_case(title) or f"column_{position}"
+        name = snake_case(title) or f"column_{position}"
         name = f"{name}_text" if name in (*TYPED_COLUMNS[table.kind], "table") else name
         while name in names:
             name += f"_{position}"
@@ -368,6 +320,7 @@ def _text_columns(table: LogTable) -> list[str]:
 
 
 def is_missing(text: str) -> bool:
+    """Whether a cell is empty or says that there is no value."""
     return text.strip(" *").casefold() in MISSING
 
 
@@ -446,8 +399,8 @@ def _with_row(text: str, record: RunRecord, path: Path) -> str:
 def _insert_line(lines: list[str], table: LogTable, cells: dict[str, str]) -> None:
     last = table.rows[-1].line if table.rows else table.line + 1
     line = "| " + " | ".join(cells.get(machine_name(title), "") for title in table.header) + " |"
-    ending = _ending(lines[table.line])
-    if _ending(lines[last]):
+    ending = line_ending(lines[table.line])
+    if line_ending(lines[last]):
         line += ending
     else:  # the file ends without a newline, and still does
         lines[last] += ending
@@ -459,7 +412,7 @@ def _update_line(line: str, header: tuple[str, ...], cells: dict[str, str]) -> s
     spans = split_cells(line)
     wanted = [cells.get(machine_name(title)) for title in header]
     conclusions = [machine_name(title) == "conclusion" for title in header]
-    ending = _ending(line)
+    ending = line_ending(line)
     for (start, end), cell, is_conclusion in reversed(list(zip(spans, wanted, conclusions, strict=False))):
         raw = line[start:end]
         if cell is None or raw.strip() == cell or (is_conclusion and not is_generated(raw)):
@@ -470,14 +423,14 @@ def _update_line(line: str, header: tuple[str, ...], cells: dict[str, str]) -> s
     missing = wanted[len(spans) :]
     if missing:
         body = line.rstrip()
-        closed = _pipes(body)[-1:] == [len(body) - 1]
+        closed = pipes(body)[-1:] == [len(body) - 1]
         line = body + ("" if closed else " |") + "".join(f" {cell or ''} |" for cell in missing) + ending
     return line
 
 
 def _with_section(text: str, kind: str) -> str:
-    newline = _ending(LINE.findall(text)[0]) or "\n"
-    gap = "" if _ending(LINE.findall(text)[-1]) else newline
+    newline = line_ending(LINE.findall(text)[0]) or "\n"
+    gap = "" if line_ending(LINE.findall(text)[-1]) else newline
     return text + gap + _section(kind, newline)
 
 
@@ -485,7 +438,3 @@ def _section(kind: str, newline: str) -> str:
     title, columns = SECTIONS[kind]
     table = f"| {' | '.join(columns)} |{newline}|{'---|' * len(columns)}{newline}"
     return f"{newline}{title}{newline}{newline}{table}"
-
-
-def _ending(line: str) -> str:
-    return line[len(line.rstrip("\r\n")) :]

@@ -12,7 +12,8 @@ from tasks.log.check.feasibility import Rounded
 from tasks.log.check.figures import Figure, Place, metrics_in, plain, sentences, tasks_in
 from tasks.log.check.finding import Finding, Kind
 from tasks.log.check.meaning import floor_of
-from tasks.log.experiment_log import LogRow, LogTable, is_missing
+from tasks.log.experiment_log import LogTable, is_missing
+from tasks.log.markdown import TableRow
 
 MINUS = ("-", "−", "–")
 _NUMBER = re.compile(r"(?P<sign>[-−–+]?)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*(?:rel(?:ative|\.)?)?", re.I)
@@ -240,7 +241,7 @@ def _tables_differ(document: Document, other: Document) -> Iterator[Finding]:
                     yield from _cell_differs(OLD_TABLE_CELL, Place(row.line + 1, None, title), mine, before, where)
 
 
-def _labelled(table: LogTable) -> dict[tuple[str, int], LogRow]:
+def _labelled(table: LogTable) -> dict[tuple[str, int], TableRow]:
     """The rows of a table by their first cell, and by how often that came before."""
     counted: Counter[str] = Counter()
     found = {}
@@ -370,13 +371,13 @@ def _likeliness(header: tuple[str, ...], pair: tuple[int, int], place: int, valu
     return (named, _direction(header, old, new), (old in nearest) + (new in nearest), new > old)
 
 
-def _explains(row: LogRow, old: int, new: int, place: int, table: LogTable, signed: bool) -> float:
+def _explains(row: TableRow, old: int, new: int, place: int, table: LogTable, signed: bool) -> float:
     """1 where the row's delta is that of two columns, half where only its unit is another."""
     faults = _faults(row, old, new, place, table, signed)
     return 0 if faults is None or any(one.severity == "error" for one in faults) else 0.5 if faults else 1
 
 
-def _faults(row: LogRow, old: int, new: int, place: int, table: LogTable, signed: bool) -> list[Finding] | None:
+def _faults(row: TableRow, old: int, new: int, place: int, table: LogTable, signed: bool) -> list[Finding] | None:
     """What is wrong with a row's delta if it is that of these columns; None if they cannot be compared."""
     numbers = [_numbers(row.cell(index)) for index in (old, new, place)]
     if not all(numbers) or len({len(one) for one in numbers}) > 1:

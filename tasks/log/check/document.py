@@ -25,7 +25,8 @@ from tasks.log.check.figures import (
     tasks_in,
     values_alone,
 )
-from tasks.log.experiment_log import BOM, KEY_COLUMNS, LINE, LogRow, LogTable, all_tables, machine_name, read_text
+from tasks.log.experiment_log import KEY_COLUMNS, LogTable, all_tables, machine_name, read_text
+from tasks.log.markdown import BOM, LINE, TableRow
 from tasks.log.rows import is_generated
 from tasks.scores.metrics import METRICS
 
@@ -103,7 +104,7 @@ class Row:
     """A row of the training or the evaluation table."""
 
     table: LogTable
-    place: LogRow
+    place: TableRow
 
     @property
     def kind(self) -> str:
@@ -219,7 +220,7 @@ class Document:
         return dict(sorted((self.prose | rows).items()))
 
     @cached_property
-    def _table_of(self) -> dict[int, tuple[LogTable, LogRow]]:
+    def _table_of(self) -> dict[int, tuple[LogTable, TableRow]]:
         return {row.line: (table, row) for table in self.tables for row in table.rows}
 
     def pieces(self, number: int) -> tuple[str, ...]:

@@ -35,9 +35,9 @@ from tasks.log.experiment_log import (
     read_log,
     render_row,
     show_log,
-    split_cells,
     write_row,
 )
+from tasks.log.markdown import split_cells
 from tasks.log.rows import EVALUATION_COLUMNS, TRAINING_COLUMNS, is_generated
 from tasks.store.home import RunFolder
 from tasks.store.records import CellResult, RunRecord, StageRecord
