@@ -4,6 +4,8 @@ The machine owns the cells of rows whose run id it knows, and nothing else: ever
 `cogito log show --log master_experiment_log.md`
 """
 
+# pandas is imported where a table is exported: it would slow every command that reads the log.
+
 import html
 import json
 import math

@@ -108,14 +108,17 @@ class Row:
 
     @property
     def kind(self) -> str:
+        """`training` or `evaluation`."""
         return self.table.kind
 
     @property
     def line(self) -> int:
+        """Its line in the file, counted from 1."""
         return self.place.line + 1
 
     @cached_property
     def run_id(self) -> str | None:
+        """The run id in the column that keys its table, None where there is none."""
         cell = self.table.cell(self.place, KEY_COLUMNS.get(self.kind, ""))
         named = RUN_ID.search(cell) if self.kind == "training" else None
         return named[0] if named else self.table.run_id(self.place)
@@ -142,11 +145,13 @@ class Row:
         return self.place.cell(_column(self.table.header, column))
 
     def at(self, column: str) -> Place:
+        """The place of its cell under a column's machine name."""
         place = _column(self.table.header, column)
         return Place(self.line, self.run_id, None if place is None else self.table.header[place])
 
     @property
     def conclusion(self) -> str:
+        """The text of its conclusion."""
         return self.text("conclusion")
 
     @cached_property
@@ -176,10 +181,12 @@ class Document:
 
     @cached_property
     def lines(self) -> list[str]:
+        """The lines of the file with their line breaks."""
         return LINE.findall(self.text)
 
     @cached_property
     def tables(self) -> list[LogTable]:
+        """Every table of the file."""
         return all_tables(self.text)
 
     @cached_property
@@ -189,6 +196,7 @@ class Document:
 
     @cached_property
     def others(self) -> list[LogTable]:
+        """The tables beside the training and evaluation tables."""
         return [table for table in self.tables if table.kind == "other"]
 
     @cached_property
@@ -198,6 +206,7 @@ class Document:
 
     @cached_property
     def run_ids(self) -> tuple[str, ...]:
+        """The run ids of this file and of the log that it is read for."""
         return (*self.runs, *self.known)
 
     @cached_property
@@ -323,6 +332,7 @@ class Document:
 
     @cached_property
     def row_losses(self) -> list[Figure]:
+        """The losses in the column of the training table that is for them."""
         figures = []
         for row in self.rows:
             if row.kind == "training":

@@ -36,6 +36,7 @@ class Rounded:
         return self.low <= value <= self.high
 
     def overlaps(self, other: "Rounded") -> bool:
+        """Whether any number rounds to both figures."""
         return self.low <= other.high and other.low <= self.high
 
     def agrees(self, other: "Rounded") -> bool:

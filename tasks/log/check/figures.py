@@ -107,6 +107,7 @@ class Figure:
 
     @cached_property
     def value(self) -> float:
+        """The figure as a fraction of 1, a loss as it is."""
         return float(self.rounded.low + self.rounded.high) / 2
 
     @cached_property
@@ -123,6 +124,7 @@ class Figure:
 
     @property
     def likely_metric(self) -> str:
+        """The first of its readings."""
         return self.readings[0]
 
     @property
@@ -160,6 +162,7 @@ class Figure:
 
     @cached_property
     def says_floor(self) -> bool:
+        """Whether the words around it mention a floor or a trivial answer."""
         return bool(FLOOR.search(f"{self.notes} {self.context}"))
 
     @property
@@ -174,6 +177,7 @@ class Figure:
 
     @property
     def shown(self) -> str:
+        """The figure as it was written."""
         return f"{self.text}{'%' if self.percent else ''}"
 
 
@@ -193,6 +197,7 @@ def tasks_in(text: str) -> list[str]:
 
 
 def metrics_in(text: str) -> list[str]:
+    """The metrics that a text names, in their order, as keys of METRICS."""
     matches = re.finditer(rf"(?<![A-Za-z0-9])(?:{_METRIC})(?![A-Za-z0-9])", text, re.I)
     return [METRIC_NAMES[match[0].casefold()] for match in matches]
 
@@ -232,6 +237,7 @@ def losses_in(text: str, place: Place, run: str | None) -> list[Figure]:
 
 
 def loss_kind(word: str | None) -> str | None:
+    """`train` or `eval` for the word before a loss, None without one."""
     return None if word is None else "train" if word.casefold().startswith("train") else "eval"
 
 
