@@ -237,9 +237,8 @@ def finetune_cell(
     progress = show_progress(
         cell.title, lambda figures: f"epoch {figures['epoch']:.1f}, selection {figures['selection']:.3f}"
     )
-    how = (cell.protocol, cell.head, cell.seed, cell.start)
     try:
-        return finetune(checkpoint, data, *how, run, cogito_home(), begin=begin, on_progress=progress)
+        return finetune(cell, checkpoint, data, run, cogito_home(), begin=begin, on_progress=progress)
     finally:
         DISPLAY.finish(cell.title)
 

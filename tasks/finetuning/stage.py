@@ -3,9 +3,9 @@
 import logging
 
 from tasks.data.task_data import PreparedTask
+from tasks.finetuning.cell import Cell
 from tasks.jobs.launch import claimed_job, run_on_one_device
 from tasks.jobs.messages import FinetuningJob, OnProgress
-from tasks.spec.evaluation import CellProtocol
 from tasks.store.files import content_hash, file_sha256, is_complete
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import CellResult, Checkpoint
@@ -17,47 +17,43 @@ CONTRACT_VERSION = 1
 
 
 def finetune(
+    cell: Cell,
     checkpoint: Checkpoint,
     data: PreparedTask,
-    protocol: CellProtocol,
-    head: str,
-    seed: int,
-    start: str,
     run: RunFolder,
     home: Home,
     begin: CellResult | None = None,
     on_progress: OnProgress | None = None,
 ) -> CellResult:
-    """Fine-tune one cell, or find it done.
+    """Fine-tune one cell, or reuse its finished result.
 
     Args:
-        start: `checkpoint`, `random` for the same model with random weights, or `zero_shot` for no fine-tuning.
         begin: the cell of another task whose model this one starts from, instead of the checkpoint.
 
     Raises:
         StageError: the job failed.
     """
-    settings = protocol.model_dump(mode="json", exclude={"seeds", "data"}, exclude_defaults=True)
+    settings = cell.protocol.model_dump(mode="json", exclude={"seeds", "data"}, exclude_defaults=True)
     weights, source = checkpoint.weights_sha256, checkpoint.folder
     if begin is not None:
         assert begin.model is not None, "a cell that others start from keeps its model"
         weights, source = file_sha256(begin.model / "model.safetensors"), begin.model
-    identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, head, seed, start])
-    folder = run.cell(data.task, seed, start)
+    identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, cell.head, cell.seed, cell.start])
+    folder = run.cell(data.task, cell.seed, cell.start)
     with claimed_job(folder, identity, home, CellResult) as done:
         if done is not None and (done.model is None or is_complete(done.model)):
             return done
         job = FinetuningJob(
             identity=identity,
             task=data.task,
-            seed=seed,
-            start=start,
-            head=head,
+            seed=cell.seed,
+            start=cell.start,
+            head=cell.head,
             checkpoint=source,
             family=checkpoint.family,
             start_from=begin.task if begin else None,
             data=data.folder,
-            protocol=protocol,
+            protocol=cell.protocol,
         )
         result = run_on_one_device(folder, job, home, on_progress)
         _report_weights(result)

@@ -34,7 +34,7 @@ class Device:
     threads: int
 
 
-# GPUs that no longer answered when a job on them had failed: this command leases them to no other.
+# GPUs that did not respond after a job on them had failed; this command leases them no more.
 lost_devices: set[Device] = set()
 
 
@@ -59,15 +59,15 @@ def usable_cores() -> int:
 
 @contextmanager
 def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
-    """Hold `count` devices until the block ends; waits while they are taken.
+    """Lease `count` devices until the block ends; waits while they are taken.
 
     Raises:
-        StageError: too few are left that answer, or this process was told to stop.
-        Paused: it was told to pause.
+        StageError: too few devices respond, or the command was interrupted.
+        Paused: a pause was requested.
     """
     with ExitStack() as held:
         leased: list[Device] = []
-        # Only one asks at a time, so that a job that needs many devices is not starved by jobs that need one.
+        # One job at a time takes devices, so that jobs that need one do not starve a job that needs many.
         with hold(home.lock("device-queue")):
             while len(leased) < count:
                 if stopping.is_set():
@@ -76,10 +76,10 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
                     raise Paused("before it began")
                 devices = [device for device in visible_devices() if device not in lost_devices]
                 if count > len(devices):
-                    gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda one: one.index))
+                    gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda device: device.index))
                     raise StageError(
                         f"GPU {gone} no longer responds, and {len(devices)} of the {count} needed are left; "
-                        "what is done is saved; fix: look at it (`nvidia-smi`), then run the same command again"
+                        "finished work is saved; fix: check it with `nvidia-smi`, then run the same command again"
                     )
                 for device in devices:
                     if device in leased or len(leased) == count:

@@ -42,6 +42,7 @@ from tasks.store.locks import hold
 
 log = logging.getLogger("cogito.launch")
 
+ROOT = Path(__file__).resolve().parents[2]
 LAST_LINES = 12
 # How the launchers report that a signal killed a process; they end the other ranks with SIGTERM, which is no cause.
 _KILLED_BY = re.compile(r"Signal \d+ \((SIG(?!TERM)\w+)\) received by PID|died with <Signals\.(SIG(?!TERM)\w+):")
@@ -307,6 +308,8 @@ def _environment(job: Job[Any], devices: list[Device], folder: Path) -> dict[str
         "PYTHONIOENCODING": "utf-8",
         "PYTHONSAFEPATH": "1",  # -P for the ranks that a launcher starts
     }
+    if ROOT.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps found by its folder
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     if devices[0].kind == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(device.index for device in devices)
     else:

@@ -1,7 +1,7 @@
-"""What is watched while a model trains: divergence ends a run as a result; collapse and leakage are warned of.
+"""Guards of a training: divergence ends it, as a result; collapse and leakage give warnings.
 
-All decisions follow from losses and gradient norms that every process of a run sees alike, and their history is part of
-the training state, so a run that was interrupted decides as it would have.
+All decisions depend on losses and gradient norms that are the same in every rank, and their history is part of the
+training state, so an interrupted training decides as an uninterrupted one.
 """
 
 import math
@@ -10,16 +10,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-# A gradient norm this many times its running median is no noise: spikes of ten times are common and clipped away.
+# A gradient norm this many times its running median is divergence; spikes of ten times are common, and clipped.
 GRADIENT_RATIO = 100.0
 MEDIAN_STEPS = 200
 LEAST_STEPS = 50
-# A held-out loss that has risen to this multiple of its best, and by this many nats.
+# Divergence, too: a held-out loss at this multiple of its best, and this many nats above it.
 LOSS_RATIO, LOSS_RISE_NATS = 1.5, 1.0
-# A rank that has fallen under this share of the highest it had.
+# Collapse: an effective rank below this share of its highest value.
 COLLAPSE_SHARE = 0.25
 COLLAPSE_RANKS = ("centred_effective_rank", "effective_rank_per_sample_mean")
-# No text is that predictable: the answers are known, or the held-out text was trained on.
+# Leakage: no text is that predictable, so the model sees the answers or was trained on the held-out text.
 LEAKAGE_SHARE, LEAKAGE_NATS = 0.1, 0.5
 
 
@@ -27,8 +27,9 @@ class TrainingGuard:
     """Watches one training.
 
     Attributes:
+        warn: receives every warning once.
         best_loss, best_step: of the held-out evaluations so far.
-        warnings: what was warned of, once each.
+        warnings: kind -> text.
     """
 
     def __init__(self, unigram_entropy: float, warn: Callable[[str], None] = lambda text: None) -> None:
@@ -81,6 +82,7 @@ class TrainingGuard:
             self.warn(self.warnings[kind])
 
     def state_dict(self) -> dict[str, Any]:
+        """The history that later decisions depend on, as JSON."""
         return {
             "norms": list(self.norms),
             "highest_ranks": self.highest_ranks,
@@ -90,6 +92,7 @@ class TrainingGuard:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a history, and warn again of what it warned of."""
         self.norms.extend(state["norms"])
         self.highest_ranks = dict(state["highest_ranks"])
         self.best_loss, self.best_step = float(state["best_loss"]), int(state["best_step"])

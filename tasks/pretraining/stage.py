@@ -1,4 +1,4 @@
-"""The launch side of pretraining: what is asked of the ranks, where it lies, whether it was done before."""
+"""The launch side of pretraining: builds the job of the ranks, or finds its result."""
 
 import logging
 from typing import Any
@@ -21,7 +21,7 @@ CONTRACT_VERSION = 1
 
 
 def pretraining_identity(spec: ExperimentSpec, data_identity: str, init_from: Checkpoint | None = None) -> str:
-    """What a run id names: data, model, objective, training and start, and nothing of where or when."""
+    """The identity of a training: data, model, objective, training and start, but neither place nor time."""
     start = [init_from.weights_sha256] if init_from else []
     return content_hash([CONTRACT_VERSION, data_identity, pretraining_part(spec), *start])
 
@@ -61,9 +61,9 @@ def pretrain(
         on_progress: called with the figures of every progress line.
 
     Raises:
-        UserError: more processes than GPUs or than sequences of a step.
+        UserError: there are fewer GPUs, or fewer sequences in a step, than processes.
         StageError: training failed.
-        Paused: it was told to pause; the same call goes on.
+        Paused: a pause was requested; the same call continues the training.
     """
     if (init_from is None) != (spec.training.init_from is None):
         raise UserError(f"training.init_from: got {spec.training.init_from}, but no such checkpoint was found for it")
@@ -73,7 +73,22 @@ def pretrain(
     with claimed_job(run.pretraining, identity, home, PretrainingResult) as done:
         if done is not None and is_complete(done.model):
             return done  # a model that is no longer whole is written again from the last training state
-        return _train(spec, corpus, run, home, identity, init_from, processes, on_progress)
+        count = count_processes(spec, processes)
+        check_processes(spec, run, processes, identity)
+        _warn_of_settings(spec, corpus.train_blocks)
+        job = PretrainingJob(
+            identity=identity,
+            spec=spec,
+            run_id=run.run_id,
+            corpus=corpus.folder,
+            config=model_config(spec, corpus.vocab_size, run.run_id, corpus.special_token_ids),
+            init_from=init_from.folder if init_from else None,
+            unigram_entropy=corpus.unigram_entropy_nats,
+            processes=count,
+            tracking_folder=run.root / "wandb",
+        )
+        with lease_for_training(home, count) as leased:
+            return run_job(run.pretraining, job, leased, launcher=True, on_progress=on_progress)
 
 
 def _compare_tokenizers(init_from: Checkpoint, corpus: CorpusResult) -> None:
@@ -88,10 +103,10 @@ def _compare_tokenizers(init_from: Checkpoint, corpus: CorpusResult) -> None:
 
 
 def count_processes(spec: ExperimentSpec, asked: int | None) -> int:
-    """Training processes: those asked for, else one per GPU, or one on a CPU.
+    """Number of training processes: as requested, else one per GPU, or one on a CPU.
 
     Raises:
-        UserError: more than GPUs or than sequences of a step.
+        UserError: there are fewer GPUs, or fewer sequences in a step.
     """
     devices = visible_devices()
     on_gpu = devices[0].kind == "cuda"
@@ -112,13 +127,13 @@ def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, ide
     The order of the data would be the same, but each process has dropout and a mean of the concept losses of its own.
 
     Args:
-        asked: number of processes; None takes what this machine has.
-        identity: of the training that goes on; None where its corpus is not prepared yet: that of the last state.
+        asked: requested number of processes; None takes what this machine has.
+        identity: of the training to continue; None, where its corpus is not prepared yet, takes that of the last state.
 
     Raises:
-        UserError: it was begun with another number.
+        UserError: the run was trained by another number of processes so far.
     """
-    from tasks.pretraining.state import newest_marker
+    from tasks.pretraining.state import newest_marker  # loads torch, which slows the command
 
     saved = newest_marker(run.pretraining / "checkpoints", identity)
     count = count_processes(spec, asked)
@@ -134,38 +149,10 @@ def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, ide
     )
 
 
-def _train(
-    spec: ExperimentSpec,
-    corpus: CorpusResult,
-    run: RunFolder,
-    home: Home,
-    identity: str,
-    init_from: Checkpoint | None,
-    processes: int | None,
-    on_progress: OnProgress | None,
-) -> PretrainingResult:
-    count = count_processes(spec, processes)
-    check_processes(spec, run, processes, identity)
+def _warn_of_settings(spec: ExperimentSpec, train_blocks: int) -> None:
     for warning in spec.warnings:
         log.warning("%s", warning)
-    steps = training_steps(spec, corpus.train_blocks)
-    if warmup_steps(spec, steps) < spec.training.warmup_steps:
-        log.warning(
-            "training.warmup_steps %d exceeds half of the %d steps: warming up for %d",
-            spec.training.warmup_steps,
-            steps,
-            warmup_steps(spec, steps),
-        )
-    with lease_for_training(home, count) as leased:
-        job = PretrainingJob(
-            identity=identity,
-            spec=spec,
-            run_id=run.run_id,
-            corpus=corpus.folder,
-            config=model_config(spec, corpus.vocab_size, run.run_id, corpus.special_token_ids),
-            init_from=init_from.folder if init_from else None,
-            unigram_entropy=corpus.unigram_entropy_nats,
-            processes=count,
-            tracking_folder=run.root / "wandb",
-        )
-        return run_job(run.pretraining, job, leased, launcher=True, on_progress=on_progress)
+    steps = training_steps(spec, train_blocks)
+    if (warmup := warmup_steps(spec, steps)) < spec.training.warmup_steps:
+        message = "training.warmup_steps %d exceeds half of the %d steps: warming up for %d"
+        log.warning(message, spec.training.warmup_steps, steps, warmup)

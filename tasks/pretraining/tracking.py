@@ -1,6 +1,6 @@
 """Weights & Biases on rank 0: offline unless the spec says otherwise.
 
-It is for watching: whatever goes wrong with it is a warning and the training goes on; `curve.jsonl` holds every figure.
+Tracking is a view: any fault of it is a warning, and the training continues; `curve.jsonl` holds every figure.
 """
 
 import netrc
@@ -14,7 +14,7 @@ from tasks.errors import UserError
 from tasks.jobs.messages import PretrainingJob, report_warning
 from tasks.spec.experiment import TrackingSpec
 
-# A server that is away must not hold a finished training for ever; what it did not take lies in the run's folder.
+# An unreachable server must not hold up a finished training; the run's folder keeps what it did not receive.
 FINISH_SECONDS = 600.0
 
 
@@ -25,6 +25,7 @@ class Tracking:
         self.run, self.folder = run, folder
 
     def log(self, figures: dict[str, Any], step: int) -> None:
+        """Send the figures of a step."""
         self._try(lambda run: run.log(figures, step=step))
 
     def finish(self) -> str | None:
@@ -44,7 +45,7 @@ class Tracking:
 
 
 def check_login(spec: TrackingSpec) -> None:
-    """Find out before any work whether W&B would know the user; no network is needed for that.
+    """Check before any work, without the network, that there is a W&B login.
 
     Raises:
         UserError: tracking is to be online, and there is no login.
@@ -66,7 +67,7 @@ def check_login(spec: TrackingSpec) -> None:
 
 
 def start_tracking(job: PretrainingJob, done: int) -> Tracking:
-    """Start or continue the W&B run of a pretraining job under its run id; offline when its server does not take it."""
+    """Start or continue the W&B run of a pretraining job under its run id; offline if the server refuses it."""
     settings = job.spec.tracking
     if settings.wandb == "disabled":
         return Tracking(None)

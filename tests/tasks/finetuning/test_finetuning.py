@@ -14,6 +14,7 @@ from models.configuration import ConceptConfig
 from tasks.data.corpus import load_tokenizer, train_tokenizer
 from tasks.data.python_docs import iterate_documents
 from tasks.data.task_data import PreparedTask, find_task_source, load_examples, prepare_task
+from tasks.finetuning.cell import Cell
 from tasks.finetuning.loop import make_batch
 from tasks.finetuning.scoring import read_predictions, score_task
 from tasks.finetuning.stage import finetune
@@ -21,7 +22,7 @@ from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import EvaluationSpec
 from tasks.store.files import file_sha256
 from tasks.store.home import Home
-from tasks.store.records import CellResult, Checkpoint
+from tasks.store.records import CellResult, Checkpoint, Start
 
 pytestmark = pytest.mark.end_to_end
 
@@ -69,9 +70,10 @@ class Bench:
         source = find_task_source(TASKS[name], "made", self.home, None)
         return prepare_task(TASKS[name], self.spec.for_task(name), self.tokenizer, source, self.home)
 
-    def cell(self, name: str, head: str = "via_decoder", start: str = "checkpoint", **more: Any) -> CellResult:
+    def cell(self, name: str, head: str = "via_decoder", start: Start = "checkpoint", **more: Any) -> CellResult:
         protocol = self.spec.for_task(name)
-        return finetune(self.checkpoint, self.task(name), protocol, head, 42, start, self.run, self.home, **more)
+        cell = Cell(name, 42, start, head, protocol)
+        return finetune(cell, self.checkpoint, self.task(name), self.run, self.home, **more)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from tasks.data.corpus import prepare_corpus
 from tasks.data.sources import find_dataset
 from tasks.data.task_data import find_task_source, prepare_task
 from tasks.errors import StageError, UserError
+from tasks.finetuning.cell import Cell
 from tasks.finetuning.stage import finetune
 from tasks.jobs.messages import JobWarning, PretrainingJob, parse_line
 from tasks.pretraining import loop as pretraining_loop
@@ -372,7 +373,7 @@ def test_a_moved_home_has_everything_that_it_had(tmp_path: Path, monkeypatch: py
         )
         source = find_task_source(TASKS["mrpc"], "made", home, None)
         data = prepare_task(TASKS["mrpc"], protocol, corpus.tokenizer, source, home)
-        cell = finetune(checkpoint, data, protocol, "via_decoder", 42, "checkpoint", run, home)
+        cell = finetune(Cell("mrpc", 42, "checkpoint", "via_decoder", protocol), checkpoint, data, run, home)
         found = [trained, cell, analyse_concepts(checkpoint, corpus, spec.analysis, run, home)]
         record = load_record(run) if run.record.exists() else make_record(run_id=run.run_id)
         published = publish_checkpoint(trained.model, record, spec.publish, home)
