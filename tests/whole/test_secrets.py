@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -130,10 +131,11 @@ def of_a_report(home: Home, folder: Path) -> str:
 
 
 def of_an_artifact(home: Home, folder: Path) -> str:
-    from tasks.artifacts import show
+    from tasks.artifacts import FlowRunContext, show
 
     shown: list[Any] = []
-    show(lambda *args, **kwargs: shown.append((args, kwargs)), [{"figure": TOKEN}], description=TOKEN)
+    with patch.object(FlowRunContext, "get", return_value=object()):  # outside a flow run nothing is shown
+        show(lambda *args, **kwargs: shown.append((args, kwargs)), [{"figure": TOKEN}], description=TOKEN)
     assert shown
     return str(shown)
 
