@@ -2,15 +2,17 @@
 
 A mirror is a folder that holds data sets and tokenizers under their Hub names: `DIR/nyu-mll/glue`. It is named by
 `--data-root DIR` or COGITO_DATA_ROOT, and makes everything work without a network.
-datasets and huggingface_hub are imported late: they take seconds, and most commands need neither.
+datasets, fsspec and huggingface_hub are imported late: they take seconds, and most commands need none of them.
 """
 
+import csv
 import hashlib
 import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,8 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
+# Longer than any field of a file that fits a disk, and what a C long holds everywhere.
+MAX_CSV_FIELD = 2**31 - 1
 # The reader of the datasets library for each suffix.
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
 
@@ -108,8 +112,10 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
     try:
         with writing(home.cache):
             folder = source.location if source.revision is None else _download(source, config, home)
-            table = datasets.load_dataset(folder, config, split=split, cache_dir=str(home.cache / "datasets"))
-    except StageError:
+            cache = str(home.cache / "datasets")
+            _check_csv_rows(source.name, datasets.load_dataset_builder(folder, config, cache_dir=cache))
+            table = datasets.load_dataset(folder, config, split=split, cache_dir=cache)
+    except (StageError, UserError):
         raise
     except Exception as error:
         if is_transient(error):
@@ -128,6 +134,30 @@ def load_split(source: Source, config: str | None, split: str, columns: Iterable
             f"data set {source.name!r}: has no column {', '.join(missing)}; allowed: {', '.join(table.column_names)}"
         )
     return table
+
+
+def _check_csv_rows(source: str, builder: Any) -> None:
+    """Refuse a row of another width than its header, which pandas would shift or fill without a word."""
+    import fsspec
+
+    config = builder.config
+    if builder.name != "csv" or config.skiprows or config.comment or config.lineterminator or len(config.sep) != 1:
+        return  # no CSV, or a dialect from its README that the csv module cannot read
+    csv.field_size_limit(MAX_CSV_FIELD)
+    names = ("quotechar", "quoting", "doublequote", "escapechar", "skipinitialspace")
+    dialect = {"delimiter": config.sep} | {name: getattr(config, name) for name in names}
+    encoding = {"encoding": config.encoding or "utf-8", "errors": "replace"}  # pandas reports what is not valid
+    for path in chain.from_iterable(config.data_files.values()):
+        with fsspec.open(path, "rt", compression="infer", newline="", **encoding) as file:
+            rows = csv.reader(file, **dialect)
+            width = len(config.names or ())
+            for row in filter(lambda row: len(row) > 1 or "".join(row).strip(), rows):  # pandas skips blank lines
+                width = width or len(row)
+                if len(row) != width:
+                    raise UserError(
+                        f"data set {source!r}: {path}:{rows.line_num}: has {len(row)} fields, the header {width}; "
+                        "fix: put a field with commas or line breaks in quotes, or add the missing field"
+                    )
 
 
 def _name_broken_file(folder: Path, error: BaseException) -> str:

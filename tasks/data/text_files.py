@@ -1,8 +1,7 @@
 """Reading a file of texts, streamed: .txt (a text per line), .jsonl, .csv and .parquet.
 
-The datasets library reads these formats too, but guesses types: a JSON column of dates becomes timestamps, and a CSV
-row with a field too many shifts its columns. A wrong text would be encoded without a word, so these readers take text
-as it stands, refuse everything else, and name the row.
+The datasets library would guess types (a JSON column of dates becomes timestamps) and encode another text without a
+word: these readers take text as it stands, refuse everything else, and name the row.
 """
 
 import csv
@@ -14,11 +13,10 @@ from typing import Any
 
 from pyarrow.parquet import ParquetFile, read_metadata
 
+from tasks.data.sources import MAX_CSV_FIELD
 from tasks.errors import UserError, unknown_name
 
 ROWS_PER_READ = 1024
-# Longer than any field of a file that fits a disk, and what a C long holds everywhere.
-MAX_CSV_FIELD = 2**31 - 1
 
 # The rows of a file, each with its place for messages.
 Rows = Iterator[tuple[str, dict[str, Any]]]
