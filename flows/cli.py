@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import traceback
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +42,12 @@ COMMANDS = {
 }
 
 
+@cache
+def _syntax(module: str) -> ast.Module:
+    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
 class DeferredCommand(TyperCommand):
     """A command whose file is imported when it runs, so that no command waits for the libraries of another."""
 
@@ -59,8 +66,7 @@ class DeferredCommand(TyperCommand):
 
     def summary(self) -> str:
         """The docstring of the function, of a group that of its file, read without importing it."""
-        source = Path(__file__).parents[1].joinpath(*self.module.split(".")).with_suffix(".py")
-        tree = ast.parse(source.read_text(encoding="utf-8"))
+        tree = _syntax(self.module)
         named = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == self.attribute)
         return ast.get_docstring(next(named, tree)) or ""
 
