@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cogito.interface import check_log, compare, load_spec, read_log
     from flows.in_python import run_evaluation, run_experiment
-    from models.checkpoints import load_checkpoint
+    from models.checkpoints import CheckpointError, load_checkpoint
     from models.text_encoder import load_encoder
     from tasks.errors import Paused, StageError, UserError
 
 # Where each name lies.
 _HOMES = {
+    "CheckpointError": "models.checkpoints",
     "Paused": "tasks.errors",
     "StageError": "tasks.errors",
     "UserError": "tasks.errors",
@@ -29,6 +30,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CheckpointError",
     "Paused",
     "StageError",
     "UserError",
