@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from tasks.jobs.messages import (
     clear_answers,
     finished_result,
     parse_line,
-    pause_answer,
+    paused_step,
 )
 from tasks.processes import own_mark
 from tasks.secrets import environment_without_secrets, redact
@@ -144,8 +144,8 @@ def run_job(
     output = _Output(on_progress)
     exit_code = _run_process(command, _environment(job, devices, folder), folder, job, output)
     result: R | None = finished_result(folder, job.identity, job.result)
-    if result is None and (answer := pause_answer(folder)):
-        raise Paused(f"after step {answer.step}")
+    if result is None and (step := paused_step(folder)) is not None:
+        raise Paused(f"after step {step}")
     if result is None and pausing.is_set():
         raise Paused("before it was done")
     if result is not None and (exit_code == 0 or stopping.is_set() or pausing.is_set()):
@@ -270,16 +270,11 @@ def end_process_tree(pid: int) -> None:
     except psutil.NoSuchProcess:
         return
     for member in family:
-        try:
+        with suppress(psutil.NoSuchProcess):
             member.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(family, timeout=5)
-    for member in alive:
-        try:
+    for member in psutil.wait_procs(family, timeout=5)[1]:
+        with suppress(psutil.NoSuchProcess):
             member.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
 def _accelerate_arguments(devices: list[Device]) -> list[str]:

@@ -135,39 +135,22 @@ class JobError(Message):
     traceback: str = ""
 
 
-class PauseAnswer(Message):
-    """`paused.json`: the state after `step` is saved, and the job has ended."""
-
-    identity: str
-    step: int
-
-
 OnProgress = Callable[[Progress], None]
-_JOBS: TypeAdapter[PretrainingJob | FinetuningJob | AnalysisJob] = TypeAdapter(
-    Annotated[PretrainingJob | FinetuningJob | AnalysisJob, Field(discriminator="kind")]
-)
-_LINES: TypeAdapter[Progress | JobWarning | JobError] = TypeAdapter(
-    Annotated[Progress | JobWarning | JobError, Field(discriminator="kind")]
-)
+AnyJob = Annotated[PretrainingJob | FinetuningJob | AnalysisJob, Field(discriminator="kind")]
+Line = Annotated[Progress | JobWarning | JobError, Field(discriminator="kind")]
+# The content of `job.json`, and of a line behind its mark.
+JOBS: TypeAdapter[AnyJob] = TypeAdapter(AnyJob)
+_LINES: TypeAdapter[Line] = TypeAdapter(Line)
 
 
-def read_job(path: Path) -> PretrainingJob | FinetuningJob | AnalysisJob:
-    """The job of a `job.json`.
-
-    Raises:
-        OSError, ValueError: it cannot be read, or is not a job.
-    """
-    return _JOBS.validate_json(path.read_bytes())
-
-
-def send(message: Progress | JobWarning | JobError) -> None:
+def send(message: Line) -> None:
     """Write a message to standard output, where the launch side reads it."""
     # A single write, so that no other rank's line comes between the text and its line end.
     sys.stdout.write(f"{LINE_MARK}{message.model_dump_json()}\n")
     sys.stdout.flush()
 
 
-def parse_line(line: str) -> Progress | JobWarning | JobError | None:
+def parse_line(line: str) -> Line | None:
     """The message of a line, None for any other line.
 
     Raises:
@@ -192,34 +175,26 @@ def store_result(folder: Path, identity: str, result: Result) -> None:
     write_json(folder / "result.json", {"identity": identity, **stored})
 
 
-def is_finished(folder: Path, identity: str) -> bool:
-    """Whether a job's folder holds the result of this identity."""
-    return _stored_result(folder, identity) is not None
-
-
 def finished_result(folder: Path, identity: str, kind: type[R], *, reused: bool = False) -> R | None:
-    """The result of this identity that a job's folder holds, else None."""
-    stored = _stored_result(folder, identity)
-    return None if stored is None else kind.of_job(stored, folder, reused=reused)
-
-
-def _stored_result(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The result of this identity that a job's folder holds; None, so that the job runs again, if none can be read."""
     try:
         stored = read_json(folder / "result.json")
-    except (OSError, ValueError):
-        return None
-    return stored if stored.pop("identity", None) == identity else None
+        if stored.pop("identity", None) == identity:
+            return kind.model_validate({**stored, "reused": reused}, context={"base": folder})
+    except (OSError, ValueError, TypeError, AttributeError):  # a ValidationError is a ValueError
+        pass
+    return None
 
 
-def answer_pause(folder: Path, answer: PauseAnswer) -> None:
-    """Write `paused.json`."""
-    write_json(folder / "paused.json", answer.model_dump())
+def answer_pause(folder: Path, identity: str, step: int) -> None:
+    """Write `paused.json`: the state after `step` is saved, and the job has ended."""
+    write_json(folder / "paused.json", {"identity": identity, "step": step})
 
 
-def pause_answer(folder: Path) -> PauseAnswer | None:
-    """The content of `paused.json`, None without one."""
+def paused_step(folder: Path) -> int | None:
+    """The step of `paused.json`, None without one."""
     path = folder / "paused.json"
-    return PauseAnswer.model_validate(read_json(path)) if path.exists() else None
+    return int(read_json(path)["step"]) if path.exists() else None
 
 
 def clear_answers(folder: Path) -> None:

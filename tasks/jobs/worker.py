@@ -8,13 +8,12 @@ import pkgutil
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tasks.errors import StageError, UserError
-from tasks.jobs.messages import TERMINATED, Job, JobError, read_job, send, store_result
+from tasks.jobs.messages import JOBS, TERMINATED, JobError, send, store_result
 from tasks.processes import OWNER_PID, owner_lives
 from tasks.secrets import redact
 from tasks.store.files import write_json
@@ -23,18 +22,13 @@ from tasks.store.records import Result
 PARENT_POLL_SECONDS = 2.0
 
 
-def _loop(job: Job[Any]) -> Callable[[Job[Any], Path], Result | None]:
-    return pkgutil.resolve_name(job.loop)
-
-
 def _die_with_parent() -> None:
     """End this process once the command that started it is gone, for whatever reason."""
 
     def watch() -> None:
-        waiting = threading.Event()
-        while not waiting.wait(PARENT_POLL_SECONDS):
-            if not owner_lives(os.environ):
-                os._exit(1)
+        while owner_lives(os.environ):
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -45,10 +39,10 @@ def main(path: str) -> int:
     try:
         if OWNER_PID in os.environ:
             _die_with_parent()
-        job = read_job(Path(path))
+        job = JOBS.validate_json(Path(path).read_bytes())
         if job.pausable:
             signal.signal(signal.SIGTERM, lambda number, frame: TERMINATED.set())
-        result = _loop(job)(job, folder)
+        result: Result | None = pkgutil.resolve_name(job.loop)(job, folder)
         if result is not None:
             store_result(folder, job.identity, result)
     except Exception as error:

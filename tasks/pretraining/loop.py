@@ -33,15 +33,7 @@ from models.pretraining_step import PretrainingStep
 from tasks.data.corpus import load_tokenizer
 from tasks.data.token_blocks import Batch, BatchPlan, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.errors import StageError
-from tasks.jobs.messages import (
-    PAUSE_REQUEST,
-    TERMINATED,
-    PauseAnswer,
-    PretrainingJob,
-    answer_pause,
-    report_progress,
-    report_warning,
-)
+from tasks.jobs.messages import PAUSE_REQUEST, TERMINATED, PretrainingJob, answer_pause, report_progress, report_warning
 from tasks.pretraining.guards import TrainingGuard
 from tasks.pretraining.state import TrainingState, last_complete_state, load_best, load_state, save_best, save_state
 from tasks.pretraining.tracking import Tracking, start_tracking
@@ -196,7 +188,7 @@ def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
         if _must_pause(training.accelerator, folder, training.accelerator.device):
             training.save(settings.keep_checkpoints)
             if training.accelerator.is_main_process:
-                answer_pause(folder, PauseAnswer(identity=job.identity, step=training.finished))
+                answer_pause(folder, job.identity, training.finished)
             return None
         if training.finished % settings.checkpoint_every_steps == 0:
             training.save(settings.keep_checkpoints)

@@ -8,7 +8,7 @@ from tasks.data.sources import tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.jobs.devices import lease_for_training, visible_devices
 from tasks.jobs.launch import claimed_job, run_job
-from tasks.jobs.messages import OnProgress, PretrainingJob, is_finished
+from tasks.jobs.messages import OnProgress, PretrainingJob, finished_result
 from tasks.spec.experiment import ExperimentSpec, pretraining_part, training_steps, warmup_steps
 from tasks.store.files import content_hash, is_complete
 from tasks.store.home import Home, RunFolder
@@ -139,7 +139,7 @@ def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, ide
     count = count_processes(spec, asked)
     if saved is None or saved["processes"] == count:
         return
-    if identity is None and is_finished(run.pretraining, saved["identity"]):
+    if identity is None and finished_result(run.pretraining, saved["identity"], PretrainingResult) is not None:
         return
     step, known = saved["step"], saved["processes"]
     got = f"--processes {count}" if asked else f"processes: got {count}, what this machine has,"

@@ -8,7 +8,7 @@ import math
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -52,11 +52,6 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reused: bool = Field(False, exclude=True, description="whether it was found finished; never stored")
-
-    @classmethod
-    def of_job(cls, stored: dict[str, Any], folder: Path, *, reused: bool = False) -> Self:
-        """The result that a job stored in `folder`; its paths are relative to that folder."""
-        return cls.model_validate({**stored, "reused": reused}, context={"base": folder})
 
 
 class CorpusResult(Result):

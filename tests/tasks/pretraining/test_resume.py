@@ -25,7 +25,7 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from command import TINY as COMMAND_TINY
 from command import cogito, environment
-from factories import make_record
+from factories import make_pretraining, make_record
 
 from models.family import VARIANTS
 from tasks.analysis.stage import analyse_concepts
@@ -36,7 +36,7 @@ from tasks.data.task_data import find_task_source, prepare_task
 from tasks.errors import StageError, UserError
 from tasks.finetuning.cell import Cell
 from tasks.finetuning.stage import finetune
-from tasks.jobs.messages import JobWarning, PretrainingJob, parse_line
+from tasks.jobs.messages import JobWarning, PretrainingJob, parse_line, store_result
 from tasks.pretraining import loop as pretraining_loop
 from tasks.pretraining import state as training_state
 from tasks.pretraining.stage import model_config, pretrain, pretraining_identity
@@ -347,7 +347,7 @@ def test_the_same_number_a_fresh_run_or_a_finished_one_may_go_on(home: Home) -> 
     find_inputs(a_spec("training.seed=7"), request(processes=1))
     with pytest.raises(UserError, match="allowed: 2"):  # where there was no preflight
         pretrain(spec, prepare_corpus(spec.data, find_dataset(spec.data.dataset, home, None), home), run, home)
-    write_json(run.pretraining / "result.json", {"identity": identity})
+    store_result(run.pretraining, identity, make_pretraining())
     find_inputs(spec, request(processes=1))
 
 
