@@ -10,7 +10,8 @@ import numpy as np
 from tasks.store.files import replacing
 
 Points = Sequence[Mapping[str, float]]
-RANKS = ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean", "centred_effective_rank")
+# The ranks that runs are compared by, of the figures of `models.geometry`. The first is the "Eff. Rank" of the log.
+RANKS = ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean")
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def plot_live_geometry(points: Points, num_concepts: int, path: Path) -> None:
     or the centred rank to 0."""
     seen = [p for p in points if RANKS[0] in p]
     with _axes(path) as (_, axes):
-        for name in RANKS:
+        for name in (*RANKS, "centred_effective_rank"):
             values = [p.get(name, np.nan) for p in seen]  # earlier curves lack the last
             axes.plot([p["step"] for p in seen], values, marker=".", label=name.replace("_", " "))
         axes.axhline(num_concepts, ls="--", color="gray", lw=1, label=f"{num_concepts} concepts")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from tasks.checkpoints.publishing import flat_keys, public_name
-from tasks.plots import plot_curve, plot_live_geometry, plot_over_steps, plot_similarity, plot_singular_values
+from tasks.plots import RANKS, plot_curve, plot_live_geometry, plot_over_steps, plot_similarity, plot_singular_values
 from tasks.report.baseline import against
 from tasks.report.facts import MADE_DATA, loss_mark, setting_text, spec_of, why_missing
 from tasks.report.rendering import Plot, Report
-from tasks.review.sides import RANKS, Side, run_side, spec_section
+from tasks.review.sides import Side, run_side, spec_section
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import START_TITLES, is_above_floor, show
 from tasks.spec.experiment import ExperimentSpec, training_steps

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.plots import plot_curves
+from tasks.plots import RANKS, plot_curves
 from tasks.report.baseline import primary_pairs
 from tasks.report.facts import MADE_DATA, loss_mark
 from tasks.report.rendering import Plot, Report
 from tasks.report.run import Points, points_with, read_curve
-from tasks.review.sides import RANKS, Side, run_side
+from tasks.review.sides import Side, run_side
 from tasks.review.sweeps import read_comparison, verdict_rows
 from tasks.store.files import is_safe_name
 from tasks.store.home import Home, RunFolder

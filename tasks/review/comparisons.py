@@ -14,9 +14,10 @@ from pydantic import computed_field
 from tasks.errors import UserError
 from tasks.log.check.figures import SPLITS
 from tasks.log.rows import SCORE_NAMES
+from tasks.plots import RANKS
 from tasks.review.differences import Difference, differences, normalized
 from tasks.review.likeness import NotComparableError, answers_of, unlike_losses, unlike_ranks, unlike_scores
-from tasks.review.sides import RANKS, Entry, ScoreKey, Side, find_side
+from tasks.review.sides import Entry, ScoreKey, Side, find_side
 from tasks.scores.intervals import paired_difference_interval, unpaired_difference_interval
 from tasks.scores.metrics import METRICS
 from tasks.store.home import Home
@@ -143,13 +144,12 @@ def _single(name: str, a: float | None, b: float | None, refused: str | None) ->
 
 
 def _ranks(a: Side, b: Side) -> list[Figure]:
-    figures = []
-    for name in RANKS:
-        one, other = a.ranks.get(name), b.ranks.get(name)
-        if one or other:
-            a_value, b_value = one.value if one else None, other.value if other else None
-            figures.append(_single(name.replace("_", " "), a_value, b_value, unlike_ranks(one, other)))
-    return figures
+    pairs = [(name.replace("_", " "), a.ranks.get(name), b.ranks.get(name)) for name in RANKS]
+    return [
+        _single(name, one.value if one else None, other.value if other else None, unlike_ranks(one, other))
+        for name, one, other in pairs
+        if one or other
+    ]
 
 
 def _score(a: Side, b: Side, key: ScoreKey) -> Figure:
@@ -157,7 +157,13 @@ def _score(a: Side, b: Side, key: ScoreKey) -> Figure:
     one, other = a.entries.get(key), b.entries.get(key)
     lettered = [(letter, entry) for letter, entry in (("A", one), ("B", other)) if entry]
     suffix = "" if start == "checkpoint" else f" ({start.replace('_', '-')})"
-    figure = Figure(
+    refused, facts = unlike_scores(metric, (a, b), (one, other)), {}
+    if refused is None and one and other:
+        try:
+            facts = {"n": one.n, **_difference(metric, one, other)}
+        except NotComparableError as error:
+            refused = str(error)
+    return Figure(
         name=f"{SCORE_NAMES.get(label, label)} {METRIC_TITLES.get(metric, metric)}{suffix}",
         task=label,
         metric=metric,
@@ -165,36 +171,26 @@ def _score(a: Side, b: Side, key: ScoreKey) -> Figure:
         a=one and one.value,
         b=other and other.value,
         at_floor=tuple(letter for letter, entry in lettered if entry.at_floor),
-        refused=unlike_scores(metric, (a, b), (one, other)),
-    )
-    if figure.refused or not one or not other or one.value is None or other.value is None:
-        return figure
-    try:
-        difference = _difference(metric, one, other)
-    except NotComparableError as error:
-        return figure.model_copy(update={"refused": str(error)})
-    return figure.model_copy(
-        update={
-            "n": one.n,
-            "delta": other.value - one.value,
-            "unreliable": any(score.unreliable for score in [*one.scores, *other.scores]),
-            "sd": None if one.sd is None or other.sd is None else (one.sd, other.sd),
-            **difference,
-        }
+        refused=refused,
+        **facts,
     )
 
 
 def _difference(metric: str, one: Entry, other: Entry) -> dict[str, Any]:
-    """The interval of the difference of two scores of the same examples: paired where both have their predictions."""
+    """The difference of two scores of the same examples; its interval is paired where both have their predictions."""
+    assert one.value is not None and other.value is not None
+    facts: dict[str, Any] = {
+        "delta": other.value - one.value,
+        "unreliable": any(score.unreliable for score in [*one.scores, *other.scores]),
+        "sd": None if one.sd is None or other.sd is None else (one.sd, other.sd),
+    }
     first = answers_of(metric, "A", one)
     second = answers_of(metric, "B", other, first[0] if first else None)
     if first and second:
-        return {"interval": paired_difference_interval(metric, *first, second[1]), "paired": True}
+        return facts | {"interval": paired_difference_interval(metric, *first, second[1]), "paired": True}
     lettered = (("A", one, first), ("B", other, second))
-    facts: dict[str, Any] = {
-        "no_predictions": tuple(letter for letter, entry, stored in lettered if entry.sources and not stored)
-    }
-    if one.value is not None and other.value is not None and one.interval and other.interval:
+    facts["no_predictions"] = tuple(letter for letter, entry, stored in lettered if entry.sources and not stored)
+    if one.interval and other.interval:
         facts["interval"] = unpaired_difference_interval(one.value, one.interval, other.value, other.interval)
     return facts
 

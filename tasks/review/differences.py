@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from tasks.checkpoints.publishing import public_name
+from tasks.checkpoints.publishing import flat_keys, public_name
 from tasks.review.sides import Side, spec_section
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import TaskOverride
@@ -11,6 +11,8 @@ from tasks.store.records import Result
 
 # Sections of a spec that do not change what is computed.
 WITHOUT_EFFECT = ("name", "tracking", "publish")
+# Keys whose content is compared under others: per task, or as the head that was scored.
+REGROUPED = ("evaluation.per_task", "evaluation.tasks", "evaluation.head")
 # The columns of a log that state how a run was made.
 ROW_COLUMNS = {
     "architecture": "architecture",
@@ -82,12 +84,10 @@ def _run_facts(side: Side) -> dict[str, Any]:
     """How a run was made, by dotted key."""
     record, trained = side.record, side.trained
     assert record is not None and trained is not None
-    facts: dict[str, Any] = {"kind": record.kind}
-    for section in record.spec.keys() - {*WITHOUT_EFFECT}:
-        facts |= {f"{section}.{key}": value for key, value in spec_section(record, section).items()}
+    sections = {name: spec_section(record, name) for name in record.spec if name not in WITHOUT_EFFECT}
+    facts = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    facts = {"kind": record.kind} | {key: value for key, value in facts.items() if key not in REGROUPED}
     evaluation = spec_section(record, "evaluation")
-    for key in ("evaluation.per_task", "evaluation.tasks", "evaluation.head"):
-        facts.pop(key, None)
     for key in TaskOverride.model_fields:
         facts[f"evaluation.{key}"] = {
             task: evaluation.get("per_task", {}).get(task, {}).get(key)
@@ -108,9 +108,7 @@ def _run_facts(side: Side) -> dict[str, Any]:
     if trained.pretraining is not None:
         names = ("device", "precision", "processes", "parameters", "steps")
         facts |= {f"pretraining.{name}": getattr(trained.pretraining, name) for name in names}
-    environment = record.environment.model_dump()
-    facts |= {f"versions.{name}": version for name, version in environment.pop("versions").items()}
-    return facts | environment | {"status": record.status, "made_data": record.made_data}
+    return facts | flat_keys(record.environment.model_dump()) | {"status": record.status, "made_data": record.made_data}
 
 
 def _row_facts(side: Side) -> dict[str, Any]:

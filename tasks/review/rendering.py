@@ -1,5 +1,7 @@
 """A comparison in words: its figures, its verdicts, and the log's table of updated baselines."""
 
+from collections.abc import Sequence
+
 from tasks.log.rows import escape_cell
 from tasks.review.comparisons import HELD_OUT_LOSS, Comparison, Figure
 from tasks.review.differences import value_text
@@ -48,25 +50,29 @@ def delta_text(figure: Figure, *, fraction: bool = False) -> str:
     return f"{shown(figure, delta, sign=True, fraction=fraction)} ({', '.join(notes)})"
 
 
+def markdown_table(*rows: Sequence[str]) -> str:
+    """Rows of cells as a Markdown table, of which the first is the head."""
+    head, *body = (f"| {' | '.join(map(escape_cell, cells))} |" for cells in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
+
+
 def updated_baselines(comparison: Comparison) -> str:
     """A comparison as the log's table of updated baselines, with what a reader must know of it below."""
-    old, new = map(escape_cell, comparison.titles)
-    lines = [
-        f"**Updated baselines (`{comparison.b}` beside `{comparison.a}`):**",
-        "",
-        f"| Task | {old} (old) | {new} (new) | Delta |",
-        "|---|---|---|---|",
-    ]
+    old, new = comparison.titles
+    lines = [["Task", f"{old} (old)", f"{new} (new)", "Delta"]]
     for figure in comparison.figures:
         if figure.refused is None:
             value = shown(figure, figure.b)
             value = f"**{value}**" if figure.verdict == "better" else value
-            cells = [figure.name, shown(figure, figure.a), value, delta_text(figure)]
-            lines.append(f"| {' | '.join(map(escape_cell, cells))} |")
+            lines.append([figure.name, shown(figure, figure.a), value, delta_text(figure)])
     notes = [
         ("Differs", [f"{each.key} {value_text(each.a)} -> {value_text(each.b)}" for each in comparison.differs]),
         *((f"Not known for {letter.upper()}", names) for letter, names in comparison.not_known.items()),
         ("Not compared", [f"{each.name} ({each.refused})" for each in comparison.figures if each.refused]),
     ]
-    lines += [line for title, texts in notes if texts for line in ("", f"**{title}:** {'; '.join(texts)}.")]
-    return "\n".join(lines) + "\n"
+    title = f"**Updated baselines (`{comparison.b}` beside `{comparison.a}`):**\n\n"
+    return (
+        title
+        + markdown_table(*lines)
+        + "".join(f"\n**{note}:** {'; '.join(texts)}.\n" for note, texts in notes if texts)
+    )

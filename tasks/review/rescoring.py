@@ -16,8 +16,6 @@ from tasks.store.home import Home, RunFolder
 from tasks.store.locks import hold_at_once
 from tasks.store.records import CellResult, Result, RunRecord, Score, load_record
 
-Key = tuple[str, str, str]
-
 
 class Change(Result):
     """A field of a score that changed in the record; `before` or `after` is None where there was no score."""
@@ -135,5 +133,5 @@ def _same(before: Any, after: Any) -> bool:
     return bool(before == after)
 
 
-def _key(score: Score) -> Key:
+def _key(score: Score) -> tuple[str, str, str]:
     return score.task, score.metric, score.start

@@ -17,6 +17,7 @@ from tasks.finetuning.scoring import read_predictions
 from tasks.log.check.figures import SPLITS, Place, losses_in, scores_in
 from tasks.log.experiment_log import find_row, machine_name
 from tasks.log.rows import render_row
+from tasks.plots import RANKS
 from tasks.scores.intervals import interval_from_value
 from tasks.scores.metrics import METRICS
 from tasks.scores.showing import is_above_floor
@@ -24,8 +25,6 @@ from tasks.store.files import is_safe_name
 from tasks.store.home import Home, RunFolder, user_path
 from tasks.store.records import RunRecord, Score, Start, find_run, load_record, read_record
 
-# The ranks that runs are compared by, of the figures of `models.geometry`. The first is the "Eff. Rank" of the log.
-RANKS = ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean")
 # The columns that an evaluation row takes from the row of its checkpoint.
 OF_THE_CHECKPOINT = ("architecture", "pretraining_data", "epochs", "concept_losses", "task_loss", "eff_rank")
 MADE_DATA = "made data"  # as a row states it

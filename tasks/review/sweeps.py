@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from tasks.plots import RANKS
 from tasks.review.comparisons import HELD_OUT_LOSS, compare_scores
-from tasks.review.rendering import delta_text
-from tasks.review.sides import RANKS, Side, pooled, run_side
+from tasks.review.rendering import delta_text, markdown_table
+from tasks.review.sides import Side, pooled, run_side
 from tasks.scores.intervals import mean_interval
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.spec.experiment import ExperimentSpec
@@ -50,8 +51,7 @@ def compare_runs(
     rows = [_summary(runs) for runs in groups.values()]
     if verdicts:
         sides = [[run.side for run in runs if run.side] for runs in groups.values()]
-        configurations = [(row, pooled(parts)) for row, parts in zip(rows, sides, strict=True) if parts]
-        _judge(configurations)
+        _judge([(row, pooled(parts)) for row, parts in zip(rows, sides, strict=True) if parts])
     write_json(folder / "comparison.json", rows)
     write_atomic(folder / "comparison.md", comparison_table(rows))
     return rows
@@ -59,8 +59,7 @@ def compare_runs(
 
 def read_comparison(folder: Path) -> list[dict[str, Any]]:
     """The rows that `compare_runs` wrote."""
-    rows: list[dict[str, Any]] = read_json(folder / "comparison.json")
-    return rows
+    return cast("list[dict[str, Any]]", read_json(folder / "comparison.json"))
 
 
 def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -70,23 +69,14 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         cells = [row["name"], str(row["seeds"]), "; ".join(row["failed"]) or row["left_plateau"]]
         lines.append([*cells, *(_cell(row["figures"].get(name)) for name in names)])
-    table = _markdown(lines)
-    verdicts = verdict_rows(rows)
-    if verdicts:
-        table += "\n" + _markdown([["experiment", "against", "score", "difference (95 % interval)"], *verdicts])
-    return table
+    verdicts = [["experiment", "against", "score", "difference (95 % interval)"], *verdict_rows(rows)]
+    return markdown_table(*lines) + ("\n" + markdown_table(*verdicts) if len(verdicts) > 1 else "")
 
 
 def verdict_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Every verdict of a comparison: experiment, what it is judged against, score, difference."""
     keys = ("against", "figure", "text")  # a comparison of an earlier version has no verdicts
     return [[str(row["name"]), *(each[key] for key in keys)] for row in rows for each in row.get("verdicts", [])]
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    rule = "|" + "---|" * len(lines[0])
-    header, *rows = (f"| {' | '.join(cells)} |" for cells in lines)
-    return "\n".join([header, rule, *rows]) + "\n"
 
 
 def mean_text(figure: Mapping[str, Any]) -> str:
@@ -185,13 +175,7 @@ def _judge(configurations: Sequence[tuple[dict[str, Any], Side]]) -> None:
     (first, baseline), *others = configurations
     for row, side in others:
         row["verdicts"] = [
-            {
-                "against": first["name"],
-                "figure": figure.name,
-                "verdict": figure.verdict,
-                "delta": figure.delta,
-                "interval": figure.interval,
-                "text": delta_text(figure),
-            }
+            {"against": first["name"], "figure": figure.name, "verdict": figure.verdict}
+            | {"delta": figure.delta, "interval": figure.interval, "text": delta_text(figure)}
             for figure in compare_scores(baseline, side, primary=True)
         ]

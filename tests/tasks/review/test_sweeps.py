@@ -137,6 +137,12 @@ def test_seeds_of_one_experiment_are_one_row(home: Home, tmp_path: Path) -> None
     assert "6.150 (" in table and "data: no such thing" in table
 
 
+def test_a_message_with_pipes_and_lines_stays_in_its_cell(home: Home, tmp_path: Path) -> None:
+    compare_runs([("gone", None, "allowed: a | b\nfix: take b")], home, tmp_path)
+    row = (tmp_path / "comparison.md").read_text().splitlines()[-1]
+    assert row == r"| gone | 0 | allowed: a \| b fix: take b |"
+
+
 @pytest.mark.prefect
 @pytest.mark.end_to_end
 def test_a_sweep_writes_a_row_each_and_resumes(tiny: Path, tmp_path: Path) -> None:
