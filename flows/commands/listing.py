@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flows.commands.options import console
 from models import family
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
-from tasks.scores.showing import CONSOLE_COLUMNS, console_rows
+from tasks.scores.showing import COLUMNS, console_rows
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord
 
@@ -72,7 +72,7 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     terminal = console()
     made = " (made data: says nothing about the real tasks)" if record.made_data else ""
     table = Table(title=f"{record.run_id}: {record.status}{made}")
-    for title in CONSOLE_COLUMNS:
+    for title in COLUMNS:
         table.add_column(title, justify="left" if title in ("task", "metric") else "right")
     for row in console_rows(record.scores):
         table.add_row(*row)

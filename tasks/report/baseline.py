@@ -1,13 +1,14 @@
 """A run beside a baseline in its report: the verdicts of the comparison engine, and the scores behind them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from tasks.review.comparisons import Figure, compare, compare_scores
 from tasks.review.differences import value_text
 from tasks.review.rendering import delta_text, shown
 from tasks.review.sides import Side
 from tasks.scores.showing import show
-from tasks.store.records import RunRecord, Score
+from tasks.store.records import Score
 
 
 @dataclass(frozen=True)
@@ -38,33 +39,11 @@ class Pair:
         return delta_text(self.figure, fraction=True)
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A run to compare with.
-
-    Attributes:
-        compared, refused: the scores that can and that cannot be compared.
-        figures: losses and ranks: name, here, there, difference.
-        differences: setting, here, there.
-        not_known: settings that only one of the two records holds, by the name of the other.
-    """
-
-    run: RunRecord
-    compared: list[Pair]
-    refused: list[Pair]
-    figures: list[list[str]]
-    differences: list[tuple[str, str, str]]
-    not_known: dict[str, list[str]]
-
-
 def pair_scores(run: Side, baseline: Side, figures: list[Figure]) -> list[Pair]:
     """The compared figures that are scores, with the scores behind them."""
-    return [Pair(figure, _score(run, figure), _score(baseline, figure)) for figure in figures]
-
-
-def _score(side: Side, figure: Figure) -> Score | None:
-    wanted = figure.task, figure.metric, figure.start
-    return next((entry.sources[0].score for key, entry in side.entries.items() if key == wanted), None)
+    here, there = ({key: entry.sources[0].score for key, entry in side.entries.items()} for side in (run, baseline))
+    keys: list[Any] = [(figure.task, figure.metric, figure.start) for figure in figures]
+    return [Pair(figure, here.get(key), there.get(key)) for figure, key in zip(figures, keys, strict=True)]
 
 
 def primary_pairs(run: Side, baseline: Side) -> dict[tuple[str, str], Pair]:
@@ -73,20 +52,16 @@ def primary_pairs(run: Side, baseline: Side) -> dict[tuple[str, str], Pair]:
     return {(score.task, score.metric): pair for pair in pairs if (score := pair.here or pair.there)}
 
 
-def against(run: Side, baseline: Side) -> Baseline:
-    """What of a run can be compared with a baseline, and what else differs."""
+def against(run: Side, baseline: Side) -> dict[str, Any]:
+    """What of a run can be compared with a baseline, and what else differs: the facts of `templates/baseline.md.j2`."""
     comparison = compare(baseline, run)
     pairs = pair_scores(run, baseline, [figure for figure in comparison.figures if figure.metric])
-    assert baseline.record is not None
-    return Baseline(
-        run=baseline.record,
-        compared=[pair for pair in pairs if pair.figure.refused is None],
-        refused=[pair for pair in pairs if pair.figure.refused is not None],
-        figures=[
-            [figure.name, shown(figure, figure.b), shown(figure, figure.a), delta_text(figure)]
-            for figure in comparison.figures
-            if not figure.metric
-        ],
-        differences=[(each.key, value_text(each.b), value_text(each.a)) for each in comparison.differs],
-        not_known={"the baseline": comparison.not_known["a"], "this run": comparison.not_known["b"]},
-    )
+    figures = [figure for figure in comparison.figures if not figure.metric]  # losses and ranks
+    return {
+        "run": baseline.record,
+        "compared": [pair for pair in pairs if pair.figure.refused is None],
+        "refused": [pair for pair in pairs if pair.figure.refused is not None],
+        "figures": [(each.name, shown(each, each.b), shown(each, each.a), delta_text(each)) for each in figures],
+        "differences": [(each.key, value_text(each.b), value_text(each.a)) for each in comparison.differs],
+        "not_known": {"the baseline": comparison.not_known["a"], "this run": comparison.not_known["b"]},
+    }

@@ -42,7 +42,6 @@ def run_report(run: RunFolder, baseline: Side | None = None) -> Report:
         "starts": START_TITLES,
         "warnings": _warnings(record),
         "loss_mark": loss_mark(record),
-        "primary": len(record.primary_scores()),
         "above_floor": sum(map(is_above_floor, record.primary_scores())),
         "failures": _failures(record),
         "unreached": [] if record.status == "complete" else missing,
@@ -153,13 +152,12 @@ def _concept_plots(run: RunFolder) -> list[Plot]:
         ("similarity", "Mean cosine between concepts", "mean_similarity", 2, plot_similarity),
     ]
     for name, title, key, dimensions, draw in drawings:
-        values = arrays.get(key)
+        values, fault = arrays.get(key), ""
         if values is None:
-            plots.append(Plot(name, title, None, gap or f"analysis/geometry.npz has no {key}"))
+            fault = gap or f"analysis/geometry.npz has no {key}"
         elif values.ndim != dimensions or not values.size or not np.isfinite(values).all() or not values.flat[0] > 0:
-            plots.append(Plot(name, title, None, "its values are not finite or all 0"))
-        else:
-            plots.append(Plot(name, title, partial(draw, values)))
+            fault = "its values are not finite or all 0"
+        plots.append(Plot(name, title, None if fault else partial(draw, values), fault))
     return plots
 
 

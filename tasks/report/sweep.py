@@ -1,5 +1,6 @@
 """The report of a sweep: the facts that `templates/sweep.md.j2` prints, and the losses of all runs in one plot."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -79,10 +80,8 @@ def _read_run(experiment: str, run_id: str, home: Home) -> SweepRun:
         record = load_record(home.run(run_id))
     except UserError:
         return SweepRun(experiment, home.run(run_id), None, [], "its record is gone or cannot be read")
-    trained = run_id
-    if record.kind == "evaluation" and record.checkpoint and home.has_run(record.checkpoint.run_id or ""):
-        trained = record.checkpoint.run_id or run_id
-    points, gap = read_curve(home.run(trained))
+    own = record.checkpoint.run_id if record.kind == "evaluation" and record.checkpoint else None
+    points, gap = read_curve(home.run(own if own and home.has_run(own) else run_id))
     return SweepRun(experiment, home.run(run_id), record, points_with(("task_loss",), points), gap)
 
 
@@ -100,11 +99,8 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: S
     entropy = next(iter(entropies)) if len(entropies) == 1 else None
     drawn = partial(plot_curves, curves, unigram_entropy=entropy)
     plots = [Plot("losses", "Losses over steps", drawn)] if curves else []
-    compared = [
-        (run, primary_pairs(run.side, baseline))
-        for run in runs
-        if baseline and run.side and run.run_id != baseline.name
-    ]
+    others = [(run, run.side) for run in runs if run.side and baseline and run.run_id != baseline.name]
+    compared = [(run, primary_pairs(side, baseline)) for run, side in others if baseline]
     facts = {
         "rows": rows,
         "runs": runs,
@@ -129,11 +125,10 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: S
 
 def _columns(runs: Sequence[SweepRun]) -> dict[tuple[str, str, int, float], dict[str, Score]]:
     """Like scores share a column: another n or floor is another split, and so another column."""
-    columns: dict[tuple[str, str, int, float], dict[str, Score]] = {}
+    columns: dict[tuple[str, str, int, float], dict[str, Score]] = defaultdict(dict)
     for run in runs:
         for score in run.record.primary_scores() if run.record else []:
-            key = (score.task, score.metric, score.n, round(score.floor, 9))
-            columns.setdefault(key, {})[run.run_id] = score
+            columns[score.task, score.metric, score.n, round(score.floor, 9)][run.run_id] = score
     return columns
 
 

@@ -46,9 +46,8 @@ def paired_difference_interval(
     seeds_a = len(predictions_a)
 
     def difference(references: np.ndarray, *predictions: np.ndarray) -> np.ndarray:
-        return _mean_score(metric, references, *predictions[seeds_a:]) - _mean_score(
-            metric, references, *predictions[:seeds_a]
-        )
+        a, b = predictions[:seeds_a], predictions[seeds_a:]
+        return _mean_score(metric, references, *b) - _mean_score(metric, references, *a)
 
     return _paired_bootstrap((references, *predictions_a, *predictions_b), difference)
 
@@ -87,11 +86,10 @@ def is_unreliable(metric: str, references: np.ndarray, predictions: Sequence[np.
     if metric == "matthews" and len(references) < MATTHEWS_MIN_EXAMPLES:
         return True
     for answers in predictions:
-        if max(references.max(), answers.max()) > 1:
-            cells = np.bincount(references == answers, minlength=2)
-        else:
-            cells = np.bincount(2 * references + answers, minlength=4)
-        if cells.min() < MIN_CELL:
+        cells, kinds = (
+            (2 * references + answers, 4) if max(references.max(), answers.max()) <= 1 else (references == answers, 2)
+        )
+        if np.bincount(cells, minlength=kinds).min() < MIN_CELL:
             return True
     return False
 
@@ -117,8 +115,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     from scipy.stats import sem, t
 
     half = float(sem(values) * t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
-    mean = float(np.mean(values))
-    return mean - half, mean + half
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def unpaired_difference_interval(

@@ -11,18 +11,7 @@ from tasks.scores.metrics import METRICS
 from tasks.store.records import Score
 
 START_TITLES = {"checkpoint": "checkpoint", "random": "random start", "zero_shot": "zero-shot"}
-CONSOLE_COLUMNS = (
-    "task",
-    "metric",
-    "score",
-    "95 % interval",
-    "floor",
-    "word overlap",
-    "random start",
-    "zero-shot",
-    "n",
-    "seeds",
-)
+COLUMNS = "task", "metric", "score", "95 % interval", "floor", "word overlap", "random start", "zero-shot", "n", "seeds"
 
 
 @dataclass(frozen=True)
@@ -117,26 +106,16 @@ def log_cell(score: Score) -> str:
 
 
 def console_rows(scores: list[Score]) -> list[list[str]]:
-    """The scores of a checkpoint under CONSOLE_COLUMNS, each beside those of a random start and of no training."""
-    others = {(score.start, score.task, score.metric): show(score) for score in scores}
+    """The scores of a checkpoint as rows under COLUMNS, each beside those of a random start and of no training."""
+    marked = {(score.start, score.task, score.metric): show(score).marked for score in scores}
     rows = []
     for score in scores:
         if score.start == "checkpoint":
             shown = show(score)
-            beside = [others.get((start, score.task, score.metric)) for start in ("random", "zero_shot")]
-            rows.append(
-                [
-                    score.task + (f" from {score.start_from.upper()}" if score.start_from else ""),
-                    score.metric,
-                    shown.marked,
-                    shown.interval or "--",
-                    shown.floor,
-                    shown.word_overlap or "--",
-                    *(other.marked if other else "--" for other in beside),
-                    str(score.n),
-                    str(len(score.seed_values)),
-                ]
-            )
+            task = score.task + (f" from {score.start_from.upper()}" if score.start_from else "")
+            figures = [shown.marked, shown.interval or "--", shown.floor, shown.word_overlap or "--"]
+            beside = [marked.get((start, score.task, score.metric), "--") for start in ("random", "zero_shot")]
+            rows.append([task, score.metric, *figures, *beside, str(score.n), str(len(score.seed_values))])
     return rows
 
 

@@ -3,7 +3,7 @@
 import pytest
 from factories import make_score
 
-from tasks.scores.showing import CONSOLE_COLUMNS, artifact_row, console_rows, log_cell, show
+from tasks.scores.showing import COLUMNS, artifact_row, console_rows, log_cell, show
 
 
 def test_every_medium_shows_the_same_score() -> None:
@@ -12,7 +12,7 @@ def test_every_medium_shows_the_same_score() -> None:
         "82.2% (79.2 to 84.2, **at floor 81.2**, n 408, 2 seeds, interval unreliable, 1 of 3 seeds failed)"
     )
     (row,) = console_rows([score, make_score(value=0.9, start="random")])
-    assert dict(zip(CONSOLE_COLUMNS, row, strict=True)) == {
+    assert dict(zip(COLUMNS, row, strict=True)) == {
         "task": "mrpc",
         "metric": "f1",
         "score": "0.822 (at floor) (interval unreliable)",
