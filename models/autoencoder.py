@@ -180,14 +180,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
 
 
 def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labelled positions of each sample, padded to the largest count K.
-
-    Args:
-        labels: [B, N], -100 where there is nothing to predict.
-
-    Returns:
-        positions [B, K] and a bool mask [B, K] of those that are real.
-    """
+    """Where labels [B, N] are not -100: positions [B, K], padded to the largest count, and a bool mask of the real."""
     labelled = labels != IGNORE_INDEX
     counts = labelled.sum(dim=1)
     largest = int(counts.max())

@@ -34,6 +34,7 @@ REMOTE_CODE = (
     *("family", "configuration", "layers", "losses", "encoder", "decoders", "heads"),
     *("autoencoder", "classifier"),
 )
+Weights = dict[str, torch.Tensor]
 CLASSES: dict[str, type[PreTrainedModel]] = {
     cls.__name__: cls for cls in (ConceptModel, ConceptModelForMaskedLM, ConceptModelForSequenceClassification)
 }
@@ -71,8 +72,8 @@ class StoredModel:
     """A checkpoint as it lies on disk, under our names whichever code wrote it; no module is built yet."""
 
     config: ConceptConfig
-    weights: dict[str, torch.Tensor]
     architecture: str
+    weights: Weights
 
 
 def read_checkpoint(folder: Path) -> StoredModel:
@@ -93,15 +94,14 @@ def read_checkpoint(folder: Path) -> StoredModel:
         check_config(raw, strict=True)
         if kind == ConceptConfig.model_type:
             config = ConceptConfig.from_dict(raw)
-            architecture = _known_architecture(config, folder)
-            return StoredModel(config, read_weights(folder), architecture)
+            return StoredModel(config, _known_architecture(config, folder), read_weights(folder))
         config, weights = legacy.translate(raw, read_weights(folder))
-        return StoredModel(config, weights, _known_architecture(config, folder))
+        return StoredModel(config, _known_architecture(config, folder), weights)
     except CheckpointError:
         raise
     except Exception as error:  # the libraries raise anything for what a stranger wrote
-        missing = f"{error} is missing from it or from the weights" if isinstance(error, KeyError) else _line(error)
-        raise CheckpointError(f"{folder}: config.json: {missing}") from error
+        reason = first_line(error) + (" is missing from it or from the weights" if isinstance(error, KeyError) else "")
+        raise CheckpointError(f"{folder}: config.json: {reason}") from error
 
 
 def _known_architecture(config: ConceptConfig, folder: Path) -> str:
@@ -112,7 +112,7 @@ def _known_architecture(config: ConceptConfig, folder: Path) -> str:
     return str(name)
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+def read_weights(folder: Path) -> Weights:
     """All tensors of a checkpoint folder, on the CPU; a pickle is read as weights alone and runs no code.
 
     Raises:
@@ -127,7 +127,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         _check_claims(torch.load(pickled, map_location="meta", weights_only=True), pickled)
         return torch.load(pickled, map_location="cpu", weights_only=True)
     except Exception as error:  # as above
-        raise CheckpointError(f"{folder}: {path.name} cannot be read: {_line(error)}") from error
+        raise CheckpointError(f"{folder}: {path.name} cannot be read: {first_line(error)}") from error
 
 
 def _some(names: list[str]) -> str:
@@ -135,9 +135,9 @@ def _some(names: list[str]) -> str:
     return ", ".join(name[:100] for name in names[:20]) + more
 
 
-def _line(error: BaseException) -> str:
-    """The first line of a message; its kind where there is none."""
-    return str(error).splitlines()[0][:300] if str(error).strip() else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its kind where there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _check_packed(path: Path) -> None:
@@ -159,19 +159,22 @@ def _check_claims(loaded: Any, path: Path) -> None:
             raise ValueError(f"{str(name)[:100]} claims more bytes than the file has")
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Compare the weights of a checkpoint with its config, without building the model in memory.
+def check_checkpoint(folder: Path) -> StoredModel:
+    """Read a checkpoint and compare its weights with its config, without building the model in memory.
 
     Raises:
         CheckpointError: it is not a whole checkpoint of this family, or names and shapes do not fit.
     """
-    _read_checked(folder)
-
-
-def _read_checked(folder: Path) -> StoredModel:
     stored = read_checkpoint(folder)
     _compare(_outline(CLASSES[stored.architecture], stored.config, stored.weights), stored.weights, folder)
     return stored
+
+
+def _check_shapes(weights: Weights, expected: Weights) -> None:
+    for name in [name for name in weights if name in expected]:
+        shape, stated = list(weights[name].shape), list(expected[name].shape)
+        if shape != stated:
+            raise CheckpointError(f"{name} has shape {shape}, the config says {stated}")
 
 
 def _build(cls: type[PreTrainedModel], config: ConceptConfig, device: str) -> PreTrainedModel:
@@ -179,10 +182,10 @@ def _build(cls: type[PreTrainedModel], config: ConceptConfig, device: str) -> Pr
         with torch.device(device):
             return cls(config)
     except Exception as error:  # as above
-        raise CheckpointError(f"config.json describes no model: {_line(error)}") from error
+        raise CheckpointError(f"config.json describes no model: {first_line(error)}") from error
 
 
-def _outline(cls: type[PreTrainedModel], config: ConceptConfig, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+def _outline(cls: type[PreTrainedModel], config: ConceptConfig, weights: Weights) -> PreTrainedModel:
     """The module that a config describes, without memory: it may ask for terabytes.
 
     Raises:
@@ -192,11 +195,7 @@ def _outline(cls: type[PreTrainedModel], config: ConceptConfig, weights: dict[st
         raise CheckpointError(f"weights are missing: the config says {config.num_layers} layers")
     model = _build(cls, config, "meta")
     expected = model.state_dict()
-    for name, tensor in weights.items():
-        if name in expected and tensor.shape != expected[name].shape and not name.startswith("head."):
-            raise CheckpointError(
-                f"{name} has shape {list(tensor.shape)}, the config says {list(expected[name].shape)}"
-            )
+    _check_shapes({name: tensor for name, tensor in weights.items() if not name.startswith("head.")}, expected)
     new = sum(tensor.numel() for name, tensor in expected.items() if name not in weights)
     if new > NEW_WEIGHTS:
         raise CheckpointError(f"the config asks for {new:,} weights that the file lacks; allowed: {NEW_WEIGHTS:,}")
@@ -213,7 +212,7 @@ def load_checkpoint(path: str | Path) -> PreTrainedModel:
         CheckpointError: it is not a whole checkpoint of this family.
     """
     folder = _local_folder(path)
-    stored = _read_checked(folder)
+    stored = check_checkpoint(folder)
     model = _build(CLASSES[stored.architecture], stored.config, "cpu")
     _fill(model, stored.weights, folder)
     return model.eval()
@@ -279,26 +278,16 @@ def _local_folder(path: str | Path) -> Path:
 
 
 def _fill(
-    model: PreTrainedModel,
-    weights: dict[str, torch.Tensor],
-    place: Path,
-    *,
-    allow_new: str = NOTHING,
-    allow_dropped: str = NOTHING,
+    model: PreTrainedModel, weights: Weights, place: Path, allow_new: str = NOTHING, allow_dropped: str = NOTHING
 ) -> LoadReport:
-    report = _compare(model, weights, place, allow_new=allow_new, allow_dropped=allow_dropped)
+    report = _compare(model, weights, place, allow_new, allow_dropped)
     model.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
     model.tie_weights()
     return report
 
 
 def _compare(
-    model: PreTrainedModel,
-    weights: dict[str, torch.Tensor],
-    place: Path,
-    *,
-    allow_new: str = NOTHING,
-    allow_dropped: str = NOTHING,
+    model: PreTrainedModel, weights: Weights, place: Path, allow_new: str = NOTHING, allow_dropped: str = NOTHING
 ) -> LoadReport:
     """Which of the weights a module takes, whether it has memory or not.
 
@@ -313,11 +302,8 @@ def _compare(
     missing = [name for name in new if not re.match(allow_new, name)]
     if missing:
         raise CheckpointError(f"weights are missing: {_some(missing)}")
+    _check_shapes(weights, expected)
     for name, tensor in weights.items():
-        if name in expected and tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{name} has shape {list(tensor.shape)}, the config says {list(expected[name].shape)}"
-            )
         if name in expected and tensor.is_floating_point() != expected[name].is_floating_point():
             raise CheckpointError(f"{name} is of type {tensor.dtype}, which it cannot be in this model")
     if unplaced := [name for name in dropped if not re.match(allow_dropped, name)]:

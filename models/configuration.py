@@ -45,10 +45,9 @@ class ConceptConfig(PretrainedConfig):
     def __post_init__(self, **more: Any) -> None:
         """Fill in E, check the widths, and leave all keys that are no fields to transformers."""
         self.token_embedding_dim = self.token_embedding_dim or self.hidden_size
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} must divide hidden_size {self.hidden_size}"
-            )
+        heads, width = self.num_attention_heads, self.hidden_size
+        if width % heads:
+            raise ValueError(f"num_attention_heads {heads} must divide hidden_size {width}")
         if self.tie_word_embeddings and self.token_embedding_dim != self.hidden_size:
             raise ValueError("tie_word_embeddings needs token_embedding_dim equal to hidden_size")
         super().__post_init__(**more)

@@ -38,16 +38,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, concepts: Tensor, positions: Tensor, reads: DecoderInput) -> Tensor:
-        """Decode chosen positions.
-
-        Args:
-            concepts: [B, C, H].
-            positions: [B, K], indices of token positions.
-            reads: the texts to which these positions belong.
-
-        Returns:
-            [B, K, H], ready for the LM head.
-        """
+        """concepts [B, C, H], positions [B, K] in the texts of `reads` -> [B, K, H], ready for the LM head."""
 
 
 class WeightedDecoder(Decoder):
@@ -56,9 +47,8 @@ class WeightedDecoder(Decoder):
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.concept_weights = nn.Parameter(
-            torch.randn(config.max_sequence_length, config.num_concepts) / config.num_concepts**0.5
-        )
+        weights = torch.randn(config.max_sequence_length, config.num_concepts) / config.num_concepts**0.5
+        self.concept_weights = nn.Parameter(weights)
         self.norm = nn.LayerNorm(width)
         self.projection = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -117,7 +107,7 @@ class NoisyTokens(nn.Module):
         super().__init__()
         width, embedding_dim = config.hidden_size, config.token_embedding_dim
         self.reads_tokens = reads_tokens
-        if self.reads_tokens:
+        if reads_tokens:
             self.token_embedding = nn.Embedding(config.vocab_size, embedding_dim)
             self.token_projection = nn.Linear(embedding_dim, width) if embedding_dim < width else nn.Identity()
         else:

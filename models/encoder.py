@@ -71,20 +71,14 @@ class ConceptEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Encode a batch.
+        """input_ids [B, N], attention_mask [B, N] with 1 = keep, None keeps all -> concepts [B, C, H].
 
-        Args:
-            input_ids: [B, N], N at most max_sequence_length.
-            attention_mask: [B, N], 1 = keep; None keeps all.
-
-        Returns:
-            [B, C, H].
+        Raises:
+            ValueError: N is more than max_sequence_length.
         """
-        length = input_ids.shape[1]
-        if length > self.position_embedding.num_embeddings:
-            raise ValueError(
-                f"input_ids has {length} tokens; this model has {self.position_embedding.num_embeddings} positions"
-            )
+        length, limit = input_ids.shape[1], self.position_embedding.num_embeddings
+        if length > limit:
+            raise ValueError(f"input_ids has {length} tokens; this model has {limit} positions")
         positions = torch.arange(length, device=input_ids.device)
         tokens = self.token_projection(self.token_embedding(input_ids) + self.position_embedding(positions))
         tokens = self.dropout(tokens)

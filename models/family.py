@@ -7,7 +7,7 @@ This file travels with published checkpoints.
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 MODEL_TYPE = "concept_autoencoder"
 # Checkpoints of the lab's earlier code, which `models.legacy` translates.
@@ -26,19 +26,20 @@ class Row:
     """One member of the family.
 
     Attributes:
+        module: where the code of all rows of its table lies, within this package.
         name: as experiment files and config.json write it.
-        code: its function or class, as `module.name` within this package.
+        code: its function or class.
         summary: one line for `cogito ls`.
     """
 
+    module: ClassVar[str]
     name: str
     code: str
     summary: str
 
     def load(self) -> Any:
         """Import the function or class."""
-        module, _, attribute = self.code.partition(".")
-        return getattr(import_module(f".{module}", __package__), attribute)
+        return getattr(import_module(f".{self.module}", __package__), self.code)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Objective(Row):
         reads: keys of the objective section of an experiment file that it uses; any other would be ignored.
     """
 
-    reads: tuple[str, ...] = ()
+    module = "objectives"
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Decoder(Row):
         diffusion: it has `num_decoder_layers` layers, reads a noise level, and can fill masks.
     """
 
+    module = "decoders"
     diffusion: bool = False
 
 
@@ -68,12 +71,13 @@ class Head(Row):
     """How concepts become class logits; the code is a `models.heads.Head`.
 
     Attributes:
+        log_pattern: regular expression of its name in hand-written log rows.
         decoders: the decoders that it can run; empty: it runs none, so it fits every model.
-        log_pattern: regular expression of its name in hand-written log rows; empty: its name.
     """
 
+    module = "heads"
+    log_pattern: str
     decoders: tuple[str, ...] = ()
-    log_pattern: str = ""
 
     def fits(self, decoder: str) -> bool:
         """Whether it can be put on a model that was pretrained with this decoder."""
@@ -88,7 +92,15 @@ class ConceptLoss(Row):
         max_cosine: |cosine| up to which a pair of concepts costs nothing, where the loss is of that kind.
     """
 
+    module = "concept_losses"
     max_cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class LossWeighting(Row):
+    """How the task loss and the concept losses are added up; the code is a `models.loss_weighting.LossWeighting`."""
+
+    module = "loss_weighting"
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ class Variant:
         objective, decoder: rows of OBJECTIVES and DECODERS.
         default_head: row of HEADS for fine-tuning.
         summary: one line for `cogito ls variants`.
-        tie_word_embeddings: default; whether the LM head shares the token embedding.
+        tied: default; whether the LM head shares the token embedding.
         label_smoothing: default of the task loss in training, as a share of the probability.
         t_min: default lower end of the noise level; None where the objective has none.
     """
@@ -109,7 +121,7 @@ class Variant:
     decoder: str
     default_head: str
     summary: str
-    tie_word_embeddings: bool = True
+    tied: bool = True
     label_smoothing: float = 0.0
     t_min: float | None = None
 
@@ -119,7 +131,7 @@ class Variant:
         return DECODERS[self.decoder].diffusion
 
 
-AnyRow = TypeVar("AnyRow", Objective, Decoder, Head, ConceptLoss, Variant, Row)
+AnyRow = TypeVar("AnyRow", Objective, Decoder, Head, ConceptLoss, LossWeighting, Variant)
 
 
 def _by_name(*rows: AnyRow) -> dict[str, AnyRow]:
@@ -127,146 +139,84 @@ def _by_name(*rows: AnyRow) -> dict[str, AnyRow]:
 
 
 OBJECTIVES = _by_name(
+    Objective("mlm", "mask_tokens", "masked LM: 80 % mask, 10 % random, 10 % kept (BERT)", ("mask_prob", "whole_word")),
+    Objective("denoising", "delete_tokens", "TSDAE: tokens are hidden, the whole text is restored", ("deletion_prob",)),
     Objective(
-        "mlm",
-        "objectives.mask_tokens",
-        "masked language modelling (Devlin et al. 2019): of the selected tokens 80 % mask, 10 % random, 10 % kept",
-        reads=("mask_prob", "whole_word"),
-    ),
-    Objective(
-        "denoising",
-        "objectives.delete_tokens",
-        "denoising (TSDAE, Wang et al. 2021): tokens are hidden from the encoder, the decoder restores the whole text",
-        reads=("deletion_prob",),
-    ),
-    Objective(
-        "masked_diffusion",
-        "objectives.add_mask_noise",
-        "masked diffusion: the encoder reads the clean text, the decoder one with a share t ~ U(t_min, 1) masked",
-        reads=("t_min", "elbo"),
+        "masked_diffusion", "add_mask_noise", "the decoder reads a text with t ~ U(t_min, 1) masked", ("t_min", "elbo")
     ),
     Objective(
         "masked_diffusion_with_padding",
-        "objectives.add_mask_noise_to_padding_too",
+        "add_mask_noise_to_padding_too",
         "masked diffusion that also masks and predicts padding: the mistake of the first diffusion runs",
-        reads=("t_min",),
+        ("t_min",),
     ),
 )
 
 DECODERS = _by_name(
-    Decoder("perceiver", "decoders.PerceiverDecoder", "one cross-attention layer; queries: masked tokens + positions"),
-    Decoder(
-        "perceiver_posonly",
-        "decoders.PositionPerceiverDecoder",
-        "one cross-attention layer; queries: positions only (Perceiver IO, Jaegle et al. 2021)",
-    ),
-    Decoder("weighted", "decoders.WeightedDecoder", "each position mixes the concepts with its own learned weights"),
-    Decoder(
-        "diffusion",
-        "decoders.DiffusionDecoder",
-        "D cross-attention layers over noisy tokens, under AdaLN-Zero by the noise level t",
-        diffusion=True,
-    ),
-    Decoder(
-        "diffusion_selfattn",
-        "decoders.SelfAttentionDiffusionDecoder",
-        "diffusion with N x N self-attention, kept to reproduce its failure; it decodes every position",
-        diffusion=True,
-    ),
+    Decoder("perceiver", "PerceiverDecoder", "one cross-attention layer; queries: masked tokens + positions"),
+    Decoder("perceiver_posonly", "PositionPerceiverDecoder", "one cross-attention layer; queries: positions only"),
+    Decoder("weighted", "WeightedDecoder", "each position mixes the concepts with its own learned weights"),
+    Decoder("diffusion", "DiffusionDecoder", "D cross-attention layers over noisy tokens, AdaLN-Zero by t", True),
+    Decoder("diffusion_selfattn", "SelfAttentionDiffusionDecoder", "diffusion + self-attention; it explodes", True),
 )
 
 HEADS = _by_name(
     Head(
         "via_decoder",
-        "heads.ViaDecoder",
+        "ViaDecoder",
         "pretrained decoder at every position, LN, mean over the text",
-        decoders=("perceiver", "perceiver_posonly"),
-        log_pattern=r"via[\W_]?decoder|perceiver_decoder",
+        r"via[\W_]?decoder|perceiver_decoder",
+        ("perceiver", "perceiver_posonly"),
     ),
     Head(
         "weighted_decoder",
-        "heads.WeightedDecoderHead",
+        "WeightedDecoderHead",
         "pretrained weighted decoder at every position, mean over the text",
-        decoders=("weighted",),
-        log_pattern=r"weighted[\W_]?decoder",
+        r"weighted[\W_]?decoder",
+        ("weighted",),
     ),
     Head(
         "weighted_pooling",
-        "heads.WeightedPooling",
+        "WeightedPooling",
         "learned softmax over the concepts, LN",
-        log_pattern=r"weighted[\W_](?:concept[\W_])?pooling",
+        r"weighted[\W_](?:concept[\W_])?pooling",
     ),
-    Head("cls_query", "heads.ClsQuery", "one learned query reads the concepts", log_pattern=r"cls[\W_]?query"),
-    Head(
-        "sentence_pair",
-        "heads.PairHead",
-        "two texts encoded apart, compared; zero-shot by their cosine",
-        log_pattern=r"sentence[\W_]pair",
-    ),
+    Head("cls_query", "ClsQuery", "one learned query reads the concepts", r"cls[\W_]?query"),
+    Head("sentence_pair", "PairHead", "two texts, compared; zero-shot by their cosine", r"sentence[\W_]pair"),
 )
 
 CONCEPT_LOSSES = _by_name(
+    ConceptLoss("orthogonality", "orthogonality", "mean squared cosine; cannot reach zero when C > H", 0.0),
     ConceptLoss(
-        "orthogonality",
-        "concept_losses.orthogonality",
-        "mean squared cosine; zero only for orthogonal concepts, impossible when C > H",
-        max_cosine=0.0,
+        "soft_orthogonality", "soft_orthogonality", f"squared excess of |cosine| over {SOFT_MARGIN}", SOFT_MARGIN
     ),
-    ConceptLoss(
-        "soft_orthogonality",
-        "concept_losses.soft_orthogonality",
-        f"mean squared excess of |cosine| over {SOFT_MARGIN}",
-        max_cosine=SOFT_MARGIN,
-    ),
-    ConceptLoss("uniformity", "concept_losses.uniformity", "mean of exp(-2 d^2) over pairs (after Wang & Isola 2020)"),
-    ConceptLoss("variance", "concept_losses.variance", "hinge on the std of every dimension (Bardes et al. 2022)"),
-    ConceptLoss("covariance", "concept_losses.covariance", "squared covariances of dimensions (Bardes et al. 2022)"),
-    ConceptLoss("vicreg", "concept_losses.vicreg", "variance + covariance"),
-    ConceptLoss("combined", "concept_losses.combined", "variance + uniformity"),
-    ConceptLoss("t_regs_mst", "concept_losses.t_regs_mst", "minus the mean distance to the nearest other concept"),
-    ConceptLoss("spanning_tree", "concept_losses.spanning_tree", "minus the mean edge of the minimum spanning tree"),
+    ConceptLoss("uniformity", "uniformity", "mean of exp(-2 d^2) over pairs (after Wang & Isola 2020)"),
+    ConceptLoss("variance", "variance", "hinge on the std of every dimension (Bardes et al. 2022)"),
+    ConceptLoss("covariance", "covariance", "squared covariances of dimensions (Bardes et al. 2022)"),
+    ConceptLoss("vicreg", "vicreg", "variance + covariance"),
+    ConceptLoss("combined", "combined", "variance + uniformity"),
+    ConceptLoss("t_regs_mst", "t_regs_mst", "minus the mean distance to the nearest other concept"),
+    ConceptLoss("spanning_tree", "spanning_tree", "minus the mean edge of the minimum spanning tree"),
 )
 
-# How the task loss and the concept losses are added up; the code is a `models.loss_weighting.LossWeighting`.
 LOSS_WEIGHTINGS = _by_name(
-    Row("fixed", "loss_weighting.FixedWeighting", "each loss times its stated weight"),
-    Row("learnable", "loss_weighting.LearnableWeighting", "softmax over raw parameters that start at zero"),
-    Row("kendall_gal", "loss_weighting.KendallGalWeighting", "learned log variances (Kendall, Gal & Cipolla 2018)"),
+    LossWeighting("fixed", "FixedWeighting", "each loss times its stated weight"),
+    LossWeighting("learnable", "LearnableWeighting", "softmax over raw parameters that start at zero"),
+    LossWeighting("kendall_gal", "KendallGalWeighting", "learned log variances (Kendall, Gal & Cipolla 2018)"),
 )
 
 VARIANTS = _by_name(
-    Variant(
-        "perceiver_mlm", "mlm", "perceiver", "via_decoder", "masked LM; decoder queries are masked tokens + positions"
-    ),
-    Variant(
-        "perceiver_posonly_mlm",
-        "mlm",
-        "perceiver_posonly",
-        "via_decoder",
-        "masked LM; decoder queries are positions only",
-    ),
-    Variant(
-        "weighted_mlm",
-        "mlm",
-        "weighted",
-        "weighted_decoder",
-        "masked LM; every position mixes the concepts with fixed learned weights",
-        tie_word_embeddings=False,
-    ),
-    Variant(
-        "tsdae",
-        "denoising",
-        "perceiver_posonly",
-        "via_decoder",
-        "denoising autoencoder: from a text with tokens deleted back to all of it, by positions only",
-    ),
+    Variant("perceiver_mlm", "mlm", "perceiver", "via_decoder", "masked LM; queries: masked tokens + positions"),
+    Variant("perceiver_posonly_mlm", "mlm", "perceiver_posonly", "via_decoder", "masked LM; queries: positions only"),
+    Variant("weighted_mlm", "mlm", "weighted", "weighted_decoder", "masked LM; learned mixing weights", tied=False),
+    Variant("tsdae", "denoising", "perceiver_posonly", "via_decoder", "denoising (TSDAE), by positions only"),
     Variant(
         "diffusion",
         "masked_diffusion",
         "diffusion",
         "weighted_pooling",
         "masked diffusion; the decoder reads concepts by cross-attention alone, AdaLN-Zero",
-        tie_word_embeddings=False,
+        tied=False,
         label_smoothing=0.1,
         t_min=0.1,
     ),
@@ -276,7 +226,7 @@ VARIANTS = _by_name(
         "diffusion_selfattn",
         "weighted_pooling",
         "masked diffusion with self-attention in the decoder; kept to reproduce its failure",
-        tie_word_embeddings=False,
+        tied=False,
         t_min=0.05,
     ),
 )

@@ -27,16 +27,9 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def pool(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:
-        """Reduce concepts to one vector per text.
+        """Reduce concepts [B, C, H] of input_ids [B, N] to one vector per text: [B, H].
 
-        Args:
-            concepts: [B, C, H].
-            input_ids: [B, N].
-            attention_mask: [B, N], 1 = keep; None keeps all.
-            decode: the pretrained decoder, for heads whose row names decoders.
-
-        Returns:
-            [B, H].
+        Of the attention_mask [B, N], 1 = keep, None keeps all; `decode` is for heads whose row names decoders.
         """
 
     def forward(self, concepts: Tensor, input_ids: Tensor, attention_mask: Tensor | None, decode: Decode) -> Tensor:

@@ -22,15 +22,9 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, queries: Tensor, context: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Let queries read a context.
+        """Queries [B, N, H] read a context [B, M, H], both keys and values -> [B, N, H].
 
-        Args:
-            queries: [B, N, H].
-            context: [B, M, H], both keys and values.
-            keep: bool [B, 1, 1, M], False where a key is padding; None reads all and allows the flash kernel.
-
-        Returns:
-            [B, N, H].
+        `keep`, bool [B, 1, 1, M], is False where a key is padding; None reads all and allows the flash kernel.
         """
         batch, length, width = queries.shape
         heads, head_dim = self.num_heads, width // self.num_heads

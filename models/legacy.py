@@ -13,67 +13,55 @@ from torch import Tensor
 
 from .configuration import ConceptConfig
 
-# Old names and ours: prefixes of whole words between dots; the first that fits is taken.
+# Our names and the old ones: prefixes of whole words between dots; the first that fits is taken.
 NAMES = {
-    "encoder.token_embeddings": "encoder.token_embedding",
-    "encoder.token_position_embeddings": "encoder.position_embedding",
-    "encoder.concept_embeddings": "encoder.concept_embedding",
-    "encoder.concept_position_emb.weight": "encoder.concept_position.weight",
-    "encoder.concept_position_emb": "encoder.concept_position_table",
-    "encoder.output_layer_norm": "encoder.norm",
-    "encoder.shared_layer": "encoder.layers.0",
-    "decoder_query_embeddings": "decoder.position_embedding",
-    "decoder_input_projection": "decoder.input_projection",
-    "decoder_cross_attn": "decoder.cross_attention",
-    "decoder_norm": "decoder.query_norm",
-    "post_cross_norm": "decoder.feed_forward_norm",
-    "decoder_ffn.0": "decoder.feed_forward.wi",
-    "decoder_ffn.2": "decoder.feed_forward.wo",
-    "concept_weights": "decoder.concept_weights",
-    "pre_lm_projection.0": "decoder.norm",
-    "pre_lm_projection.1": "decoder.projection",
-    "pre_classifier_projection.0": "decoder.norm",
-    "pre_classifier_projection.1": "decoder.projection",
-    "decoder.token_embed": "decoder.tokens.token_embedding",
-    "decoder.token_proj": "decoder.tokens.token_projection",
-    "decoder.pos_embed": "decoder.tokens.position_embedding",
-    "decoder.t_embed.proj.0": "decoder.time.wi",
-    "decoder.t_embed.proj.2": "decoder.time.wo",
-    "decoder.out_norm": "decoder.norm",
-    "decoder.lm_head": "lm_head",
-    "pre_pool_norm": "head.norm",
-    "concept_scorer": "head.scorer",
-    "pool_norm": "head.norm",
-    "cls_query": "head.query.weight",
-    "cls_cross_attn": "head.cross_attention",
-    "cls_norm": "head.query_norm",
-    "cls_ffn.0": "head.feed_forward_norm",
-    "cls_ffn.1": "head.feed_forward.wi",
-    "cls_ffn.3": "head.feed_forward.wo",
-    "cls_final_norm": "head.norm",
-    "classifier": "head.classifier",
+    "encoder.token_embedding": ("encoder.token_embeddings",),
+    "encoder.position_embedding": ("encoder.token_position_embeddings",),
+    "encoder.concept_embedding": ("encoder.concept_embeddings",),
+    "encoder.concept_position.weight": ("encoder.concept_position_emb.weight",),
+    "encoder.concept_position_table": ("encoder.concept_position_emb",),
+    "encoder.norm": ("encoder.output_layer_norm",),
+    "encoder.layers.0": ("encoder.shared_layer",),
+    "decoder.position_embedding": ("decoder_query_embeddings",),
+    "decoder.input_projection": ("decoder_input_projection",),
+    "decoder.cross_attention": ("decoder_cross_attn",),
+    "decoder.query_norm": ("decoder_norm",),
+    "decoder.feed_forward_norm": ("post_cross_norm",),
+    "decoder.feed_forward.wi": ("decoder_ffn.0",),
+    "decoder.feed_forward.wo": ("decoder_ffn.2",),
+    "decoder.concept_weights": ("concept_weights",),
+    "decoder.norm": ("pre_lm_projection.0", "pre_classifier_projection.0", "decoder.out_norm"),
+    "decoder.projection": ("pre_lm_projection.1", "pre_classifier_projection.1"),
+    "decoder.tokens.token_embedding": ("decoder.token_embed",),
+    "decoder.tokens.token_projection": ("decoder.token_proj",),
+    "decoder.tokens.position_embedding": ("decoder.pos_embed",),
+    "decoder.time.wi": ("decoder.t_embed.proj.0",),
+    "decoder.time.wo": ("decoder.t_embed.proj.2",),
+    "lm_head": ("decoder.lm_head",),
+    "head.norm": ("pre_pool_norm", "pool_norm", "cls_final_norm"),
+    "head.scorer": ("concept_scorer",),
+    "head.query.weight": ("cls_query",),
+    "head.cross_attention": ("cls_cross_attn",),
+    "head.query_norm": ("cls_norm",),
+    "head.feed_forward_norm": ("cls_ffn.0",),
+    "head.feed_forward.wi": ("cls_ffn.1",),
+    "head.feed_forward.wo": ("cls_ffn.3",),
+    "head.classifier": ("classifier",),
 }
 # Within a layer of the encoder, and of the diffusion decoders.
 LAYER_NAMES = {
-    "concept_token_attn": "cross_attention",
-    "concept_self_attn": "self_attention",
-    "token_concept_attn": "token_attention",
-    "pre_cross_attn_norm": "cross_norm",
-    "pre_self_attn_norm": "self_norm",
-    "pre_reverse_cross_norm": "token_norm",
-    "pre_ff_norm": "feed_forward_norm",
-    "Wi": "feed_forward.wi",
-    "Wo": "feed_forward.wo",
-    "norm_cross": "cross_norm",
-    "cross_attn": "cross_attention",
-    "norm_self": "self_norm",
-    "self_attn": "self_attention",
-    "norm_ff": "feed_forward_norm",
-    "ff_in": "feed_forward.wi",
-    "ff_out": "feed_forward.wo",
-    "adaLN": "modulation",
-    "t_proj": "modulation",
+    "cross_attention": ("concept_token_attn", "cross_attn"),
+    "self_attention": ("concept_self_attn", "self_attn"),
+    "token_attention": ("token_concept_attn",),
+    "cross_norm": ("pre_cross_attn_norm", "norm_cross"),
+    "self_norm": ("pre_self_attn_norm", "norm_self"),
+    "token_norm": ("pre_reverse_cross_norm",),
+    "feed_forward_norm": ("pre_ff_norm", "norm_ff"),
+    "feed_forward.wi": ("Wi", "ff_in"),
+    "feed_forward.wo": ("Wo", "ff_out"),
+    "modulation": ("adaLN", "t_proj"),
 }
+OURS, OURS_IN_LAYER = ({old: ours for ours, every in table.items() for old in every} for table in (NAMES, LAYER_NAMES))
 # Configuration keys that kept their names.
 SAME = (
     *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_sequence_length", "use_bixt"),
@@ -136,27 +124,24 @@ def _composition(name: str, raw: Mapping[str, Any], weights: Mapping[str, Tensor
 
     A classifier without a decoder does not show what it was pretrained as; it counts as a perceiver, the most common.
     """
-    by_position = bool(raw.get("decoder_posonly"))
-    perceiver = "perceiver_posonly" if by_position else "perceiver"
-    perceiver_variant = f"{perceiver}_mlm"
-    if name == "ConceptEncoderForMaskedDiffusion":
-        exploding = any(".self_attn." in key for key in weights)
-        return ("diffusion_selfattn", None, "diffusion_selfattn") if exploding else ("diffusion", None, "diffusion")
-    if name == "ConceptEncoderForMaskedLMPerceiverPosOnly":
-        return "perceiver_posonly", None, "tsdae" if raw.get("use_bixt") else "perceiver_posonly_mlm"
+    perceiver = "perceiver_posonly" if raw.get("decoder_posonly") else "perceiver"
+    variant = f"{perceiver}_mlm"
+    by_position = "tsdae" if raw.get("use_bixt") else "perceiver_posonly_mlm"
+    diffusion = "diffusion_selfattn" if any(".self_attn." in key for key in weights) else "diffusion"
     pooled = "cls_query" if "cls_query" in weights else "weighted_pooling"
     known: dict[str, tuple[str, str | None, str]] = {
+        "ConceptEncoderForMaskedDiffusion": (diffusion, None, diffusion),
         "ConceptEncoderForMaskedLMPerceiver": ("perceiver", None, "perceiver_mlm"),
+        "ConceptEncoderForMaskedLMPerceiverPosOnly": ("perceiver_posonly", None, by_position),
         "RecursiveConceptEncoderForMaskedLM": ("perceiver", None, "perceiver_mlm"),
         "ConceptEncoderForMaskedLMWeighted": ("weighted", None, "weighted_mlm"),
-        "ConceptEncoderForSequenceClassificationViaDecoder": (perceiver, "via_decoder", perceiver_variant),
+        "ConceptEncoderForSequenceClassificationViaDecoder": (perceiver, "via_decoder", variant),
         "ConceptEncoderForSequenceClassificationWeighted": ("weighted", "weighted_decoder", "weighted_mlm"),
-        "ConceptEncoderForSequenceClassificationPerceiver": (perceiver, pooled, perceiver_variant),
-        "ConceptEncoderForSentencePairClassification": (perceiver, "sentence_pair", perceiver_variant),
+        "ConceptEncoderForSequenceClassificationPerceiver": (perceiver, pooled, variant),
+        "ConceptEncoderForSentencePairClassification": (perceiver, "sentence_pair", variant),
     }
     if name not in known:
-        others = ("ConceptEncoderForMaskedDiffusion", "ConceptEncoderForMaskedLMPerceiverPosOnly")
-        raise ValueError(f"architecture {name!r} is unknown; allowed: {', '.join(sorted([*known, *others]))}")
+        raise ValueError(f"architecture {name!r} is unknown; allowed: {', '.join(sorted(known))}")
     return known[name]
 
 
@@ -177,13 +162,10 @@ def _is_tied(raw: Mapping[str, Any], ours: Mapping[str, Tensor]) -> bool:
 def _rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for old, tensor in weights.items():
-        name = old
-        for prefix, ours_prefix in NAMES.items():
-            if name == prefix or name.startswith(f"{prefix}."):
-                name = ours_prefix + name.removeprefix(prefix)
-                break
-        if (match := _LAYER.fullmatch(name)) and match[2] in LAYER_NAMES:
-            name = f"{match[1]}.{LAYER_NAMES[match[2]]}{match[3] or ''}"
+        prefix = next((prefix for prefix in OURS if f"{old}.".startswith(f"{prefix}.")), "")
+        name = OURS.get(prefix, "") + old.removeprefix(prefix)
+        if (match := _LAYER.fullmatch(name)) and match[2] in OURS_IN_LAYER:
+            name = f"{match[1]}.{OURS_IN_LAYER[match[2]]}{match[3] or ''}"
         if name == "head.query.weight":
             tensor = tensor.reshape(1, -1)
         if ".in_proj_" in name:  # query, key and value in one tensor; ours keeps the query apart

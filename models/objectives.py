@@ -6,7 +6,7 @@ A new objective is one function here and one row of `models.family.OBJECTIVES`.
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -126,23 +126,15 @@ def add_mask_noise(ids: np.ndarray, generator: np.random.Generator, settings: Co
     if not masked.any():
         masked[np.argmin(draw)] = True
     weights = np.full(len(ids), 1.0 / max(t, ELBO_MIN_T), dtype=np.float32) if settings.elbo else None
-    return CorruptedSample(
-        ids,
-        np.where(masked, ids, IGNORE_INDEX),
-        noisy_ids=np.where(masked, settings.mask_token_id, ids),
-        t=t,
-        loss_weights=weights,
-    )
+    labels, noisy = np.where(masked, ids, IGNORE_INDEX), np.where(masked, settings.mask_token_id, ids)
+    return CorruptedSample(ids, labels, noisy_ids=noisy, t=t, loss_weights=weights)
 
 
 def add_mask_noise_to_padding_too(
     ids: np.ndarray, generator: np.random.Generator, settings: CorruptionSettings
 ) -> CorruptedSample:
     """Masked diffusion that also masks and predicts padding: the mistake of the first diffusion runs."""
-    sample = add_mask_noise(ids, generator, settings)
-    return CorruptedSample(
-        sample.input_ids, sample.labels, noisy_ids=sample.noisy_ids, t=sample.t, padding_noise=generator
-    )
+    return replace(add_mask_noise(ids, generator, settings), loss_weights=None, padding_noise=generator)
 
 
 def word_starts(tokenizer: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from .bounds import check_config
-from .checkpoints import NEW_WEIGHTS, CheckpointError, LoadReport
+from .checkpoints import NEW_WEIGHTS, CheckpointError, LoadReport, first_line
 
 # Layers that belong to a task: another task may have another number of classes.
 TASK_LAYERS = ("classifier.", "score.", "logits_proj.", "sequence_summary.")
@@ -25,8 +25,7 @@ def check_plain(path: Path) -> None:
         with torch.device("meta"):
             model = AutoModel.from_config(config, trust_remote_code=False)
     except Exception as error:  # transformers raises anything for a config that a stranger wrote
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise CheckpointError(f"{path}: config.json describes no encoder: {reason[0][:300]}") from error
+        raise CheckpointError(f"{path}: config.json describes no encoder: {first_line(error)}") from error
     required = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(file.stat().st_size for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
     if required > stored + NEW_WEIGHTS:  # a weight takes a byte at least
@@ -47,21 +46,17 @@ def load_plain_classifier(
         CheckpointError: transformers cannot load it, or weights other than the last layer's do not fit.
     """
     check_plain(path)
+    local = {"num_labels": num_labels, "local_files_only": True}
     try:
         if random_start:
-            config = AutoConfig.from_pretrained(path, local_files_only=True, num_labels=num_labels)
+            config = AutoConfig.from_pretrained(path, **local)
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
             return model, LoadReport([], sorted(model.state_dict()), [])
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            num_labels=num_labels,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
+            path, **local, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: transformers cannot load it: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: transformers cannot load it: {first_line(error)}") from error
     mismatched = {str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]}
     wrong = sorted(name for name in mismatched if not name.startswith(TASK_LAYERS))
     if wrong:

@@ -100,9 +100,7 @@ class TextEncoder:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}; allowed: 1 and more")
         if not MIN_LENGTH <= length <= self.positions:
-            raise ValueError(
-                f"max_length: got {length}; allowed: {MIN_LENGTH} to {self.positions}, the model's positions"
-            )
+            raise ValueError(f"max_length: got {length}; allowed: {MIN_LENGTH} to {self.positions} (its positions)")
         return self._stream(iter(texts), batch_size, pool, length)
 
     def _stream(self, texts: Iterator[str], batch_size: int, pool: str | None, length: int) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.family import DECODERS
+from tasks.checkpoints.finding import reading
 from tasks.data.sources import TOKENIZER_FILES
 from tasks.errors import UserError
 from tasks.spec.experiment import fitting_heads
@@ -22,10 +23,12 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: its weights do not fit its configuration.
     """
-    model = _load(checkpoint)
+    from models.checkpoints import load_checkpoint
+
+    with reading(checkpoint.name):
+        model = load_checkpoint(checkpoint.folder)
     config = model.config
     pretrained = type(model).__name__ == "ConceptModelForMaskedLM"
-    size = f"H{config.hidden_size} L{config.num_layers} C{config.num_concepts}"
     encoder = [name for name, on in (("BiXT", config.use_bixt), ("recursive", config.recursive)) if on]
     uses = [f"evaluate with head {', '.join(fitting_heads(checkpoint.variant))}", "analyse", "encode"]
     if pretrained:
@@ -42,7 +45,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "model_type": read_json(checkpoint.folder / "config.json").get("model_type"),
         "class": type(model).__name__,
         "variant": checkpoint.variant,
-        "size": size,
+        "size": f"H{config.hidden_size} L{config.num_layers} C{config.num_concepts}",
         "encoder": " ".join(encoder) or "plain",
         "decoder": config.decoder if getattr(model, "decoder", None) is not None else "none",
         "head": "LM head" if pretrained else config.head,
@@ -69,27 +72,17 @@ def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | N
     """
     if target.exists():
         raise UserError(f"{target}: exists already; fix: name a new folder")
-    model = _load(checkpoint)
-    from models.checkpoints import save_checkpoint
+    from models.checkpoints import load_checkpoint, save_checkpoint
 
+    with reading(checkpoint.name):
+        model = load_checkpoint(checkpoint.folder)
     try:
         with building(target) as folder:
             save_checkpoint(model, folder)
-            for name in TOKENIZER_FILES:
-                path = (tokenizer or checkpoint.folder) / name
+            files = [(tokenizer or checkpoint.folder) / name for name in TOKENIZER_FILES]
+            for path in [*files, checkpoint.folder / "experiment.json"]:
                 if path.is_file():
-                    shutil.copyfile(path, folder / name)
-            if (checkpoint.folder / "experiment.json").is_file():
-                shutil.copyfile(checkpoint.folder / "experiment.json", folder / "experiment.json")
+                    shutil.copyfile(path, folder / path.name)
             write_manifest(folder)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}); fix: name another folder") from None
-
-
-def _load(checkpoint: Checkpoint) -> Any:
-    from models.checkpoints import CheckpointError, load_checkpoint
-
-    try:
-        return load_checkpoint(checkpoint.folder)
-    except CheckpointError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {error}; fix: copy or download it again") from None

@@ -6,6 +6,8 @@ slow the command, are imported inside functions.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -83,6 +85,21 @@ def check_safetensors(path: Path) -> None:
         raise _corrupt(path, f"truncated, or not safetensors ({reason})") from None
 
 
+@contextmanager
+def reading(checkpoint: str) -> Iterator[None]:
+    """Turn what `models` reports of a corrupt checkpoint into a message for the user that names it.
+
+    Raises:
+        UserError: its weights do not fit its configuration, or one of them cannot be read.
+    """
+    from models.checkpoints import CheckpointError
+
+    try:
+        yield
+    except CheckpointError as error:
+        raise UserError(f"checkpoint {checkpoint}: corrupt: {error}; fix: copy or download it again") from None
+
+
 def _corrupt(path: Path, reason: str) -> UserError:
     return UserError(f"{path}: corrupt: {reason}; fix: copy or download the checkpoint again")
 
@@ -98,10 +115,8 @@ def _from_run(run_id: str, home: Home) -> Checkpoint:
     run = home.run(run_id)
     record = load_record(run)
     if record.kind == "evaluation" and record.checkpoint is not None:
-        source = record.checkpoint
-        return _describe(
-            source.folder, name=source.name, origin=source.origin, revision=source.revision, run_id=source.run_id
-        )
+        origin = record.checkpoint.model_dump(include={"name", "origin", "revision", "run_id"})
+        return _describe(record.checkpoint.folder, **origin)
     if record.pretraining is None:
         raise UserError(
             f"run {run_id}: has no finished checkpoint (its status is {record.status}); "
@@ -122,20 +137,17 @@ def _describe(
         config = _read_config(folder, name)
         weights = next((folder / file for file in (WEIGHTS, LEGACY_WEIGHTS) if (folder / file).is_file()), None)
         if weights is None:
-            raise UserError(
-                f"{folder}: has no {WEIGHTS} or {LEGACY_WEIGHTS}; fix: name a folder with a finished checkpoint"
-            )
+            raise UserError(f"{folder}: has no {WEIGHTS} or {LEGACY_WEIGHTS}; fix: name a finished checkpoint's folder")
         if weights.name == WEIGHTS:
             check_safetensors(weights)
         stated_run = config.get("run_id")
-        variant = _variant(folder, config, name)
         return Checkpoint(
             name=name,
             folder=folder,
             origin=origin,
             revision=revision,
+            variant=_variant(folder, config, name),
             weights_sha256=_checked_hash(folder, weights),
-            variant=variant,
             family="plain" if _is_plain(config) else "concept",
             run_id=run_id or (stated_run if isinstance(stated_run, str) else None),
         )
@@ -178,13 +190,15 @@ def _check_kind(config: dict[str, Any], name: str) -> None:
         raise UserError(f"checkpoint {name}: its config.json: {error}; fix: copy or download it again") from None
     if kind in LEGACY_MODEL_TYPES or _is_plain(config):
         return
-    if kind != MODEL_TYPE or config.get("variant") is None:
+    variant = config.get("variant")
+    if kind != MODEL_TYPE or variant is None:
         allowed = ", ".join(map(repr, (MODEL_TYPE, *LEGACY_MODEL_TYPES)))
         raise UserError(
             f"checkpoint {name}: its config.json has model_type {kind!r}; allowed: {allowed}, the first with a "
             "variant, or a model_type of transformers"
         )
-    _known_variant(config["variant"], name)
+    if not isinstance(variant, str) or variant not in VARIANTS:
+        raise UserError(f"checkpoint {name}: {unknown_name('variant', variant, VARIANTS)}")
 
 
 def _is_plain(config: dict[str, Any]) -> bool:
@@ -199,22 +213,12 @@ def _is_plain(config: dict[str, Any]) -> bool:
 
 def _variant(folder: Path, config: dict[str, Any], name: str) -> str:
     """What a checkpoint was pretrained as; for the earlier code this is read off the weights."""
-    if _is_plain(config):
-        return str(config["model_type"])
-    if config["model_type"] == MODEL_TYPE:
-        return _known_variant(config["variant"], name)
-    from models.checkpoints import CheckpointError, read_checkpoint
+    if config["model_type"] not in LEGACY_MODEL_TYPES:
+        return str(config["model_type" if _is_plain(config) else "variant"])
+    from models.checkpoints import read_checkpoint
 
-    try:
+    with reading(name):
         return str(read_checkpoint(folder).config.variant)
-    except CheckpointError as error:
-        raise UserError(f"checkpoint {name}: corrupt: {error}; fix: copy or download it again") from None
-
-
-def _known_variant(variant: Any, name: str) -> str:
-    if not isinstance(variant, str) or variant not in VARIANTS:
-        raise UserError(f"checkpoint {name}: {unknown_name('variant', variant, VARIANTS)}")
-    return variant
 
 
 def _from_hub(name: str, home: Home) -> Checkpoint:

@@ -5,7 +5,7 @@ The modules of `models` are imported inside a function: they import torch, which
 
 from pathlib import Path
 
-from tasks.checkpoints.finding import resolve_checkpoint
+from tasks.checkpoints.finding import reading, resolve_checkpoint
 from tasks.data.corpus import load_tokenizer
 from tasks.data.sources import find_tokenizer
 from tasks.errors import UserError
@@ -48,10 +48,8 @@ def check_weights(checkpoint: Checkpoint) -> None:
     Raises:
         UserError: they do not fit each other.
     """
-    from models.checkpoints import CheckpointError, check_checkpoint
+    from models.checkpoints import check_checkpoint
     from models.plain import check_plain
 
-    try:
+    with reading(checkpoint.name):
         (check_plain if checkpoint.family == "plain" else check_checkpoint)(checkpoint.folder)
-    except CheckpointError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: corrupt: {error}; fix: copy or download it again") from None

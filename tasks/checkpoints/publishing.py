@@ -172,13 +172,8 @@ def _publish_to_hub(
     if "/" not in repo:
         repo = f"{api.whoami()['name']}/{repo}"
     validate_repo_id(repo)
-    result = PublishResult(
-        store="hub",
-        location=repo,
-        revision=None,
-        url=f"{hub_endpoint()}/{repo}/tree/{record.run_id}",
-        weights_sha256=weights_sha256,
-    )
+    url = f"{hub_endpoint()}/{repo}/tree/{record.run_id}"
+    result = PublishResult(store="hub", location=repo, revision=None, url=url, weights_sha256=weights_sha256)
     staging = home.cache / "publishing" / record.run_id
     remove_tree(staging)  # what a killed publishing left behind
     try:
@@ -213,10 +208,9 @@ def _publish_to_hub(
 
 def _tagged_commit(api: Any, repo: str, run_id: str, weights_sha256: str, folder: Path) -> str | None:
     """The commit that already holds this run's weights; None if the run was not published yet."""
-    commits = [tag.target_commit for tag in api.list_repo_refs(repo).tags if tag.name == run_id]
-    if not commits:
+    commit = next((str(tag.target_commit) for tag in api.list_repo_refs(repo).tags if tag.name == run_id), None)
+    if commit is None:
         return None
-    commit = str(commits[0])
     api.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=[MANIFEST])
     if _weights_in(folder / MANIFEST) != weights_sha256:
         raise StageError(
@@ -265,10 +259,8 @@ def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
     """A nested part of a spec as one level of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in part.items():
-        if isinstance(value, dict) and value:
-            flat |= flat_keys(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        nested = isinstance(value, dict) and value
+        flat |= flat_keys(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 
 

@@ -99,7 +99,7 @@ class ModelSpec(Spec):
         if self.tie_word_embeddings is not None:
             return self.tie_word_embeddings
         same_width = (self.token_embedding_dim or self.hidden_size) == self.hidden_size
-        return VARIANTS[self.variant].tie_word_embeddings and same_width and not self.recursive
+        return VARIANTS[self.variant].tied and same_width and not self.recursive
 
     @property
     def decoder_layers(self) -> int:

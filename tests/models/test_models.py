@@ -112,7 +112,7 @@ LANGUAGE_MODELS = (
         )
     ]
     + [
-        pytest.param({"decoder": row.decoder, "tie_word_embeddings": row.tie_word_embeddings, "variant": name}, id=name)
+        pytest.param({"decoder": row.decoder, "tie_word_embeddings": row.tied, "variant": name}, id=name)
         for name, row in VARIANTS.items()
     ]
 )
@@ -279,10 +279,7 @@ def test_sixty_steps_on_one_batch_halve_the_loss(variant: str) -> None:
     row = VARIANTS[variant]
     torch.manual_seed(0)
     config = make_config(
-        decoder=row.decoder,
-        tie_word_embeddings=row.tie_word_embeddings,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        decoder=row.decoder, tie_word_embeddings=row.tied, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     model = ConceptModelForMaskedLM(config).train()
     corruption = CorruptionSettings(0.15, MASK, VOCAB, (0, 1, 2, 3, 4))
@@ -398,7 +395,7 @@ for name, row in VARIANTS.items():
         torch.manual_seed(0)
         config = ConceptConfig(
             vocab_size=97, hidden_size=32, num_concepts=6, num_layers=2, num_attention_heads=4, intermediate_size=24,
-            max_sequence_length=20, tie_word_embeddings=row.tie_word_embeddings, decoder=row.decoder, use_bixt=bixt,
+            max_sequence_length=20, tie_word_embeddings=row.tied, decoder=row.decoder, use_bixt=bixt,
             recursive=recursive, mask_token_id=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )
         step = PretrainingStep(ConceptModelForMaskedLM(config), {"combined": 0.1}, "kendall_gal", row.label_smoothing)
@@ -713,9 +710,9 @@ def test_a_published_folder_loads_in_plain_transformers(tmp_path: Path) -> None:
     expected: dict[str, Tensor] = {}
     for number, (name, row) in enumerate(VARIANTS.items()):
         torch.manual_seed(number)
-        dim = WIDTH if row.tie_word_embeddings else WIDTH // 2
+        dim = WIDTH if row.tied else WIDTH // 2
         shape: dict[str, Any] = {"decoder": row.decoder, "variant": name, "token_embedding_dim": dim}
-        pretrained = ConceptModelForMaskedLM(make_config(tie_word_embeddings=row.tie_word_embeddings, **shape)).eval()
+        pretrained = ConceptModelForMaskedLM(make_config(tie_word_embeddings=row.tied, **shape)).eval()
         downstream = ConceptModelForSequenceClassification(
             make_config(head=row.default_head, num_labels=3, **shape)
         ).eval()
