@@ -14,20 +14,14 @@ if TYPE_CHECKING:
     from tasks.errors import Paused, StageError, UserError
 
 # Where each name lies.
-_HOMES = {
-    "CheckpointError": "models.checkpoints",
-    "Paused": "tasks.errors",
-    "StageError": "tasks.errors",
-    "UserError": "tasks.errors",
-    "check_log": "cogito.interface",
-    "compare": "cogito.interface",
-    "load_checkpoint": "models.checkpoints",
-    "load_encoder": "models.text_encoder",
-    "load_spec": "cogito.interface",
-    "read_log": "cogito.interface",
-    "run_evaluation": "flows.in_python",
-    "run_experiment": "flows.in_python",
+_NAMES = {
+    "cogito.interface": ("check_log", "compare", "load_spec", "read_log"),
+    "flows.in_python": ("run_evaluation", "run_experiment"),
+    "models.checkpoints": ("CheckpointError", "load_checkpoint"),
+    "models.text_encoder": ("load_encoder",),
+    "tasks.errors": ("Paused", "StageError", "UserError"),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "CheckpointError",

@@ -52,12 +52,8 @@ def check_log(
     Raises:
         UserError: a file or folder cannot be read.
     """
-    return check.check_log(
-        Path(path),
-        against=None if against is None else Path(against),
-        reports=None if reports is None else Path(reports),
-        repository=None if repository is None else Path(repository),
-    )
+    others = {"against": against, "reports": reports, "repository": repository}
+    return check.check_log(Path(path), **{name: Path(place) for name, place in others.items() if place is not None})
 
 
 def compare(a: str, b: str) -> comparisons.Comparison:

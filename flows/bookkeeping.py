@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
 from tasks import stages
-from tasks.errors import Paused, RunFailed, UserError
+from tasks.errors import BAD_INPUT, PAUSED, Paused, RunFailed, UserError
 from tasks.jobs.launch import stop_all_jobs
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord, StageRecord
@@ -40,19 +39,11 @@ def settle(future: PrefectFuture[Any], place: str | None = None) -> tuple[Any, s
     state = future.state
     if state.is_completed():
         return future.result(), None
-    if state.name == stages.BAD_INPUT:
+    if state.name == BAD_INPUT:
         raise UserError(state.message or "bad input")
-    if state.name == stages.PAUSED:
+    if state.name == PAUSED:
         raise Paused(place or state.message or "before it was done")
     return None, (state.message or state.name or "failed").strip()
-
-
-def wait_for_all(futures: Iterable[PrefectFuture[Any] | None]) -> None:
-    """Wait until every stage has ended in whatever way: a pause of one must not leave others at work."""
-    for future in futures:
-        with suppress(UserError, Paused):
-            if future is not None:
-                settle(future)
 
 
 def note_stage(record: RunRecord, name: str, started: float, result: Any, problem: str | None) -> None:
@@ -118,9 +109,5 @@ def report_on(folder: Path) -> None:
     except Exception as error:
         problem = str(error)
     if problem is not None:
-        log.warning(
-            "NO REPORT of %s: %s; the run, its record and its row are not touched by this; fix: `cogito report %s`",
-            folder.name,
-            problem,
-            folder.name,
-        )
+        text = "NO REPORT of %s: %s; the run, its record and its row stay as they are; fix: `cogito report %s`"
+        log.warning(text, folder.name, problem, folder.name)

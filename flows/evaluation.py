@@ -8,11 +8,10 @@ from typing import Any
 
 from prefect import flow
 from prefect.states import State
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.bookkeeping import finish_run
 from flows.fan_out import Evaluation, evaluate_checkpoint, prepare_corpus, prepare_tasks
-from flows.life_cycle import carry_out, workers
+from flows.life_cycle import carry_out, task_runner
 from tasks.data.sources import resolve_data_root
 from tasks.log.experiment_log import default_log
 from tasks.runs.checkpoint_spec import evaluation_head
@@ -23,10 +22,7 @@ from tasks.store.home import cogito_home
 from tasks.store.records import Checkpoint
 
 
-@flow(
-    flow_run_name="evaluation-{checkpoint}",
-    task_runner=ThreadPoolTaskRunner(max_workers=workers()),  # type: ignore[arg-type]
-)
+@flow(flow_run_name="evaluation-{checkpoint}", task_runner=task_runner())
 def evaluation(
     checkpoint: str,
     tasks: list[str] | None = None,

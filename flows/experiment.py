@@ -10,12 +10,11 @@ from typing import Any
 from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.states import Failed, State
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.bookkeeping import finish_run, note_stage, settle, skip_stages
 from flows.evaluation import evaluate_in_own_run
 from flows.fan_out import Evaluation, evaluate_checkpoint, prepare_corpus, prepare_tasks
-from flows.life_cycle import carry_out, run_of, workers
+from flows.life_cycle import carry_out, run_of, task_runner
 from tasks import stages
 from tasks.checkpoints.finding import resolve_checkpoint
 from tasks.data.sources import resolve_data_root
@@ -31,10 +30,7 @@ from tasks.store.records import Checkpoint, CorpusResult, RunRecord
 from tasks.store.stage_table import recorded_stages
 
 
-@flow(
-    flow_run_name="experiment-{spec.name}",
-    task_runner=ThreadPoolTaskRunner(max_workers=workers()),  # type: ignore[arg-type]
-)
+@flow(flow_run_name="experiment-{spec.name}", task_runner=task_runner())
 def experiment(
     spec: ExperimentSpec,
     data_root: str | None = None,

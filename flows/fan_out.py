@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 from prefect import allow_failure
 from prefect.futures import PrefectFuture
 
-from flows.bookkeeping import note_stage, settle, skip_stages, wait_for_all
+from flows.bookkeeping import note_stage, settle, skip_stages
 from tasks import stages
 from tasks.data.sources import Source
 from tasks.data.task_data import PreparedTask
-from tasks.errors import Paused, StageError
+from tasks.errors import Paused, StageError, UserError
 from tasks.finetuning.cell import Cell
 from tasks.runs.claiming import evaluation_identity
 from tasks.spec.evaluation import CellProtocol
@@ -128,7 +129,10 @@ def evaluate_checkpoint(
             column: [_cell_result(evaluation, column, *cell) for cell in cells[column].items()] for column in cells
         }
     except Paused:
-        wait_for_all([*(future for column in cells.values() for future in column.values()), analysis])
+        for future in (*(future for column in cells.values() for future in column.values()), analysis):
+            with suppress(UserError, Paused):  # wait for it in whatever way it ends, and leave nothing at work
+                if future is not None:
+                    settle(future)
         raise
     record.cells = [cell for column in evaluation.columns() for cell in results[column]]
     failed = [f"{cell.task} seed {cell.seed} ({cell.start})" for cell in record.cells if cell.status == "failed"]

@@ -7,11 +7,10 @@ from prefect.states import State
 
 from flows.evaluation import evaluation
 from flows.experiment import experiment
-from flows.life_cycle import run_of
-from tasks.errors import Paused, StageError, UserError
+from flows.life_cycle import finished_run
+from tasks.errors import PAUSED, Paused, StageError
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.reading import load_spec
-from tasks.stages import BAD_INPUT, PAUSED
 from tasks.store.home import cogito_home
 from tasks.store.records import RunRecord, load_record
 
@@ -84,12 +83,9 @@ def _text(path: StrPath | None) -> str | None:
 
 
 def _record(state: State) -> RunRecord:
-    message = state.message or state.name or "the run failed"
-    if state.name == BAD_INPUT:
-        raise UserError(message)
     if state.name == PAUSED:
-        raise Paused(message)
-    run_id = run_of(state)
-    if run_id is None or not state.is_completed():
-        raise StageError(message)
+        raise Paused(state.message)
+    run_id = finished_run(state)
+    if not state.is_completed():
+        raise StageError(state.message or "the run failed")
     return load_record(cogito_home().run(run_id))

@@ -10,19 +10,19 @@ from prefect.context import TagsContext
 from prefect.results import ResultRecord
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from tasks.errors import Paused, RunPaused, StageError, UserError
+from tasks.errors import BAD_INPUT, PAUSED, Paused, RunPaused, StageError, UserError
 from tasks.interruption import pause_on_sigterm, pausing, stopping
 from tasks.jobs.devices import visible_devices
 from tasks.jobs.launch import pause_all_jobs
-from tasks.stages import BAD_INPUT, PAUSED
 from tasks.store.home import cogito_home
 from tasks.store.locks import TAG, active
 
 
-def workers() -> int:
-    """Threads of a flow: one for each device, one for the analysis, one for short stages."""
-    return len(visible_devices()) + 2
+def task_runner() -> Any:
+    """The threads of a flow: one for each device, one for the analysis, one for short stages."""
+    return ThreadPoolTaskRunner(max_workers=len(visible_devices()) + 2)
 
 
 def carry_out(work: Callable[[], State], max_hours: float | None = None) -> State:
@@ -53,6 +53,21 @@ def run_of(state: State) -> str | None:
     """
     data = state.data.result if isinstance(state.data, ResultRecord) else state.data
     return data if isinstance(data, str) else getattr(data, "run_id", None)
+
+
+def finished_run(state: State) -> str:
+    """The id of the run that a flow brought to its end.
+
+    Raises:
+        UserError: the flow found bad input.
+        StageError: it failed before it had a run.
+    """
+    if state.name == BAD_INPUT:
+        raise UserError(state.message or "")
+    run_id = run_of(state)
+    if run_id is None:
+        raise StageError(state.message or f"the flow ended as {state.name}")
+    return run_id
 
 
 def known_as_active() -> AbstractContextManager[Any]:

@@ -116,12 +116,6 @@ def configure_prefect(home: Home) -> None:
     _refresh_settings()
 
 
-def find_server(home: Home) -> str | None:
-    """The API address of the home's own server if it runs and is healthy, else None."""
-    server = recorded_server(home)
-    return server.api_url if server and server.answers() else None
-
-
 def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
     """Find or start the server to use, point Prefect at it and return its API address.
 

@@ -13,8 +13,8 @@ from prefect.states import Completed, Failed, State
 from flows.bookkeeping import report_on
 from flows.experiment import experiment
 from flows.life_cycle import known_as_active, run_of, without_tags
-from tasks import stages
 from tasks.artifacts import artifact_key, show
+from tasks.errors import PAUSED
 from tasks.review.sweeps import compare_runs, comparison_table, sweep_folder
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.home import cogito_home
@@ -49,8 +49,8 @@ def _sweep(specs: list[ExperimentSpec], options: dict[str, Any]) -> State:
     for spec in specs:
         # Hours lie between the starts, so that each experiment finds its own inputs.
         state: State[Any] = experiment(spec=spec, **options, return_state=True)
-        if state.name == stages.PAUSED:
-            return Completed(message=state.message, name=stages.PAUSED, data=run_of(state))
+        if state.name == PAUSED:
+            return Completed(message=state.message, name=PAUSED, data=run_of(state))
         message = state.message or state.name or ""
         outcomes.append((spec.name, run_of(state), message))
         if not state.is_completed():

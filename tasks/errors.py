@@ -1,9 +1,17 @@
 """The errors that a user sees: one message states what is wrong, what was given, what is allowed and how to fix it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
 
 from tasks.secrets import redact
+
+# Names of the states in which a stage, or a flow, ends.
+BAD_INPUT = "Bad input"
+PAUSED = "Paused"
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 
 class PublicError(Exception):
@@ -39,6 +47,24 @@ class RunFailed(StageError):
     def __init__(self, message: str, run_id: str | None = None) -> None:
         super().__init__(message)
         self.run_id = run_id
+
+
+def try_all(attempts: Mapping[Key, Callable[[], Result]], what: str = "") -> dict[Key, Result]:
+    """The result of every attempt by its key; `what` stands before a message, with the key for its `{}`.
+
+    Raises:
+        UserError: some attempts found bad input; with every line of their messages once.
+    """
+    results: dict[Key, Result] = {}
+    lines: list[str] = []
+    for key, attempt in attempts.items():
+        try:
+            results[key] = attempt()
+        except UserError as error:
+            lines += f"{what.format(key)}{error}".split("\n")
+    if lines:
+        raise UserError("\n".join(dict.fromkeys(lines)))
+    return results
 
 
 def unknown_name(kind: str, got: object, allowed: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from tasks.data.corpus import prepare_corpus
 from tasks.data.hub import asked_wait, gave_up, is_transient
 from tasks.data.sources import Source
 from tasks.data.task_data import PreparedTask, prepare_task
-from tasks.errors import Paused, StageError, UserError
+from tasks.errors import BAD_INPUT, PAUSED, Paused, StageError, UserError
 from tasks.finetuning.cell import Cell
 from tasks.finetuning.scoring import score_task
 from tasks.finetuning.stage import finetune
@@ -56,9 +56,6 @@ from tasks.store.records import (
     Score,
 )
 from tasks.store.stage_table import check_stage
-
-BAD_INPUT = "Bad input"
-PAUSED = "Paused"
 
 
 class _PauseIsNoError(logging.Filter):
@@ -131,9 +128,7 @@ def stage(row: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
                 if text == str(error):
                     raise
                 raise StageError(f"{type(error).__name__}: {text}") from None  # Prefect stores and shows what is raised
-            if getattr(value, "reused", False):
-                return Completed(data=value, name="Cached")
-            return value
+            return Completed(data=value, name="Cached") if getattr(value, "reused", False) else value
 
         function.row = row  # type: ignore[attr-defined]
         return Stage(

@@ -26,7 +26,6 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 @app.command()
 def show(checkpoint: CheckpointName, data_root: DataRoot = None, as_json: AsJson = False) -> None:
     """Tell variant, size, parameters and tokenizer of a checkpoint, and what can be done with it."""
-
     facts = checkpoint_facts(resolve_checkpoint(checkpoint, cogito_home(), resolve_data_root(data_root)))
     if as_json:
         print_json(facts)
@@ -45,7 +44,6 @@ def convert(
     data_root: DataRoot = None,
 ) -> None:
     """Write a checkpoint of the earlier code in our format; it then also loads in plain transformers."""
-
     home, mirror = cogito_home(), resolve_data_root(data_root)
     found = resolve_checkpoint(old, home, mirror)
     convert_checkpoint(found, new, find_tokenizer(tokenizer, home, mirror) if tokenizer else None)
@@ -60,7 +58,6 @@ def analyse(
     as_json: AsJson = False,
 ) -> None:
     """Measure the concept geometry of a checkpoint on held-out text; writes no row."""
-
     home, mirror = cogito_home(), resolve_data_root(data_root)
     found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
     if found.family == "plain":
@@ -95,16 +92,8 @@ def encode(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
     """Encode a file of texts into concept vectors."""
-
+    options = EncodeOptions(column, pool, batch_size, max_length, tokenizer, overwrite)
     mirror, progress = resolve_data_root(data_root), partial(DISPLAY.update, "encode")
     with DISPLAY.on_terminal():
-        done = encode_file(
-            checkpoint,
-            file,
-            output,
-            cogito_home(),
-            mirror,
-            EncodeOptions(column, pool, batch_size, max_length, tokenizer, overwrite),
-            progress,
-        )
+        done = encode_file(checkpoint, file, output, cogito_home(), mirror, options, progress)
     print(f"{output}: {done.texts:,} texts, float32 {list(done.shape)} each")

@@ -1,74 +1,25 @@
-"""What `cogito ls` lists, and how runs, comparisons and repetitions are printed in a terminal.
-
-rich and the modules that need pandas or scipy are imported inside functions, so that `cogito ls` stays fast.
-"""
+"""How runs, comparisons and repetitions are printed in a terminal."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
 
 from flows.commands.options import console
-from models import family
+from tasks.review.comparisons import Comparison
+from tasks.review.differences import value_text
+from tasks.review.rendering import delta_text, shown
+from tasks.review.reproduction import Agreement
+from tasks.review.rescoring import Change
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import COLUMNS, console_rows
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from tasks.review.comparisons import Comparison
-    from tasks.review.reproduction import Agreement
-    from tasks.review.rescoring import Change
-
-Rows = list[tuple[str, str]]
-
-
-def _summaries(table: Mapping[str, family.Row | family.Variant]) -> Rows:
-    return [(name, row.summary) for name, row in table.items()]
-
-
-def _tasks() -> Rows:
-    from tasks.spec.benchmarks import TASKS
-
-    rows = []
-    for row in TASKS.values():
-        splits = ", ".join(split.label for split in row.eval_splits)
-        rows.append((row.name, f"{row.dataset} {row.config}: {', '.join(row.metrics)} on {splits}"))
-    return rows
-
-
-def _experiments() -> Rows:
-    import yaml
-
-    rows = []
-    for path in sorted(Path("experiments").glob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        comment = next(iter(text.strip().splitlines()), "").lstrip("# ")
-        try:
-            name = str((yaml.safe_load(text) or {}).get("name", path.stem))
-        except (yaml.YAMLError, AttributeError):
-            name = path.stem
-        rows.append((name, f"{path.as_posix()}: {comment}"))
-    return rows
-
-
-KINDS: dict[str, Callable[[], Rows]] = {
-    "variants": lambda: _summaries(family.VARIANTS),
-    "objectives": lambda: _summaries(family.OBJECTIVES),
-    "decoders": lambda: _summaries(family.DECODERS),
-    "heads": lambda: _summaries(family.HEADS),
-    "losses": lambda: _summaries(family.CONCEPT_LOSSES),
-    "tasks": _tasks,
-    "experiments": _experiments,
-}
-
 
 def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     """Print the scores of a run beside their floors, and where its record, row and report are."""
-    from rich.table import Table
-
     terminal = console()
     made = " (made data: says nothing about the real tasks)" if record.made_data else ""
     table = Table(title=f"{record.run_id}: {record.status}{made}")
@@ -88,7 +39,7 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
         print(f"report: {page}")
 
 
-def _print_training(record: RunRecord, terminal: "Console") -> None:
+def _print_training(record: RunRecord, terminal: Console) -> None:
     if record.pretraining is None or record.corpus is None:
         return
     loss, entropy = record.pretraining.eval_loss, record.corpus.unigram_entropy_nats
@@ -102,7 +53,7 @@ def _print_training(record: RunRecord, terminal: "Console") -> None:
         terminal.print(f"diverged at step {diverged.step}: {diverged.reason}; {kept}", style="red", markup=False)
 
 
-def _print_analysis(record: RunRecord, terminal: "Console") -> None:
+def _print_analysis(record: RunRecord, terminal: Console) -> None:
     if record.analysis is None:
         return
     figures = record.analysis.figures
@@ -119,13 +70,8 @@ def _print_analysis(record: RunRecord, terminal: "Console") -> None:
         )
 
 
-def print_comparison(comparison: "Comparison") -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Print what differs between A and B, their figures side by side, and what is unknown or not comparable."""
-    from rich.table import Table
-
-    from tasks.review.differences import value_text
-    from tasks.review.rendering import delta_text, shown
-
     terminal = console(markup=False, highlight=False)
     terminal.print(f"A: {comparison.a}\nB: {comparison.b}")
     table = Table("differs", "A", "B")
@@ -142,21 +88,19 @@ def print_comparison(comparison: "Comparison") -> None:
             terminal.print(f"not known for {side.upper()}: {'; '.join(names)}")
 
 
-def print_verdicts(row: str, again: str, agreements: "list[Agreement]", log_path: Path) -> None:
+def print_verdicts(row: str, again: str, agreements: list[Agreement], log_path: Path) -> None:
     """Print whether each figure of a row agrees with its repetition."""
-    from rich.table import Table
-
     terminal = console(markup=False, highlight=False)
     table = Table("figure", "row", "again", "verdict", title=f"{row}, repeated as {again}")
-    for one in agreements:
-        table.add_row(one.figure, one.stated, one.repeated, one.text)
+    for figure in agreements:
+        table.add_row(figure.figure, figure.stated, figure.repeated, figure.text)
     terminal.print(table)
-    counts = Counter(one.outcome for one in agreements)
+    counts = Counter(figure.outcome for figure in agreements)
     print(", ".join(f"{counts[name]} {name}" for name in ("agrees", "differs", "undecided")))
     print(f"row in: {log_path}")
 
 
-def print_changes(changes: "list[Change]", folder: RunFolder, log_path: Path) -> None:
+def print_changes(changes: list[Change], folder: RunFolder, log_path: Path) -> None:
     """Print which scores a rescoring changed, and where they were written."""
     for change in changes:
         start = "" if change.start == "checkpoint" else f" ({change.start.replace('_', '-')})"

@@ -20,7 +20,6 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 @app.command()
 def show(log: LogPath = None, as_json: AsJson = False) -> None:
     """Show the rows of the log."""
-
     path = default_log(log)
     rows = show_log(path)
     if as_json:
@@ -40,7 +39,6 @@ def add(
     record: Annotated[Path, typer.Argument(help="The record.json of a run's folder.")], log: LogPath = None
 ) -> None:
     """Write the row of a run's record: inserted, or its machine-written cells renewed."""
-
     path = default_log(log)
     changed = add_record(record, path)
     print(f"{path}: {'row written' if changed else 'the row is already there'}")
@@ -58,7 +56,6 @@ def check(
 
     Exit code 1 when there are errors.
     """
-
     findings = check_log(file, against=against, reports=reports, repository=git)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
@@ -66,16 +63,14 @@ def check(
         raise typer.Exit(1 if errors else 0)
 
     table = Table("line", "row, column", "severity", "rule", "finding", title=str(file))
-    for one in findings:
-        place = ", ".join(text for text in (one.row, one.column) if text)
-        line = f"{Path(one.file).name}:{one.line}" if one.file else str(one.line)
-        style = STYLES[one.severity]
-        table.add_row(
-            line, escape(place), f"[{style}]{one.severity}[/] {one.confidence:.0%}", one.rule, escape(one.message)
-        )
+    for finding in findings:
+        place = ", ".join(filter(None, (finding.row, finding.column)))
+        line = f"{Path(finding.file).name}:{finding.line}" if finding.file else str(finding.line)
+        sure = f"[{STYLES[finding.severity]}]{finding.severity}[/] {finding.confidence:.0%}"
+        table.add_row(line, escape(place), sure, finding.rule, escape(finding.message))
     if findings:
         console().print(table)
-    counts = ", ".join(f"{sum(one.severity == name for one in findings)} {name}s" for name in STYLES)
+    counts = ", ".join(f"{sum(finding.severity == name for finding in findings)} {name}s" for name in STYLES)
     print(f"{file}: {counts}")
     raise typer.Exit(1 if errors else 0)
 
@@ -86,10 +81,8 @@ def export(
     log: LogPath = None,
 ) -> None:
     """Write the rows of both tables with typed columns as CSV, JSON or HTML."""
-
     print(f"{output}: {export_log(default_log(log), output)} rows")
 
 
 def _readable(cell: str) -> str:
-
     return escape(re.sub(r"\s*<br\s*/?>\s*", "\n", cell.replace("**", "").replace("`", "")))

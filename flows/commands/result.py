@@ -23,7 +23,6 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between runs and which differences of their figures are more than noise."""
-
     if markdown and as_json:
         raise UserError("compare: got --markdown and --json; fix: drop one of them")
     comparisons = compare_all(runs, cogito_home())
@@ -39,7 +38,6 @@ def compare(
 
 def rescore(run: Annotated[str, typer.Argument(help="Run id.")], log: LogPath = None, as_json: AsJson = False) -> None:
     """Score a run again from its stored predictions with today's code; updates its record and row."""
-
     folder, log_path = find_run(run, cogito_home()), default_log(log)
     changes = rescore_run(folder, log_path)
     if as_json:
@@ -55,6 +53,5 @@ def report(
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder; default that of the run.")] = None,
 ) -> None:
     """Write report.md and report.html of a run or a sweep from its records."""
-
     for path in write_report(run, cogito_home(), baseline=baseline, output=output):
         print(path)

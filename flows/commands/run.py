@@ -6,6 +6,7 @@ inside functions, after the server has started: Prefect reads its settings when 
 
 import signal
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from flows.commands.options import AsJson, DataRoot, LogPath, Overrides, SpecPat
 from flows.prefect_api import ui_address
 from flows.server import ensure_server
 from tasks.data.sources import resolve_data_root
-from tasks.errors import StageError, UserError
+from tasks.errors import PAUSED, StageError, try_all
 from tasks.interruption import pause_on_sigterm
 from tasks.jobs.launch import stop_all_jobs
 from tasks.log.experiment_log import check_log_place, default_log
@@ -32,7 +33,7 @@ from tasks.runs.request import Request
 from tasks.spec.grid import expand
 from tasks.store.home import cogito_home
 from tasks.store.locks import active
-from tasks.store.records import Score, load_record
+from tasks.store.records import load_record
 
 # What --json prints of a score.
 SCORE_FACTS = (
@@ -48,6 +49,9 @@ SCORE_FACTS = (
     "start_from",
     "unreliable",
 )
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Training processes of an experiment; default every GPU, or one on a CPU.")
+]
 Miniature = Annotated[
     bool, typer.Option("--miniature", help="Shrink to a few minutes on two cores: same variant and losses, made tasks.")
 ]
@@ -60,9 +64,7 @@ def run(
         float | None, typer.Option(min=0.0, help="Save and pause after so many hours; the same command goes on.")
     ] = None,
     miniature: Miniature = False,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Training processes; default every GPU, or one on a CPU.")
-    ] = None,
+    processes: Processes = None,
     data_root: DataRoot = None,
     log: LogPath = None,
     overrides: Overrides = None,
@@ -82,7 +84,7 @@ def sweep(
         list[str] | None, typer.Option(metavar="KEY=[A,B]", help="Run every value of a key, e.g. training.seed=[1,2].")
     ] = None,
     miniature: Miniature = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="Training processes of each experiment.")] = None,
+    processes: Processes = None,
     data_root: DataRoot = None,
     log: LogPath = None,
     overrides: Overrides = None,
@@ -91,17 +93,10 @@ def sweep(
     """Run several experiments, or a grid of one, in one flow: a row each and a comparison."""
     expanded = expand(specs, overrides or [], grid or [], small=miniature)
     request = _request(data_root, log, processes=processes)
-    problems: list[str] = []
-    for spec in expanded:
-        try:
-            find_inputs(spec, request)
-        except UserError as error:
-            problems += [line for line in str(error).splitlines() if line not in problems]
-    if problems:
-        raise UserError("\n".join(problems))
+    try_all({number: partial(find_inputs, spec, request) for number, spec in enumerate(expanded)})
     arguments = {"specs": expanded, "count": len(expanded), "processes": processes}
     state = _run_flow("sweep", arguments, request)
-    if _is_paused(state):
+    if state.name == PAUSED:
         print(state.message)
         return
     rows = read_comparison(sweep_folder(expanded, request.home))
@@ -125,13 +120,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune, score and analyse an existing checkpoint: a row in the evaluation table."""
-    changes: dict[str, Any] = {
-        "tasks": [name.strip() for name in tasks.split(",")] if tasks else None,
-        "seeds": seeds,
-        "head": head,
-        "tokenizer": tokenizer,
-        "overrides": overrides,
-    }
+    names = [name.strip() for name in tasks.split(",")] if tasks else None
+    changes: dict[str, Any] = {"tasks": names, "seeds": seeds, "head": head}
+    changes |= {"tokenizer": tokenizer, "overrides": overrides}
     request = _request(data_root, log)
     inputs = find_evaluation(checkpoint, request, **changes)
     state = _run_flow("evaluation", {"checkpoint": checkpoint, **changes}, request, inputs)
@@ -144,7 +135,7 @@ def reproduce(
         bool, typer.Option("--plan", help="Print the experiment and what it assumes; run nothing.")
     ] = False,
     miniature: Miniature = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="Training processes.")] = None,
+    processes: Processes = None,
     data_root: DataRoot = None,
     log: LogPath = None,
     overrides: Overrides = None,
@@ -168,10 +159,12 @@ def reproduce(
     inputs = find_inputs(planned.spec, request)
     arguments = {"spec": planned.spec, "processes": processes, "repeats": run_id}
     state = _run_flow("experiment", arguments, request, inputs)
-    if _is_paused(state):
+    if state.name == PAUSED:
         print(state.message)
         return
-    again = _finished_run(state)
+    from flows.life_cycle import finished_run
+
+    again = finished_run(state)
     first = run_id if planned.has_record else f"{source}#{run_id}"
     outcomes = agreements(compare(find_side(first, request.home), find_side(again, request.home)))
     if as_json:
@@ -225,40 +218,16 @@ def _run_flow(
         signal.signal(signal.SIGINT, before)
 
 
-def _is_paused(state: Any) -> bool:
-    from tasks.stages import PAUSED
-
-    return bool(state.name == PAUSED)
-
-
-def _finished_run(state: Any) -> str:
-    """The id of the run that a flow brought to its end.
-
-    Raises:
-        UserError: the flow found bad input.
-        StageError: it failed before it had a run.
-    """
-    from flows.life_cycle import run_of
-    from tasks.stages import BAD_INPUT
-
-    if state.name == BAD_INPUT:
-        raise UserError(state.message or "")
-    run_id = run_of(state)
-    if run_id is None:
-        raise StageError(state.message or f"the flow ended as {state.name}")
-    return run_id
-
-
 def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
-    from flows.life_cycle import run_of
+    from flows.life_cycle import finished_run, run_of
 
-    if _is_paused(state):
+    if state.name == PAUSED:
         if as_json:
             print_json({"run_id": run_of(state), "status": "paused"})
         else:
             print(state.message)
         return
-    folder = cogito_home().run(_finished_run(state))
+    folder = cogito_home().run(finished_run(state))
     record = load_record(folder)
     if as_json:
         scores = {
@@ -273,7 +242,3 @@ def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
         print_record(record, folder, log_path)
     if not state.is_completed():
         raise StageError(state.message or "the flow failed")
-
-
-def _score_facts(score: Score) -> dict[str, Any]:
-    return {name: getattr(score, name) for name in SCORE_FACTS}

@@ -1,34 +1,74 @@
 """The commands about experiment files: `cogito check`, `show`, `ls`."""
 
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from flows.commands.options import AsJson, Overrides, SpecPath, SpecPaths, print_json
-from tasks.errors import UserError, unknown_name
+from models import family
+from tasks.errors import UserError, try_all, unknown_name
+from tasks.spec.benchmarks import TASKS
 from tasks.spec.reading import load_spec
 from tasks.store.files import content_hash
+
+Rows = list[tuple[str, str]]
+
+
+def _summaries(table: Mapping[str, family.Row | family.Variant]) -> Rows:
+    return [(name, row.summary) for name, row in table.items()]
+
+
+def _tasks() -> Rows:
+    rows = []
+    for row in TASKS.values():
+        splits = ", ".join(split.label for split in row.eval_splits)
+        rows.append((row.name, f"{row.dataset} {row.config}: {', '.join(row.metrics)} on {splits}"))
+    return rows
+
+
+def _experiments() -> Rows:
+    rows = []
+    for path in sorted(Path("experiments").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        comment = next(iter(text.strip().splitlines()), "").lstrip("# ")
+        try:
+            name = str((yaml.safe_load(text) or {}).get("name", path.stem))
+        except (yaml.YAMLError, AttributeError):
+            name = path.stem
+        rows.append((name, f"{path.as_posix()}: {comment}"))
+    return rows
+
+
+# What `cogito ls` lists: the rows of each kind, a name and a summary.
+KINDS: dict[str, Callable[[], Rows]] = {
+    "variants": partial(_summaries, family.VARIANTS),
+    "objectives": partial(_summaries, family.OBJECTIVES),
+    "decoders": partial(_summaries, family.DECODERS),
+    "heads": partial(_summaries, family.HEADS),
+    "losses": partial(_summaries, family.CONCEPT_LOSSES),
+    "tasks": _tasks,
+    "experiments": _experiments,
+}
 
 
 def check(specs: SpecPaths, overrides: Overrides = None) -> None:
     """Check experiment files; all mistakes of all files at once."""
-    problems = []
-    for path in specs:
-        try:
-            for warning in load_spec(path, overrides or []).warnings:
-                print(f"{path}: warning: {warning}", file=sys.stderr)
-            print(f"{path}: ok")
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
+
+    def check_file(path: Path) -> None:
+        for warning in load_spec(path, overrides or []).warnings:
+            print(f"{path}: warning: {warning}", file=sys.stderr)
+        print(f"{path}: ok")
+
+    try_all({path: partial(check_file, path) for path in specs})
 
 
 def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print the resolved spec with its parameter count and identity."""
-    import yaml
-
     # torch, for the built module; `check` and `ls` do without it
     from models.autoencoder import ConceptModelForMaskedLM
     from models.configuration import ConceptConfig
@@ -57,8 +97,6 @@ def list_kind(
     as_json: AsJson = False,
 ) -> None:
     """List what can be named in a spec."""
-    from flows.commands.listing import KINDS  # numpy, which `check` does without
-
     if kind not in KINDS:
         raise UserError(unknown_name("kind", kind, KINDS))
     rows = KINDS[kind]()

@@ -18,7 +18,7 @@ from tasks.checkpoints.publishing import choose_store
 from tasks.data.corpus import data_identity, load_tokenizer
 from tasks.data.sources import Source, find_dataset, find_tokenizer
 from tasks.data.task_data import find_task_source
-from tasks.errors import UserError
+from tasks.errors import UserError, try_all
 from tasks.pretraining.stage import check_processes, count_processes, pretraining_identity
 from tasks.pretraining.tracking import check_login
 from tasks.runs.checkpoint_spec import evaluation_head, evaluation_spec
@@ -92,7 +92,6 @@ def find_inputs(spec: ExperimentSpec, request: Request) -> Inputs:
     Raises:
         UserError: with one line for each thing that is missing or cannot be.
     """
-    problems: list[str] = []
     checks: dict[str, Callable[[], Any]] = {
         "publishing": partial(choose_store, spec.publish),
         "tracking": partial(check_login, spec.tracking),
@@ -101,14 +100,7 @@ def find_inputs(spec: ExperimentSpec, request: Request) -> Inputs:
         "tasks": partial(_find_tasks, spec.evaluation, request),
         "start": partial(_find_start, spec.training.init_from, request),
     }
-    found: dict[str, Any] = {}
-    for name, check in checks.items():
-        try:
-            found[name] = check()
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
+    found = try_all(checks)
     corpus, identity = found["corpus"]
     if not request.fresh:
         pretraining = pretraining_identity(spec, identity, found["start"])
@@ -156,16 +148,8 @@ def _find_corpus(data: DataSpec, request: Request) -> tuple[Source, str]:
 
 
 def _find_tasks(evaluation: EvaluationSpec, request: Request) -> dict[str, Source]:
-    sources: dict[str, Source] = {}
-    problems: list[str] = []
-    for name in evaluation.tasks:
-        try:
-            sources[name] = find_task_source(TASKS[name], evaluation.data, request.home, request.data_root)
-        except UserError as error:
-            problems.append(f"task {name}: {error}")
-    if problems:
-        raise UserError("\n".join(problems))
-    return sources
+    others = evaluation.data, request.home, request.data_root
+    return try_all({name: partial(find_task_source, TASKS[name], *others) for name in evaluation.tasks}, "task {}: ")
 
 
 def _find_start(name: str | None, request: Request) -> Checkpoint | None:

@@ -24,7 +24,7 @@ from command import environment as command_environment
 from flows import prefect_api, server
 from flows.commands import upkeep as upkeep_commands
 from flows.prefect_api import ui_address
-from flows.server import configure_prefect, ensure_server, find_server, stop_server
+from flows.server import configure_prefect, ensure_server, recorded_server, stop_server
 from tasks.errors import UserError
 from tasks.processes import OWNER_BORN, OWNER_PID, birth, own_mark
 from tasks.store.files import read_json, write_json
@@ -36,6 +36,12 @@ from flows.server import ensure_server
 from tasks.store.home import cogito_home
 print(ensure_server(cogito_home(), 600))
 """
+
+
+def find_server(home: Home) -> str | None:
+    """The API address of the home's own server if it runs and is healthy."""
+    found = recorded_server(home)
+    return found.api_url if found and found.answers() else None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from command import ROOT
 
 from benchmarks import house
 from flows.cli import DeferredCommand, app
-from flows.commands.listing import KINDS
+from flows.commands.spec import KINDS
 
 CHECKS = {
     "ruff check": [sys.executable, "-m", "ruff", "check", "."],
