@@ -1,6 +1,6 @@
 """One fine-tuning job in its own process: train, choose the epoch, predict every split once.
 
-Legend: B batch, N tokens of the longest pair in a batch.
+Legend: B batch, N tokens of the longest pair in a batch. pyarrow, which loads slowly, is imported where it writes.
 """
 
 import copy
@@ -8,10 +8,12 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from models.checkpoints import CheckpointError, LoadReport, load_classifier, save_checkpoint
@@ -65,15 +67,10 @@ def make_batch(
 
 
 def _pad(rows: list[np.ndarray], pad_token_id: int, device: torch.device, suffix: str) -> dict[str, torch.Tensor]:
-    longest = max(len(row) for row in rows)
-    input_ids = np.full((len(rows), longest), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
-    for number, row in enumerate(rows):
-        input_ids[number, : len(row)], mask[number, : len(row)] = row, 1
-    return {
-        f"input_ids{suffix}": torch.from_numpy(input_ids).to(device),
-        f"attention_mask{suffix}": torch.from_numpy(mask).to(device),
-    }
+    tensors = [torch.from_numpy(row.astype(np.int64)) for row in rows]
+    input_ids = pad_sequence(tensors, batch_first=True, padding_value=pad_token_id)
+    mask = pad_sequence([torch.ones_like(tensor) for tensor in tensors], batch_first=True)
+    return {f"input_ids{suffix}": input_ids.to(device), f"attention_mask{suffix}": mask.to(device)}
 
 
 def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
@@ -114,10 +111,7 @@ def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
                 save_checkpoint(model, part)
             write_manifest(part)
     return CellResult(
-        task=task.name,
-        seed=job.seed,
-        start=job.start,
-        start_from=job.start_from,
+        **job.model_dump(include={"task", "seed", "start", "start_from"}),
         status="complete",
         predictions=predictions,
         model=kept,
@@ -196,21 +190,16 @@ def _reads_apart(model: PreTrainedModel) -> bool:
 
 
 def _batches(lengths: np.ndarray, batch_size: int, seed: int, steps: int) -> Iterator[np.ndarray]:
-    epoch = done = 0
-    while True:
-        for batch in length_grouped_batches(lengths, batch_size, np.random.default_rng((seed, epoch))):
-            if done == steps:
-                return
-            yield batch
-            done += 1
-        epoch += 1
+    generators = (np.random.default_rng((seed, epoch)) for epoch in count())
+    epochs = (length_grouped_batches(lengths, batch_size, generator) for generator in generators)
+    return islice(chain.from_iterable(epochs), steps)
 
 
 @torch.no_grad()
 def _predict(
     model: PreTrainedModel, examples: dict[str, np.ndarray], pad: int, device: torch.device, answer: str
 ) -> np.ndarray:
-    """What the model says, `logits` [n, num_labels] or `cosine` [n, 1], in float32, in the order of the examples."""
+    """The model's `logits` [n, num_labels] or `cosine` [n, 1], in float32, in the order of the examples."""
     model.eval()
     lengths = np.diff(examples["offsets"])
     order = np.argsort(-lengths, kind="stable")

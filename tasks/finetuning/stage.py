@@ -45,15 +45,11 @@ def finetune(
             return done
         job = FinetuningJob(
             identity=identity,
-            task=data.task,
-            seed=cell.seed,
-            start=cell.start,
-            head=cell.head,
+            **vars(cell),
             checkpoint=source,
             family=checkpoint.family,
             start_from=begin.task if begin else None,
             data=data.folder,
-            protocol=cell.protocol,
         )
         result = run_on_one_device(folder, job, home, on_progress)
         _report_weights(result)

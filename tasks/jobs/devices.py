@@ -1,13 +1,14 @@
 """Leases on GPUs, or on shares of the CPU, so that jobs of all runs of one COGITO_HOME never share a device.
 
-A lease is a file lock, freed by the operating system when its owner dies.
+A lease is a file lock, freed by the operating system when its owner dies. torch, which loads slowly, is imported
+where GPUs are counted.
 """
 
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -84,13 +85,9 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
                 for device in devices:
                     if device in leased or len(leased) == count:
                         continue
-                    lock = FileLock(home.leases / f"{device.kind}-{device.index}.lock")
-                    try:
-                        lock.acquire(timeout=0)
-                    except Timeout:
-                        continue
-                    held.callback(lock.release)
-                    leased.append(device)
+                    with suppress(Timeout):
+                        held.enter_context(FileLock(home.leases / f"{device.kind}-{device.index}.lock", timeout=0))
+                        leased.append(device)
                 if len(leased) < count:
                     time.sleep(POLL_SECONDS)
         yield leased
@@ -99,13 +96,9 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
 @contextmanager
 def lease_for_training(home: Home, processes: int) -> Iterator[list[Device]]:
     """Devices for one process each: that many GPUs, or the whole CPU shared out evenly."""
-    devices = visible_devices()
-    if devices[0].kind == "cuda":
-        with lease_devices(home, processes) as leased:
-            yield leased
-        return
-    with lease_devices(home, len(devices)):
-        yield [Device("cpu", str(number), max(1, usable_cores() // processes)) for number in range(processes)]
+    on_gpu, threads = visible_devices()[0].kind == "cuda", max(1, usable_cores() // processes)
+    with lease_devices(home, processes if on_gpu else len(visible_devices())) as leased:
+        yield leased if on_gpu else [Device("cpu", str(number), threads) for number in range(processes)]
 
 
 def _gpu_indices() -> list[str]:

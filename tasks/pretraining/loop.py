@@ -54,20 +54,14 @@ LIVE_FIGURES = (
 )
 
 
-def learning_rate_factor(schedule: str, warmup_steps: int, steps: int) -> Callable[[int], float]:
+def learning_rate_factor(step: int, schedule: str, warmup_steps: int, steps: int) -> float:
     """The factor on the learning rate at a step: linear warm-up, then the schedule, to zero at the end."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = (step - warmup_steps) / max(1, steps - warmup_steps)
-        if schedule == "constant":
-            return 1.0
-        if schedule == "linear":
-            return max(0.0, 1.0 - done)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-    return factor
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    if schedule == "constant":
+        return 1.0
+    return max(0.0, 1.0 - done) if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
 def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -111,10 +105,10 @@ class _Training:
         start: what a warm start loaded.
         sample: batches of the held-out text whose geometry is followed.
         resumed, finished: steps before this start of the job, and up to now.
+        curve, tracking: on rank 0 alone.
         tokens: tokens of the steps of this start, over all processes.
         eval_loss: of the last evaluation, in nats per labelled token.
         stopped: why the guard ended the training.
-        curve, tracking: on rank 0 alone.
     """
 
     job: PretrainingJob
@@ -127,37 +121,25 @@ class _Training:
     held_out: HeldOutBatches
     sample: Callable[[], Iterator[Batch]]
     steps: int
-    resumed: int = 0
-    finished: int = 0
+    resumed: int
+    finished: int
+    curve: "_Curve | None"
+    tracking: Tracking | None
     tokens: int = 0
     eval_loss: float = math.nan
     stopped: str | None = None
-    curve: "_Curve | None" = None
-    tracking: Tracking | None = None
     started: float = 0.0
     reported: float = 0.0
-
-    @property
-    def accelerator(self) -> Accelerator:
-        return self.state.accelerator
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
 
     def epochs(self) -> float:
         """Passes over the training blocks so far."""
         return self.finished * self.job.spec.training.global_batch_size / len(self.blocks)
 
-    def evaluate(self) -> None:
-        """Set the held-out loss of the current weights."""
-        self.eval_loss = _evaluate(self.accelerator, self.state.module, self.held_out, self.accelerator.device)
-
     def save(self, keep: int) -> None:
         """Save the state after the last step and keep the newest `keep` states."""
         if self.curve is not None:
             os.fsync(self.curve.file.fileno())  # a state after step N stands beside N points, even after a power loss
-        save_state(self.checkpoints, self.state, self.finished, keep)
+        save_state(self.folder / "checkpoints", self.state, self.finished, keep)
 
 
 @dataclass(frozen=True)
@@ -173,9 +155,9 @@ class _Step:
 def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
     """Train to the end; None on other ranks than 0, and after a pause."""
     training = _set_up(job, folder)
-    settings, state, step = job.spec.training, training.state, None
+    settings, accelerator, step = job.spec.training, training.state.accelerator, None
     batches = _batches_from(training)
-    state.module.train()
+    training.state.module.train()
     training.started = time.monotonic()
     while training.finished < training.steps and training.stopped is None:
         step = _take_step(training, list(islice(batches, training.micro_batches.per_step)))
@@ -185,24 +167,23 @@ def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
         _report(training, step, _watch(training) if evaluate else None)
         if training.stopped is not None or training.finished == training.steps:
             break
-        if _must_pause(training.accelerator, folder, training.accelerator.device):
+        if _must_pause(training):
             training.save(settings.keep_checkpoints)
-            if training.accelerator.is_main_process:
+            if accelerator.is_main_process:
                 answer_pause(folder, job.identity, training.finished)
             return None
         if training.finished % settings.checkpoint_every_steps == 0:
             training.save(settings.keep_checkpoints)
     seconds = time.monotonic() - training.started
-    training.accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
     diverged = None
     if training.stopped is not None and step is not None:
         diverged = _return_to_best(training, step, training.stopped)
     elif step is None:
-        # Killed between the last step's state and the result: only the evaluation is missing.
-        training.evaluate()
+        _evaluate(training)  # killed between the last step's state and the result: only the evaluation is missing
     else:
         training.save(keep=1)
-    return _result(training, seconds, diverged) if training.accelerator.is_main_process else None
+    return _result(training, seconds, diverged) if accelerator.is_main_process else None
 
 
 def _start_accelerator(job: PretrainingJob) -> Accelerator:
@@ -231,8 +212,10 @@ def _set_up(job: PretrainingJob, folder: Path) -> _Training:
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     blocks, held_out_blocks = TokenBlocks(job.corpus, "train"), TokenBlocks(job.corpus, "held_out")
     steps = training_steps(spec, len(blocks))
-    factor = learning_rate_factor(settings.schedule, warmup_steps(spec, steps), steps)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    warmup = warmup_steps(spec, steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, settings.schedule, warmup, steps)
+    )
     plan = BatchPlan(
         VARIANTS[spec.model.variant].objective,
         corruption_settings(spec, tokenizer, config.vocab_size),
@@ -247,12 +230,16 @@ def _set_up(job: PretrainingJob, folder: Path) -> _Training:
     optimizer = accelerator.prepare(optimizer)
     # Dropout differs between ranks; the initial weights do not.
     torch.manual_seed(settings.seed * 1000 + accelerator.process_index)
-    warn = report_warning if accelerator.is_main_process else (lambda text: None)
+    main = accelerator.is_main_process
+    warn = report_warning if main else (lambda text: None)
     guard = TrainingGuard(job.unigram_entropy, warn)
-    training = _Training(
+    state = TrainingState(job.identity, module, optimizer, scheduler, accelerator, guard)
+    saved = last_complete_state(folder / "checkpoints", job.identity, warn)
+    resumed = load_state(saved, state) if saved else 0
+    return _Training(
         job=job,
         folder=folder,
-        state=TrainingState(job.identity, module, optimizer, scheduler, accelerator, guard),
+        state=state,
         step_module=step_module,
         start=start,
         blocks=blocks,
@@ -262,18 +249,11 @@ def _set_up(job: PretrainingJob, folder: Path) -> _Training:
             clean_batches, held_out_blocks, spec.analysis.live_samples, spec.analysis.batch_size, tokenizer.pad_token_id
         ),
         steps=steps,
+        resumed=resumed,
+        finished=resumed,
+        curve=_Curve(folder / "curve.jsonl", resumed) if main else None,
+        tracking=start_tracking(job) if main else None,
     )
-    _resume(training, warn)
-    return training
-
-
-def _resume(training: _Training, warn: Callable[[str], None]) -> None:
-    """Restore the last complete state, cut the curve to it, and start the tracking."""
-    saved = last_complete_state(training.checkpoints, training.job.identity, warn)
-    training.resumed = training.finished = load_state(saved, training.state) if saved else 0
-    if training.accelerator.is_main_process:
-        training.curve = _Curve(training.folder / "curve.jsonl", training.resumed)
-        training.tracking = start_tracking(training.job, training.resumed)
 
 
 def _batches_from(training: _Training) -> Iterator[Batch]:
@@ -292,14 +272,11 @@ def _batches_from(training: _Training) -> Iterator[Batch]:
 
 def _take_step(training: _Training, group: list[Batch]) -> _Step:
     """Compute the gradients of a step and take it, unless the guard stops the training first."""
-    state, accelerator, settings = training.state, training.accelerator, training.job.spec.training
-    losses, tokens = _forward_backward(
-        accelerator, training.step_module, group, settings.global_batch_size, accelerator.device
-    )
-    norm = accelerator.clip_grad_norm_(training.step_module.parameters(), settings.max_grad_norm)
-    values = {name: value.item() for name, value in losses.items()}
-    step = _Step(training.finished + 1, values, float(norm), state.scheduler.get_last_lr()[0])
-    training.stopped = state.guard.after_gradient(values["total"], step.gradient_norm)
+    state, limit = training.state, training.job.spec.training.max_grad_norm
+    losses, tokens = _forward_backward(training, group)
+    norm = state.accelerator.clip_grad_norm_(training.step_module.parameters(), limit)
+    step = _Step(training.finished + 1, losses, float(norm), state.scheduler.get_last_lr()[0])
+    training.stopped = state.guard.after_gradient(losses["total"], step.gradient_norm)
     if training.stopped is None:
         state.optimizer.step()
         state.scheduler.step()
@@ -311,12 +288,12 @@ def _take_step(training: _Training, group: list[Batch]) -> _Step:
 
 def _watch(training: _Training) -> dict[str, float]:
     """Evaluate, let the guard judge, and keep the weights if they are the best; the figures of the evaluation."""
-    state, main = training.state, training.accelerator.is_main_process
-    training.evaluate()
-    geometry = _live_geometry(state.module, training.sample(), training.accelerator.device) if main else {}
+    state, main = training.state, training.state.accelerator.is_main_process
+    _evaluate(training)
+    geometry = _live_geometry(training) if main else {}
     training.stopped = state.guard.after_evaluation(training.finished, training.eval_loss, geometry)
     if main and state.guard.best_step == training.finished < training.steps:
-        save_best(training.checkpoints, state.module, training.finished)
+        save_best(training.folder / "checkpoints", state.module, training.finished)
     return {"eval_loss": training.eval_loss, **geometry}
 
 
@@ -345,8 +322,8 @@ def _report(training: _Training, step: _Step, evaluation: dict[str, float] | Non
 def _return_to_best(training: _Training, step: _Step, reason: str) -> Divergence:
     """Take the weights of the best evaluation, or keep those before the bad step where there was none yet."""
     best_step = training.state.guard.best_step
-    restored = load_best(training.checkpoints, training.state.module, best_step)
-    training.evaluate()
+    restored = load_best(training.folder / "checkpoints", training.state.module, best_step)
+    _evaluate(training)
     return Divergence(
         reason=reason,
         step=step.number,
@@ -359,7 +336,7 @@ def _return_to_best(training: _Training, step: _Step, reason: str) -> Divergence
 
 def _result(training: _Training, seconds: float, diverged: Divergence | None) -> PretrainingResult:
     """Write the model, end the tracking, and say what came out. Speeds are those of the steps of this start."""
-    job, folder, accelerator, start = training.job, training.folder, training.accelerator, training.start
+    job, folder, accelerator, start = training.job, training.folder, training.state.accelerator, training.start
     model = training.state.module.model
     facts = {"run_id": job.run_id, "spec": job.spec.model_dump(mode="json")}
     _write_model(folder / "model", model, job.corpus / "tokenizer", facts)
@@ -386,12 +363,13 @@ def _result(training: _Training, seconds: float, diverged: Divergence | None) ->
     )
 
 
-def _must_pause(accelerator: Accelerator, folder: Path, device: torch.device) -> bool:
-    """Whether any process of the run was told to pause; all of them get the same answer."""
-    told = (folder / PAUSE_REQUEST).exists() or TERMINATED.is_set()
+def _must_pause(training: _Training) -> bool:
+    """Whether a pause was requested of any process of the run; all of them get the same answer."""
+    accelerator = training.state.accelerator
+    requested = (training.folder / PAUSE_REQUEST).exists() or TERMINATED.is_set()
     if accelerator.num_processes == 1:
-        return told
-    return bool(accelerator.reduce(torch.tensor(float(told), device=device), reduction="sum") > 0)
+        return requested
+    return bool(accelerator.reduce(torch.tensor(float(requested), device=accelerator.device), reduction="sum") > 0)
 
 
 def _write_model(target: Path, model: ConceptModelForMaskedLM, tokenizer: Path, facts: dict[str, Any]) -> None:
@@ -404,19 +382,15 @@ def _write_model(target: Path, model: ConceptModelForMaskedLM, tokenizer: Path, 
         write_manifest(folder)
 
 
-def _forward_backward(
-    accelerator: Accelerator,
-    step_module: torch.nn.Module,
-    group: list[Batch],
-    global_batch_size: int,
-    device: torch.device,
-) -> tuple[dict[str, torch.Tensor], int]:
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    return {name: None if tensor is None else tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _forward_backward(training: _Training, group: list[Batch]) -> tuple[dict[str, float], int]:
     """Gradients of one step; returns its losses over all processes, and its tokens over all processes."""
-    world = accelerator.num_processes
-    group = [
-        {name: None if tensor is None else tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        for batch in group
-    ]
+    accelerator, step_module = training.state.accelerator, training.step_module
+    device, world = accelerator.device, accelerator.num_processes
+    group = [_on_device(batch, device) for batch in group]
     counts = torch.zeros(2, device=device, dtype=torch.float64)
     for batch in group:
         labels = batch["labels"]
@@ -428,14 +402,14 @@ def _forward_backward(
         last = number == len(group) - 1
         assert batch["labels"] is not None
         # DDP averages gradients over processes; the factor `world` turns that into the sum.
-        share = len(batch["labels"]) * world / global_batch_size
+        share = len(batch["labels"]) * world / training.job.spec.training.global_batch_size
         with nullcontext() if last else accelerator.no_sync(step_module):
             losses = step_module(**batch, num_items_in_batch=labelled.float() / world, share=share)
             accelerator.backward(losses["total"])
         for name, loss in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + loss.detach().float()
     means = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean")
-    return dict(zip(sums, means, strict=True)), int(tokens)
+    return dict(zip(sums, means.tolist(), strict=True)), int(tokens)
 
 
 def _warm_start(model: ConceptModelForMaskedLM, folder: Path) -> LoadReport:
@@ -482,28 +456,26 @@ def _loss_weights(module: PretrainingStep) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _live_geometry(module: PretrainingStep, sample: Iterator[Batch], device: torch.device) -> dict[str, float]:
+def _live_geometry(training: _Training) -> dict[str, float]:
     """Ranks and input share of the concepts of a fixed held-out sample, so that collapse is seen while it happens."""
+    module, device = training.state.module, training.state.accelerator.device
     module.eval()
-    shape = module.model.config.num_concepts, module.model.config.hidden_size
-    geometry = GeometryStream(*shape)
-    for batch in sample:
-        tensors = {name: None if t is None else t.to(device) for name, t in batch.items()}
-        geometry.update(module.model.encoder(**tensors))
+    geometry = GeometryStream(module.model.config.num_concepts, module.model.config.hidden_size)
+    for batch in training.sample():
+        geometry.update(module.model.encoder(**_on_device(batch, device)))
     module.train()
     figures = geometry.figures()
     return {name: figures[name] for name in LIVE_FIGURES}
 
 
 @torch.no_grad()
-def _evaluate(
-    accelerator: Accelerator, module: PretrainingStep, batches: HeldOutBatches, device: torch.device
-) -> float:
-    """Nats per labelled token on held-out text: no concept losses, no label smoothing, no token weights."""
+def _evaluate(training: _Training) -> None:
+    """Set the loss on held-out text: no concept losses, no label smoothing, no token weights."""
+    accelerator, module = training.state.accelerator, training.state.module
     module.eval()
-    totals = torch.zeros(2, device=device, dtype=torch.float64)
-    for number in range(len(batches)):
-        batch = {name: None if t is None else t.to(device) for name, t in batches[number].items()}
+    totals = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
+    for number in range(len(training.held_out)):
+        batch = _on_device(training.held_out[number], accelerator.device)
         batch.pop("loss_weights", None)
         labels = batch["labels"]
         assert labels is not None
@@ -512,7 +484,7 @@ def _evaluate(
         totals += torch.stack([losses["task"].double(), (labels != IGNORE_INDEX).sum().double()])
     module.train()
     loss, count = accelerator.reduce(totals, reduction="sum")
-    return float(loss / count)
+    training.eval_loss = float(loss / count)
 
 
 class _Curve:

@@ -1,4 +1,7 @@
-"""The launch side of pretraining: builds the job of the ranks, or finds its result."""
+"""The launch side of pretraining: builds the job of the ranks, or finds its result.
+
+torch loads slowly, so what needs it is imported where it is used.
+"""
 
 import logging
 from typing import Any

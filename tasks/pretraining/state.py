@@ -86,7 +86,8 @@ def _write_state(part: Path, state: TrainingState, step: int) -> None:
     if accelerator.is_main_process:
         files = {}
         for path in sorted(part.glob("*.pt")):
-            _flush(path)  # before the marker, which then holds even after a power loss
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())  # before the marker, which then holds even after a power loss
             files[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
         facts = {"identity": state.identity, "step": step, "processes": accelerator.num_processes}
         write_json(part / "complete.json", {**facts, "guard": state.guard.state_dict(), "files": files})
@@ -137,11 +138,6 @@ def newest_marker(folder: Path, identity: str | None = None) -> dict[str, Any] |
         if identity in (None, known["identity"]):
             return known
     return None
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
 
 
 def load_state(saved: Path, state: TrainingState) -> int:

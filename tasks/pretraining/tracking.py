@@ -1,6 +1,7 @@
 """Weights & Biases on rank 0: offline unless the spec says otherwise.
 
 Tracking is a view: any fault of it is a warning, and the training continues; `curve.jsonl` holds every figure.
+wandb, which loads slowly, is imported where it is used.
 """
 
 import netrc
@@ -66,19 +67,18 @@ def check_login(spec: TrackingSpec) -> None:
         )
 
 
-def start_tracking(job: PretrainingJob, done: int) -> Tracking:
+def start_tracking(job: PretrainingJob) -> Tracking:
     """Start or continue the W&B run of a pretraining job under its run id; offline if the server refuses it."""
     settings = job.spec.tracking
     if settings.wandb == "disabled":
         return Tracking(None)
-    folder, mode = job.tracking_folder, settings.wandb
-    if mode == "online":
+    folder = job.tracking_folder
+    if settings.wandb == "online":
         try:
-            return Tracking(_start(job, folder, mode), folder)
+            return Tracking(_start(job, folder, "online"), folder)
         except Exception as error:
-            report_warning(
-                f"W&B: cannot start online: {_text(error)}; the run is kept offline, `wandb sync` in {folder} sends it"
-            )
+            then = f"the run is kept offline, `wandb sync` in {folder} sends it"
+            report_warning(f"W&B: cannot start online: {_text(error)}; {then}")
     try:
         return Tracking(_start(job, folder, "offline"), folder)
     except Exception as error:

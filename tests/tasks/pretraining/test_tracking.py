@@ -96,7 +96,7 @@ from tasks.spec.pretraining import DataSpec
 tracking.FINISH_SECONDS = 3.0
 spec = ExperimentSpec(name="test", data=DataSpec(), tracking=TrackingSpec(wandb="online", project="p"))
 job = SimpleNamespace(spec=spec, run_id="tracked", tracking_folder=Path(sys.argv[1]))
-run = tracking.start_tracking(job, 0)
+run = tracking.start_tracking(job)
 for step in range(3):
     run.log({"loss": 1.0}, step)
 print("@url", run.finish())
