@@ -6,6 +6,7 @@ Prefect itself is not imported here: that costs 1.5 s, and it reads its settings
 import base64
 import json
 import os
+import re
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
@@ -22,6 +23,7 @@ ALIVE = ("PENDING", "RUNNING", "CANCELLING")
 
 # A run whose process was killed would stay Running for ever: after three missing heartbeats the server crashes it.
 HEARTBEAT_SECONDS = 30
+OUR_FLOWS = ["experiment", "evaluation", "sweep"]
 SILENT_RUN_AUTOMATION: dict[str, Any] = {
     "name": "Crash silent flow runs",
     "description": "A flow run that sent no heartbeat for 90 s has lost its process. Made by cogito.",
@@ -31,10 +33,7 @@ SILENT_RUN_AUTOMATION: dict[str, Any] = {
         "posture": "Proactive",
         "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
         # Ours alone: other flows send a heartbeat every 180 s, Prefect's default, and would be marked crashed.
-        "match_related": {
-            "prefect.resource.role": "flow",
-            "prefect.resource.name": ["experiment", "evaluation", "sweep"],
-        },
+        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": OUR_FLOWS},
         "for_each": ["prefect.resource.id"],
         "after": ["prefect.flow-run.heartbeat"],
         "expect": ["prefect.flow-run.heartbeat"]
@@ -158,9 +157,7 @@ def ui_address(api_url: str) -> str:
     """The address of the UI that belongs to an API address, Prefect Cloud included."""
     parts = urlsplit(api_url.rstrip("/"))
     host = parts.netloc.replace("api.prefect.cloud", "app.prefect.cloud")
-    path = (
-        f"{parts.path}/".replace("/api/", "/").replace("/accounts/", "/account/").replace("/workspaces/", "/workspace/")
-    )
+    path = re.sub("/(account|workspace)s/", r"/\1/", f"{parts.path}/".replace("/api/", "/"))
     return urlunsplit((parts.scheme, host, path.rstrip("/"), "", ""))
 
 

@@ -261,10 +261,8 @@ def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) ->
         try:
             server = LocalServer(psutil.Process(process.pid), port)
             # Recorded at once, so that no second server is started should this process die while it waits.
-            write_json(
-                _record_file(home),
-                {"port": port, "pid": process.pid, "born": birth(process.pid), "home": str(home.root)},
-            )
+            record = {"port": port, "pid": process.pid, "born": birth(process.pid), "home": str(home.root)}
+            write_json(_record_file(home), record)
         except psutil.NoSuchProcess:
             return None
         except StageError:
@@ -296,21 +294,13 @@ def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
     }
     for name in ("PREFECT_API_URL", OWNER_PID, OWNER_BORN):
         environment.pop(name, None)
+    detached: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     # -P: a file in the working directory that is named like a library must not be imported in its place.
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
     with (home.logs / "server.log").open("ab") as log:
-        if sys.platform == "win32":
-            return subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW,
-            )
-        return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **detached)
 
 
 def _wait_until_healthy(server: LocalServer, deadline: float) -> bool:

@@ -81,27 +81,12 @@ class Waste:
 
 def examine(home: Home) -> list[Finding]:
     """Everything that can be examined without a server, the most basic first."""
-    return [
-        *_home(home),
-        *_log(),
-        *_disk(home),
-        *_devices(),
-        *_versions(),
-        *_tokens(),
-        *_mirror(),
-        *_orphans(home),
-        *_locks(home),
-        *_parts(home),
-        *_caches(home),
-        *_silent_runs(home),
-    ]
+    machine = [*_home(home), *_log(), *_disk(home), *_devices(), *_versions(), *_tokens(), *_mirror()]
+    return [*machine, *_orphans(home), *_locks(home), *_parts(home), *_caches(home), *_silent_runs(home)]
 
 
 def find_waste(home: Home, keep: int) -> list[Waste]:
-    """What `cogito clean` removes.
-
-    Args:
-        keep: training states that stay with a finished run; the last one mends a model that is no longer whole.
+    """What `cogito clean` removes. The last `keep` training states of a finished run stay: they mend a broken model.
 
     Raises:
         UserError: a run is active, or `keep` is negative.
@@ -109,9 +94,8 @@ def find_waste(home: Home, keep: int) -> list[Waste]:
     if keep < 0:
         raise UserError(f"--keep {keep}: allowed: 0 and more; fix: --keep 1")
     if active := active_locks(home):
-        raise UserError(
-            f"{home.root}: a run is active ({active[0].name}); nothing was removed; fix: wait for its end, or stop it"
-        )
+        state = f"a run is active ({active[0].name}); nothing was removed"
+        raise UserError(f"{home.root}: {state}; fix: wait for its end, or stop it")
     found = [(path, "left by a process that died") for path in left_parts(home)]
     for run, record in _records(home):
         if record.status == "complete":

@@ -35,12 +35,9 @@ class EncodeOptions:
     """How the texts of a file are encoded.
 
     Attributes:
-        column: the column to read, of a file with columns.
         pool: row of POOLS.
-        batch_size: texts per batch.
         max_length: tokens per text; None: the positions of the model.
         tokenizer: Hub id or folder, for a checkpoint without a tokenizer.
-        overwrite: replace an output that exists.
     """
 
     column: str = "text"
@@ -56,12 +53,7 @@ DEFAULTS = EncodeOptions()
 
 @dataclass(frozen=True)
 class Encoded:
-    """What was written.
-
-    Attributes:
-        texts: the number of texts.
-        shape: of the vectors of a text, (C, H) or (H,).
-    """
+    """The number of texts that were written, and the shape of the vectors of each: (C, H) or (H,)."""
 
     texts: int
     shape: tuple[int, ...]

@@ -67,13 +67,7 @@ def prepare_corpus(
     tokenizer_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> CorpusResult:
-    """Tokenise a data set into blocks, unless that has been done before.
-
-    Args:
-        spec: the data section of an experiment.
-        source: where the data set lies.
-        tokenizer_folder: the tokenizer of a checkpoint; it replaces that of the spec.
-        progress: called as documents are read.
+    """Tokenise a data set into blocks, unless that has been done before, by the tokenizer of the spec or the given one.
 
     Raises:
         UserError: the data set lacks the split or column, the tokenizer lacks a special token, or there is too little
@@ -189,13 +183,11 @@ def _tokenise(
     counts: dict[str, int] = {}
     for side, writer in writers.items():
         writer.close(side)
-        counts |= {
-            f"{side}_documents": len(writer.documents),
-            f"{side}_blocks": len(writer.starts),
-            f"{side}_tokens": writer.tokens_written,
-        }
+        sizes = {"documents": len(writer.documents), "blocks": len(writer.starts), "tokens": writer.tokens_written}
+        counts |= {f"{side}_{name}": size for name, size in sizes.items()}
     train, held_out = writers["train"], writers["held_out"]
     special = np.array(sorted(set(tokenizer.all_special_ids)))
+    special_ids = [f"{name}_token_id" for name in ("pad", "cls", "sep", "mask")]
     return {
         "tokenizer_name": f"trained BPE {vocab_size:,}" if spec.train_tokenizer_vocab_size else spec.tokenizer_name,
         "dataset": spec.dataset,
@@ -206,9 +198,7 @@ def _tokenise(
         **counts,
         "bytes_per_token": held_out.bytes_read / max(held_out.text_tokens, 1),
         "unigram_entropy_nats": unigram_cross_entropy(train.counts, held_out.counts, special),
-        "special_token_ids": {
-            f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")
-        },
+        "special_token_ids": {name: getattr(tokenizer, name) for name in special_ids},
         "seconds": time.monotonic() - started,
     }
 
@@ -216,9 +206,7 @@ def _tokenise(
 def unigram_cross_entropy(train: np.ndarray, held_out: np.ndarray, special: np.ndarray) -> float:
     """Cross-entropy in nats per token of the add-one unigram of train on the held-out text: a model without context.
 
-    Args:
-        train, held_out: token counts [V].
-        special: ids of the special tokens, which are left out of both.
+    `train` and `held_out` are token counts [V]; the ids `special` are left out of both.
     """
     train, held_out = train.astype(np.float64) + 1.0, held_out.astype(np.float64)
     train[special] = 0.0
@@ -313,6 +301,5 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> None
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)]
     )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
-    ).save_pretrained(str(folder))
+    named = {f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(str(folder))

@@ -85,9 +85,7 @@ def asked_wait(error: BaseException) -> float:
     response = getattr(error, "response", None)
     headers = getattr(response, "headers", {})
     stated = [headers.get("retry-after", "")]
-    if (
-        getattr(response, "status_code", None) == 429
-    ):  # every response states the rate; only a 429 says that it is used up
+    if getattr(response, "status_code", None) == 429:  # every response states the rate; a 429 says that it is used up
         stated.append(headers.get("ratelimit", "").rpartition("t=")[2])
     return min(max((float(text) for text in stated if text.isdigit()), default=0.0), LONGEST_WAIT_SECONDS)
 

@@ -85,13 +85,9 @@ FREQUENCY = Opposites(
 THINGS = _words("value, item, key, object, entry, element, result, module")
 DEEDS = _words("check, read, use, return, change, copy, test, update")
 STATEMENTS = _words("You can, It will, They may, We should, Programs can, Functions will, Methods may, Users should")
-QUESTIONS = (
-    "What is the use of",
-    "Where can I read about",
-    "How does Python handle",
-    "Which module is for",
-    "What should I know about",
-    "Is there a class for",
+QUESTIONS = _words(
+    "What is the use of, Where can I read about, How does Python handle, "
+    "Which module is for, What should I know about, Is there a class for"
 )
 ENDS = ("", "", " by default", " at once", " when called", " if needed")
 
@@ -116,12 +112,8 @@ def make_split(task: str, split: str, seed: int = 0) -> dict[str, list[Any]]:
             pairs.setdefault((pair.one, pair.other), pair)
     row = TASKS[task]
     labels = [pair.label if row.is_regression else _read_label(pair, len(row.labels), rng) for pair in pairs.values()]
-    first, second = row.text_columns
-    columns: dict[str, list[Any]] = {
-        first: [pair.one for pair in pairs.values()],
-        second: [pair.other for pair in pairs.values()],
-        row.label_column: labels,
-    }
+    texts = dict(zip(row.text_columns, map(list, zip(*pairs, strict=True)), strict=True))
+    columns: dict[str, list[Any]] = {**texts, row.label_column: labels}
     number = list(range(len(pairs)))
     return {"id": number, **columns} if task == "paws" else {**columns, "idx": number}
 

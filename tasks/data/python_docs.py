@@ -47,18 +47,15 @@ def iterate_documents() -> Iterator[str]:
     if not seen:
         raise UserError(
             f"the embedded corpus is empty: got a Python with neither help topics nor sources in {library}; "
-            "allowed: any Python with one of them; fix: use the full Python package of your system, or state another "
-            "data.dataset"
+            "allowed: any Python with one of them; fix: use your system's full Python package, or another data.dataset"
         )
 
 
 def embedded_fingerprint() -> str:
     """The identity of the documents without reading them: the version of Python and of this code, and file sizes."""
     library = _library_folder()
-    sizes = [
-        (path.relative_to(library).as_posix(), path.stat().st_size)
-        for path in [*_source_files(library), *library.glob("pydoc_data/topics.py")]
-    ]
+    paths = [*_source_files(library), *library.glob("pydoc_data/topics.py")]
+    sizes = [(path.relative_to(library).as_posix(), path.stat().st_size) for path in paths]
     return content_hash([CONTRACT_VERSION, platform.python_version(), sizes])
 
 
@@ -94,8 +91,7 @@ def _docstrings(path: Path, library: Path) -> Iterator[tuple[str, str]]:
         except (SyntaxError, ValueError):  # a template, or a broken file
             return
     parts = path.relative_to(library).with_suffix("").parts
-    text = ast.get_docstring(module, clean=False)
-    if text:
+    if text := ast.get_docstring(module, clean=False):
         yield ".".join(part for part in parts if part != "__init__"), text
     yield from _docstrings_within(module, "")
 
@@ -105,8 +101,7 @@ def _docstrings_within(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
     for block in ("body", "handlers", "orelse", "finalbody"):
         for child in getattr(node, block, None) or ():
             if isinstance(child, _DEFINITIONS):
-                text = ast.get_docstring(child, clean=False)
-                if text:
+                if text := ast.get_docstring(child, clean=False):
                     yield prefix + child.name, text
                 yield from _docstrings_within(child, f"{prefix}{child.name}.")
             elif isinstance(child, (ast.If, ast.Try, ast.ExceptHandler)):

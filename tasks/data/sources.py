@@ -215,10 +215,8 @@ def _local_folder(name: str, data_root: Path | None) -> Path | None:
 
 def _snapshot(repo: str, home: Home, **options: Any) -> Path:
     """Download files of a Hub repository into the cache; without a network, those of an earlier download."""
-    folder = hub_api().snapshot_download(
-        repo, cache_dir=home.cache / "hub", local_files_only=not hub_reachable(), **options
-    )
-    return Path(folder)
+    cache, offline = home.cache / "hub", not hub_reachable()
+    return Path(hub_api().snapshot_download(repo, cache_dir=cache, local_files_only=offline, **options))
 
 
 def _download(source: Source, config: str | None, home: Home) -> str:
@@ -262,17 +260,12 @@ def _folder_fingerprint(folder: Path, home: Home) -> str:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in inside.parts):
-            status = path.stat()
-            stamp = f"{status.st_size}-{status.st_mtime_ns}"
-            old = known.get(inside.as_posix())
-            current[inside.as_posix()] = (
-                old if old and old["stamp"] == stamp else {"stamp": stamp, "sha256": file_sha256(path)}
-            )
+            name, status = inside.as_posix(), path.stat()
+            stamp, old = f"{status.st_size}-{status.st_mtime_ns}", known.get(name)
+            current[name] = old if old and old["stamp"] == stamp else {"stamp": stamp, "sha256": file_sha256(path)}
     if not current:
         raise UserError(f"data set folder {folder}: is empty")
     if current != known:
         write_json(memory, current)
-    digest = hashlib.sha256()
-    for name, facts in current.items():
-        digest.update(f"{name} {facts['sha256']}\n".encode())
-    return digest.hexdigest()[:16]
+    lines = "".join(f"{name} {facts['sha256']}\n" for name, facts in current.items())
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]

@@ -62,9 +62,8 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
     data = [task.dataset, task.config, task.text_columns, task.label_column, task.labels]
     row = [*data, task.selection_split, task.metrics]
     splits = [(split.name, split.label) for split in task.eval_splits]
-    identity = content_hash(
-        [CONTRACT_VERSION, source.fingerprint, tokenizer_fingerprint(tokenizer), row, splits, settings]
-    )
+    fingerprints = [source.fingerprint, tokenizer_fingerprint(tokenizer)]
+    identity = content_hash([CONTRACT_VERSION, *fingerprints, row, splits, settings])
     target = home.cache / "tasks" / f"{task.name}-{identity}"
     build = partial(_tokenise_splits, task, protocol, tokenizer, source, home)
     built_once(home.lock(f"task-{identity}"), target, build)
@@ -106,8 +105,7 @@ def encode_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Token ids of `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; the longer text is cut first.
 
-    Returns:
-        ids, flat, offsets [n + 1], and lengths [n] of `[CLS] a [SEP]`.
+    Returns the ids, flat, offsets [n + 1], and lengths [n] of `[CLS] a [SEP]`.
     """
     encode = tokenizer.backend_tokenizer.encode_batch_fast
     tokenizer.backend_tokenizer.no_truncation()
@@ -139,14 +137,6 @@ def cut_longest_first(lengths: Sequence[int], budget: int) -> list[int]:
     return cut
 
 
-def _read_split(task: Task, protocol: CellProtocol, source: Source, split: str, home: Home) -> Mapping[str, Any]:
-    if protocol.data == "made":
-        return make_split(task.name, split)
-    columns = [*task.text_columns, task.label_column]
-    table = load_split(source, task.config, split, columns, home)
-    return {column: table[column][:] for column in columns}
-
-
 def _checked_labels(task: Task, source: Source, split: str, rows: Mapping[str, Any]) -> np.ndarray:
     """The labels of a split as numbers; its texts are checked too."""
     place = f"task {task.name}: split {split} of {source.name}"
@@ -154,12 +144,10 @@ def _checked_labels(task: Task, source: Source, split: str, rows: Mapping[str, A
     if len(given) == 0:
         raise UserError(f"{place} is empty; fix: mirror the data set again")
     for column in task.text_columns:
-        wrong = next(((number, text) for number, text in enumerate(rows[column]) if not isinstance(text, str)), None)
-        if wrong is not None:
-            kind = type(wrong[1]).__name__
-            raise UserError(
-                f"{place}: column {column!r} holds {kind} in row {wrong[0]}; allowed: text; fix: correct it"
-            )
+        for number, text in enumerate(rows[column]):
+            if not isinstance(text, str):
+                what = f"column {column!r} holds {type(text).__name__} in row {number}"
+                raise UserError(f"{place}: {what}; allowed: text; fix: correct it")
     try:
         labels = np.asarray(given, dtype=np.float64)
     except (ValueError, TypeError):
@@ -176,20 +164,25 @@ def _tokenise_splits(
     task: Task, protocol: CellProtocol, tokenizer_folder: Path, source: Source, home: Home, folder: Path
 ) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
+    columns = [*task.text_columns, task.label_column]
 
     def save(part: str, rows: Mapping[str, Any], chosen: np.ndarray | None = None) -> None:
         labels = np.asarray(rows[task.label_column], dtype=np.float64 if task.is_regression else np.int64)
         chosen = np.arange(len(labels)) if chosen is None else np.sort(chosen)
-        columns = [[rows[column][index] for index in chosen] for column in task.text_columns]
-        ids, offsets, first_lengths = encode_pairs(tokenizer, columns, protocol.max_length)
+        texts = [[rows[column][index] for index in chosen] for column in task.text_columns]
+        ids, offsets, first_lengths = encode_pairs(tokenizer, texts, protocol.max_length)
         features = np.zeros((len(chosen), 0))
         if task.is_pair:
-            features = np.array([overlap_features(first, second) for first, second in zip(*columns, strict=True)])
+            features = np.array([overlap_features(first, second) for first, second in zip(*texts, strict=True)])
         file, labels = folder / f"{part}.npz", labels[chosen]
         np.savez(file, ids=ids, offsets=offsets, first_lengths=first_lengths, labels=labels, features=features)
 
     def labelled(split: str) -> Mapping[str, Any]:
-        rows = _read_split(task, protocol, source, split, home)
+        if protocol.data == "made":
+            rows: Mapping[str, Any] = make_split(task.name, split)
+        else:
+            table = load_split(source, task.config, split, columns, home)
+            rows = {column: table[column][:] for column in columns}
         labels = _checked_labels(task, source, split, rows)
         if task.is_regression:
             return rows

@@ -56,6 +56,7 @@ def epoch_order(blocks: TokenBlocks, seed: int, epoch: int, global_batch_size: i
     return np.concatenate([batches[generator.permutation(len(batches))].ravel(), order[whole:]])
 
 
+Change = Callable[[np.ndarray, int], np.ndarray]
 # A batch as the model's forward takes it; `attention_mask` is None where nothing is hidden or padded.
 Batch = dict[str, torch.Tensor | None]
 
@@ -73,10 +74,8 @@ def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
             table[row, : len(part)] = part
         return table
 
-    whole = [
-        np.ones(len(sample.input_ids)) if sample.attention_mask is None else sample.attention_mask for sample in samples
-    ]
-    mask = stack(whole, 0, np.int64)
+    masks = [(sample, sample.attention_mask) for sample in samples]
+    mask = stack([np.ones(len(sample.input_ids)) if own is None else own for sample, own in masks], 0, np.int64)
     labels = stack([sample.labels for sample in samples], IGNORE_INDEX, np.int64)
     batch: dict[str, Any] = {
         "input_ids": stack([sample.input_ids for sample in samples], pad_token_id, np.int64),
@@ -110,16 +109,12 @@ def spread_evenly(blocks: TokenBlocks, count: int) -> np.ndarray:
 
 
 def clean_batches(
-    blocks: TokenBlocks,
-    count: int,
-    batch_size: int,
-    pad_token_id: int,
-    change: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    blocks: TokenBlocks, count: int, batch_size: int, pad_token_id: int, change: Change | None = None
 ) -> Iterator[Batch]:
     """input_ids and attention_mask of at most `count` blocks, transformed by `change(ids, index)` if given."""
     chosen = spread_evenly(blocks, count)
     for start in range(0, len(chosen), batch_size):
-        indices = [int(index) for index in chosen[start : start + batch_size]]
+        indices = chosen[start : start + batch_size].tolist()
         texts = [blocks.block(index) if change is None else change(blocks.block(index), index) for index in indices]
         batch = pad_samples([uncorrupted(text) for text in texts], pad_token_id)
         del batch["labels"]
@@ -177,9 +172,7 @@ class MicroBatches(_CorruptedBatches):
     def __init__(self, blocks: TokenBlocks, plan: BatchPlan, steps: int) -> None:
         super().__init__(blocks, plan)
         if plan.global_batch_size < plan.world_size:
-            raise ValueError(
-                f"global_batch_size {plan.global_batch_size} is smaller than the {plan.world_size} processes"
-            )
+            raise ValueError(f"global_batch_size {plan.global_batch_size} is less than the {plan.world_size} processes")
         self.steps = steps
         smallest_share = plan.global_batch_size // plan.world_size
         largest_share = -(-plan.global_batch_size // plan.world_size)

@@ -188,7 +188,7 @@ def test_every_epoch_masks_anew(equal: TokenBlocks) -> None:
 
 
 def test_fewer_samples_than_processes_is_refused(equal: TokenBlocks) -> None:
-    with pytest.raises(ValueError, match="global_batch_size 2 is smaller than the 3 processes"):
+    with pytest.raises(ValueError, match="global_batch_size 2 is less than the 3 processes"):
         micro_batches(equal, global_batch_size=2, world_size=3)
 
 
