@@ -149,10 +149,7 @@ def export_log(path: Path, output: Path) -> int:
     if suffix == ".json":
         text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     else:
-        flat = []
-        for row in rows:
-            scores = row.pop("scores")
-            flat.append({**row, **{f"score {name}": value for name, value in scores.items()}})
+        flat = [row | {f"score {name}": value for name, value in row.pop("scores").items()} for row in rows]
         frame = pandas.DataFrame(flat)
         text = frame.to_csv(index=False, lineterminator="\n") if suffix == ".csv" else _html(frame, path.name)
     try:
@@ -208,13 +205,9 @@ def write_row(path: Path, record: RunRecord) -> bool:
         return False
     with _alone_with(target, path):
         new = _with_its_row(target, record, path)
-        if new is None:
-            return False
-        try:
+        if new is not None:
             write_atomic(target, new)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); fix: name another log with --log") from None
-        return True
+        return new is not None
 
 
 def _with_its_row(target: Path, record: RunRecord, shown: Path) -> str | None:
@@ -237,21 +230,16 @@ def _alone_with(target: Path, shown: Path) -> Iterator[None]:
         with writing(lock_path := Path(lock.lock_file)):
             lock_path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
+        yield
     except OSError as error:
         raise UserError(f"{shown}: cannot be written ({error.strerror}); fix: name another log with --log") from None
-    try:
-        yield
     finally:
         lock.release()
 
 
 def find_tables(text: str) -> dict[str, LogTable]:
     """The first training table (known by its column Run ID) and evaluation table (Source Checkpoint) of a text."""
-    tables: dict[str, LogTable] = {}
-    for table in all_tables(text):
-        if table.kind in SECTIONS:
-            tables.setdefault(table.kind, table)
-    return tables
+    return {table.kind: table for table in reversed(all_tables(text)) if table.kind in SECTIONS}
 
 
 def all_tables(text: str) -> list[LogTable]:

@@ -18,22 +18,11 @@ from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS
 from tasks.store.records import RunRecord
 
-TRAINING_COLUMNS = (
-    "Date",
-    "Run ID / Model Type",
-    "Architecture",
-    "Pretraining Data",
-    "Machine",
-    "Epochs",
-    "Concept Losses",
-    "Task Loss",
-    "Eff. Rank",
-    "Key GLUE Scores",
-    "Speed (Steps/s)",
-    "WandB Link",
-    "Git Tag",
-    "Conclusion / Takeaway",
+_TRAINING_HEADER = (
+    "Date | Run ID / Model Type | Architecture | Pretraining Data | Machine | Epochs | Concept Losses | Task Loss"
+    " | Eff. Rank | Key GLUE Scores | Speed (Steps/s) | WandB Link | Git Tag | Conclusion / Takeaway"
 )
+TRAINING_COLUMNS = tuple(_TRAINING_HEADER.split(" | "))
 EVALUATION_COLUMNS = ("Date", "Eval Type", "Source Checkpoint", "Machine", "Tasks", "Key Scores", "WandB", "Conclusion")
 SCORE_NAMES = {split.label: split.title for task in TASKS.values() for split in task.eval_splits}
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from tasks.log.check.feasibility import Rounded
 from tasks.log.check.figures import Figure, Place, metrics_in, plain, sentences, tasks_in
 from tasks.log.check.finding import Finding, Kind
 from tasks.log.check.meaning import floor_of
-from tasks.log.experiment_log import LogTable, is_missing
+from tasks.log.experiment_log import LogTable, is_missing, machine_name
 from tasks.log.markdown import TableRow
+from tasks.log.rows import TRAINING_COLUMNS
 
 MINUS = ("-", "−", "–")
 _NUMBER = re.compile(r"(?P<sign>[-−–+]?)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*(?:rel(?:ative|\.)?)?", re.I)
@@ -64,31 +66,16 @@ SHARED_SCORES = Kind("shared-value", "warning", 0.6, "all its scores are those o
 OPEN_CELL = Kind("open-entry", "warning", 0.8, "{words} is left open")
 OPEN_TABLE_CELL = Kind("open-entry", "warning", 0.7, OPEN_CELL.message)
 OPEN_SENTENCE = Kind("open-entry", "note", 0.4, OPEN_CELL.message)
-VERSION_COLUMNS = (
-    "date",
-    "architecture",
-    "pretraining_data",
-    "machine",
-    "epochs",
-    "concept_losses",
-    "task_loss",
-    "eff_rank",
-    "key_scores",
-    "speed_steps_s",
-    "git_tag",
-)
+_OWN_COLUMNS = ("run_id", "wandb", "conclusion")  # compared by other rules
+VERSION_COLUMNS = [name for name in map(machine_name, TRAINING_COLUMNS) if name not in _OWN_COLUMNS]
 
 
 def contradictions(document: Document, reports: Sequence[Document] = ()) -> Iterator[Finding]:
     """The same figure is stated differently in two places of the log or in a report."""
     stated = _by_subject(document.row_scores)
-    beside: dict[int, list[Figure]] = defaultdict(list)
-    for figure in document.table_scores:
-        beside[figure.place.line].append(figure)
     for figure in document.other_scores:
-        yield from _against(figure, stated, None, beside[figure.place.line])
-    in_tables = _by_subject(document.table_scores)
-    for group in in_tables.values():
+        yield from _against(figure, stated, None, document.table_scores_by_line.get(figure.place.line, ()))
+    for group in _by_subject(document.table_scores).values():
         for before, figure in combinations(group, 2):
             if before.head == figure.head and before.head is not None and before.table != figure.table:
                 yield from _against(figure, _by_subject([before]), None)
@@ -143,20 +130,15 @@ def _against(figure: Figure, stated: Subjects, file: Path | None, beside: Sequen
     loose = [
         other
         for other in same
-        if figure.head is None or (other.head is None and not any(_says_the_same(one, other) for one in others))
+        if figure.head is None or (other.head is None and not any(one.rounded.agrees(other.rounded) for one in others))
     ]
     comparable = exact or loose
-    if not comparable or any(_says_the_same(figure, other) for other in comparable):
+    if not comparable or any(figure.rounded.agrees(other.rounded) for other in comparable):
         return
     other = max(comparable, key=lambda one: one.certainty)
     certainty = 0.9 * figure.certainty * other.certainty * (1.0 if exact else 0.8)
     title = f"{figure.title} {figure.likely_metric} of {figure.run}"
     yield _contradiction(title, figure, other, certainty, file)
-
-
-def _says_the_same(one: Figure, other: Figure) -> bool:
-    """Whether two figures agree to the digits that both give; 89.4 and 0.894 do."""
-    return one.rounded.agrees(other.rounded)
 
 
 def _contradiction(title: str, figure: Figure, other: Figure, certainty: float, file: Path | None) -> Finding:
@@ -404,34 +386,27 @@ def _numbers(cell: str) -> list[re.Match[str]]:
 def _delta(
     old: re.Match[str], new: re.Match[str], delta: re.Match[str], words: str, place: Place, signed: bool
 ) -> Iterator[Finding]:
-    is_percent = [bool(match["percent"]) for match in (old, new, delta)]
-    real = _signed(new) - _signed(old)
-    stated = _signed(delta)
-    evidence = f"{new[0].strip()} - {old[0].strip()} against {delta[0].strip()}"
-    shown = _value(new) - _value(old)
-    turned = Rounded(-real.high, -real.low)
-    if real.overlaps(stated) or (not signed and turned.overlaps(stated)):
+    real, stated, shown = _signed(new) - _signed(old), _signed(delta), delta[0].strip()
+    if real.overlaps(stated) or (not signed and real.turned.overlaps(stated)):
         return
-    if is_percent[:2] == [False, False] and max(abs(_value(old)), abs(_value(new))) <= 1.5:
-        hundred = Rounded(100 * real.low, 100 * real.high)
-        relative = hundred / _positive(old) if float(old["value"]) else hundred
-        if hundred.overlaps(stated) or (relative.overlaps(stated) and is_percent[2]):
-            difference = f"{shown:+.3f}"
-            yield DELTA_OF_FRACTIONS.at(place, evidence, difference=difference, delta=delta[0].strip())
-            return
+    evidence = f"{new[0].strip()} - {old[0].strip()} against {shown}"
+    values, difference = (float(old["value"]), float(new["value"])), _value(new) - _value(old)
+    hundred = Rounded(100 * real.low, 100 * real.high)
+    relative = hundred / Rounded.of(old["value"]) if values[0] else hundred
+    are_fractions = not old["percent"] and not new["percent"] and max(values) <= 1.5
+    if are_fractions and (hundred.overlaps(stated) or (delta["percent"] and relative.overlaps(stated))):
+        yield DELTA_OF_FRACTIONS.at(place, evidence, difference=f"{difference:+.3f}", delta=shown)
+        return
     lower_is_better = bool(re.search(r"loss|perplexity|\bppl\b|error|nats|time|hours", words, re.I))
-    if float(old["value"]):
-        relative = Rounded(100 * real.low, 100 * real.high) / _positive(old)
-        fits = relative.overlaps(stated) or (
-            (lower_is_better or not signed) and Rounded(-relative.high, -relative.low).overlaps(stated)
-        )
-        if fits and (is_percent[2] or re.search(r"%|\brel", place.column or "")):
-            yield RELATIVE_DELTA.at(place, evidence, delta=delta[0].strip())
+    if values[0] and (delta["percent"] or re.search(r"%|\brel", place.column or "")):
+        may_turn = lower_is_better or not signed
+        if relative.overlaps(stated) or (may_turn and relative.turned.overlaps(stated)):
+            yield RELATIVE_DELTA.at(place, evidence, delta=shown)
             return
-    if lower_is_better and turned.overlaps(stated):
+    if lower_is_better and real.turned.overlaps(stated):
         return
     digits = max(len(match["value"].partition(".")[2]) for match in (old, new))
-    yield WRONG_DELTA.at(place, evidence, difference=f"{shown:+.{digits}f}", delta=delta[0].strip())
+    yield WRONG_DELTA.at(place, evidence, difference=f"{difference:+.{digits}f}", delta=shown)
 
 
 def _value(match: re.Match[str]) -> float:
@@ -440,10 +415,6 @@ def _value(match: re.Match[str]) -> float:
 
 def _signed(match: re.Match[str]) -> Rounded:
     return Rounded.of(("-" if match["sign"] in MINUS else "") + match["value"])
-
-
-def _positive(match: re.Match[str]) -> Rounded:
-    return Rounded.of(match["value"])
 
 
 def shared_values(document: Document) -> Iterator[Finding]:
@@ -501,14 +472,10 @@ def open_entries(document: Document) -> Iterator[Finding]:
         for title, cell in zip(row.table.header, row.place.cells, strict=False):
             if match := _open_in(cell):
                 yield OPEN_CELL.at(Place(row.line, row.run_id, title), cell[:120], words=match[0])
-    lines = {row.line: (table, row) for table in document.others for row in table.rows}
-    for number in sorted(document.prose.keys() | lines.keys()):
+    lines = {row.line for table in document.others for row in table.rows}
+    for number in sorted(document.prose.keys() | lines):
         line = document.lines[number]
         if match := _open_in(line):
-            column = None
-            if number in lines:
-                table, place = lines[number]
-                cells = zip(table.header, place.cells, strict=False)
-                column = next((title for title, cell in cells if match[0] in cell), None)
             kind = OPEN_TABLE_CELL if number in lines else OPEN_SENTENCE
-            yield kind.at(Place(number + 1, None, column), line.strip()[:120], words=match[0])
+            place = replace(document.place(number, match[0]), row=None)
+            yield kind.at(place, line.strip()[:120], words=match[0])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tasks.log.check.figures import (
     MANY_RUNS,
@@ -20,6 +20,7 @@ from tasks.log.check.figures import (
     loss_kind,
     losses_in,
     metrics_in,
+    plain,
     scores_in,
     sentences,
     tasks_in,
@@ -213,7 +214,7 @@ class Document:
     def prose(self) -> dict[int, str]:
         """Lines outside tables and code fences, by number from 0."""
         inside = {line for table in self.tables for line in range(table.line, table.line + 2)}
-        inside |= {row.line for table in self.tables for row in table.rows}
+        inside |= self._table_of.keys()
         found, fence = {}, False
         for number, line in enumerate(self.lines):
             if re.match(r"\s*(?:```|~~~)", line):
@@ -225,7 +226,7 @@ class Document:
     @cached_property
     def statements(self) -> dict[int, str]:
         """The lines that state something: prose and the rows of tables, by number from 0."""
-        rows = {row.line: self.lines[row.line] for table in self.tables for row in table.rows}
+        rows = {number: self.lines[number] for number in self._table_of}
         return dict(sorted((self.prose | rows).items()))
 
     @cached_property
@@ -246,9 +247,8 @@ class Document:
         column = None
         if number in self._table_of:
             table, row = self._table_of[number]
-            column = next(
-                (one for one, cell in zip(table.header, row.cells, strict=False) if words in text(cell)), None
-            )
+            cells = zip(table.header, row.cells, strict=False)
+            column = next((title for title, cell in cells if words in text(cell)), None)
         mine = self._row_of.get(number)
         return Place(number + 1, mine.run_id if mine else self._run_at(number, self.lines[number])[0], column)
 
@@ -257,39 +257,44 @@ class Document:
         """The scores in the columns of the two tables that are for them."""
         figures = []
         for row in self.rows:
-            head = head_in(row.text("eval_type")) if row.kind == "evaluation" else None
-            place = row.at("key_scores")
-            words = (
-                f"{row.text('eval_type')} {row.text('tasks')} {place.column}"
-                if row.kind == "evaluation"
-                else place.column
-            )
-            several = self.has_means or bool(MANY_RUNS.search(words or ""))
+            place, head = row.at("key_scores"), None
+            words = place.column or ""
+            if row.kind == "evaluation":
+                head = head_in(row.text("eval_type"))
+                words = f"{row.text('eval_type')} {row.text('tasks')} {words}"
+            several = self.has_means or bool(MANY_RUNS.search(words))
             for figure in scores_in(row.text("key_scores"), place):
-                figures.append(
-                    _with(figure, run=row.checkpoint, head=head or figure.head, several=several, context=words)
-                )
+                figures.append(_with(figure, words, several, run=row.checkpoint, head=head))
         return figures
 
     @cached_property
     def other_scores(self) -> list[Figure]:
         """The scores in all other tables, in conclusions and in prose."""
         figures = [figure for table in self.others for figure in self._table_scores(table)]
+        for sentence, place, run, certainty, is_doubtful in self._sentences(str):
+            row, line = self._row_of.get(place.line - 1), self.lines[place.line - 1]
+            head = None if row else head_in(sentence) or head_in(line)
+            if is_doubtful:
+                place, run = replace(place, row=None), None
+            for figure in scores_in(sentence, place, prose=True):
+                figure = _of_machine(figure) if row and row.is_generated else figure
+                figures.append(_with(figure, sentence, run=run, head=head, certainty=certainty))
+        return figures
+
+    def _sentences(self, text: Callable[[str], str]) -> Iterator[tuple[str, Place, str | None, float, bool]]:
+        """The sentences of conclusions and prose, as `text` gives them: each with its place and its run.
+
+        Behind them how sure that is, and whether a sentence of prose may speak of another run.
+        """
         for row in self.rows:
-            for sentence in sentences(row.conclusion):
-                run, certainty = self._run_of_sentence(row, sentence)
-                for figure in scores_in(sentence, row.at("conclusion"), prose=True):
-                    figure = _of_machine(figure) if row.is_generated else figure
-                    figures.append(_with(figure, run=run, certainty=certainty, context=sentence))
+            for sentence in sentences(text(row.conclusion)):
+                yield sentence, row.at("conclusion"), *self._run_of_sentence(row, sentence), False
         for number, line in self.prose.items():
             run, certainty = self._run_at(number, line)
-            for sentence in sentences(line):
-                of_run = None if certainty < 0.95 and _NOT_OF_RUN.search(sentence) else run
-                sure = min(certainty, 0.5) if COMPARES.search(sentence) else certainty
-                for figure in scores_in(sentence, Place(number + 1, of_run), prose=True):
-                    head = head_in(sentence) or head_in(line)
-                    figures.append(_with(figure, run=of_run, head=head, certainty=sure, context=sentence))
-        return figures
+            for sentence in sentences(text(line)):
+                is_doubtful = certainty < 0.95 and bool(_NOT_OF_RUN.search(sentence))
+                sure = min(certainty, 0.5) if is_doubtful or COMPARES.search(sentence) else certainty
+                yield sentence, Place(number + 1, run), run, sure, is_doubtful
 
     @cached_property
     def scores(self) -> list[Figure]:
@@ -300,6 +305,11 @@ class Document:
     def table_scores(self) -> list[Figure]:
         """The scores in tables beside the two."""
         return [figure for figure in self.other_scores if figure.table is not None]
+
+    @cached_property
+    def table_scores_by_line(self) -> dict[int, list[Figure]]:
+        """The scores in tables beside the two by line."""
+        return _grouped(self.table_scores, lambda score: score.place.line)
 
     @cached_property
     def scores_by_line(self) -> dict[int, list[Figure]]:
@@ -358,7 +368,7 @@ class Document:
         figures = []
         for row in self.rows:
             if row.kind == "training":
-                text, place = row.text("eff_rank").replace("*", ""), row.at("eff_rank")
+                text, place = plain(row.text("eff_rank")), row.at("eff_rank")
                 for match in re.finditer(r"(?<![\w./])(?P<value>\d+(?:\.\d+)?)(?![\w%]|\.\d|\s*%)", text):
                     figures.append(Figure(place, "rank", None, match["value"], False, row.run_id))
         return figures
@@ -369,33 +379,26 @@ class Document:
         return list(self._elsewhere_stated(_RANK_STATED, "rank", re.compile(r"\brank$", re.I)))
 
     def _elsewhere_stated(self, pattern: re.Pattern[str], task: str, title: re.Pattern[str]) -> Iterator[Figure]:
-        for row in self.rows:
-            for sentence in sentences("" if row.is_generated else row.conclusion.replace("*", "")):
-                run, certainty = self._run_of_sentence(row, sentence)
-                for match in pattern.finditer(sentence):
-                    yield _stated(match, task, row.at("conclusion"), run, certainty)
-        for number, line in self.prose.items():
-            run, certainty = self._run_at(number, line)
-            for sentence in sentences(line.replace("*", "")):
-                compares = COMPARES.search(sentence) or (certainty < 0.95 and _NOT_OF_RUN.search(sentence))
-                for match in pattern.finditer(sentence):
-                    yield _stated(match, task, Place(number + 1, run), run, min(certainty, 0.5 if compares else 1))
+        for sentence, place, run, certainty, _ in self._sentences(plain):
+            row = self._row_of.get(place.line - 1)
+            for match in () if row and row.is_generated else pattern.finditer(sentence):
+                yield _stated(match, task, place, run, certainty)
         for table in self.others:
             caption = self._caption(table)
-            for place in table.rows:
-                run, certainty = self._run_at(place.line, self.lines[place.line], caption)
-                for name, cell in zip(table.header, place.cells, strict=False):
+            for table_row in table.rows:
+                run, certainty = self._run_at(table_row.line, self.lines[table_row.line], caption)
+                for name, cell in zip(table.header, table_row.cells, strict=False):
                     if run is None or certainty < 0.9 or _DELTA.search(name):
                         continue
-                    bare = re.sub(r"\s*\([^()]*\)", "", f"{name}")
+                    bare = re.sub(r"\s*\([^()]*\)", "", name)
                     words = bare if title.search(bare.strip()) else ""
-                    for match in pattern.finditer(f"{words} {cell.replace('*', '')}"):
-                        yield _stated(match, task, Place(place.line + 1, run, name), run, certainty)
+                    for match in pattern.finditer(f"{words} {plain(cell)}"):
+                        yield _stated(match, task, Place(table_row.line + 1, run, name), run, certainty)
 
     def _table_scores(self, table: LogTable) -> Iterator[Figure]:
         heads = [machine_name(title) for title in table.header]
         caption = self._caption(table)
-        heading = self._headings[table.line]
+        heading, _, _ = self._sections[table.line]
         for row in table.rows:
             run_of_row, certainty_of_row = self._run_at(row.line, self.lines[row.line], caption)
             if certainty_of_row < 0.95 and any(_NOT_OF_RUN.search(cell) for cell in row.cells):
@@ -405,7 +408,7 @@ class Document:
                 for name, cell in zip(heads, row.cells, strict=False)
                 if (not re.search(r"\d\.\d", cell) and not re.fullmatch(r"\W*[\d,]+\W*", cell)) or name == "task"
             )
-            for title, cell in list(zip(table.header, row.cells, strict=False)):
+            for title, cell in zip(table.header, row.cells, strict=False):
                 if _DELTA.search(title) or COUNTS.fullmatch(title):
                     continue
                 run, certainty = self._runs_in(title), 0.95
@@ -429,8 +432,7 @@ class Document:
                         found = values_alone(cell, named[0], metrics, place, percent="%" in title)
                 for figure in found:
                     head = head_in(title) or head_in(label) or head_in(caption)
-                    figure = replace(figure, table=table.line)
-                    yield _with(figure, run=run, head=head, certainty=certainty, several=several, context=words)
+                    yield _with(figure, words, several, run=run, head=head, certainty=certainty, table=table.line)
 
     def _caption(self, table: LogTable) -> str:
         """The prose right above a table, and its heading."""
@@ -439,13 +441,9 @@ class Document:
 
     def _run_at(self, number: int, line: str, caption: str = "") -> tuple[str | None, float]:
         """The run that a line speaks of and how sure that is: named in it, above it, in its section, in the file."""
-        for named, certainty in (
-            (self._named(line), 0.95),
-            (self._named(caption), 0.9),
-            (self._own_sections[number], 0.75),
-            (self._sections[number], 0.7),
-            (self._in_text, 0.5),
-        ):
+        _, in_section, in_heading = self._sections[number]
+        places = self._named(line), self._named(caption), in_section, in_heading, self._in_text
+        for named, certainty in zip(places, (0.95, 0.9, 0.75, 0.7, 0.5), strict=True):
             if len(named) == 1:
                 return next(iter(named)), certainty
             if len(named) > 1:
@@ -474,39 +472,24 @@ class Document:
     def _phrases(self) -> frozenset[str]:
         return frozenset(self.run_ids) - self._words
 
-    @cached_property
-    def _headings(self) -> list[str]:
-        """For every line the heading above it."""
-        found, heading = [], ""
-        for number, line in enumerate(self.lines):
-            heading = line if self._level(number) else heading
-            found.append(heading)
-        return found
-
     def _level(self, number: int) -> int:
         match = re.match(r"(#{1,6})\s", self.prose.get(number, ""))
         return len(match[1]) if match else 0
 
     @cached_property
-    def _own_sections(self) -> list[frozenset[str]]:
-        """For every line the runs that its section has named so far."""
-        found: list[frozenset[str]] = []
-        named: frozenset[str] = frozenset()
-        for number, line in enumerate(self.lines):
-            named = self._named(line) | (frozenset() if self._level(number) else named)
-            found.append(named)
-        return found
+    def _sections(self) -> list[tuple[str, frozenset[str], frozenset[str]]]:
+        """For every line the heading above it, and two sets of runs.
 
-    @cached_property
-    def _sections(self) -> list[frozenset[str]]:
-        """For every line the runs that the innermost heading above it that names any names."""
-        found: list[frozenset[str]] = []
+        Those that its section has named so far, and those of the innermost heading above it that names any.
+        """
+        found, heading, named = [], "", frozenset[str]()
         open_: list[tuple[int, frozenset[str]]] = []
         for number, line in enumerate(self.lines):
-            level = self._level(number)
+            level, in_line = self._level(number), self._named(line)
+            named = in_line if level else in_line | named
             if level:
-                open_ = [*(one for one in open_ if one[0] < level), (level, self._named(line))]
-            found.append(next((named for _, named in reversed(open_) if named), frozenset()))
+                heading, open_ = line, [*(one for one in open_ if one[0] < level), (level, in_line)]
+            found.append((heading, named, next((runs for _, runs in reversed(open_) if runs), frozenset[str]())))
         return found
 
 
@@ -517,22 +500,10 @@ def _grouped(figures: Iterable[Figure], key: Callable[[Figure], K]) -> dict[K, l
     return groups
 
 
-def _with(
-    figure: Figure,
-    run: str | None,
-    head: str | None = None,
-    certainty: float = 1.0,
-    several: bool = False,
-    context: str | None = "",
-) -> Figure:
-    return replace(
-        figure,
-        run=run,
-        head=head or figure.head,
-        certainty=certainty,
-        several_runs=several or figure.several_runs,
-        context=f"{figure.context} {context or ''}",
-    )
+def _with(figure: Figure, words: str, several: bool = False, **known: Any) -> Figure:
+    """A figure with what its document tells: more of the words around it, and fields such as its run."""
+    several = several or figure.several_runs
+    return replace(figure, several_runs=several, context=f"{figure.context} {words}", **known)
 
 
 def _of_machine(figure: Figure) -> Figure:

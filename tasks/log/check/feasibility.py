@@ -43,6 +43,11 @@ class Rounded:
         """Whether both are one figure, given to more or fewer digits: 2.64 is 2.641, and 2.640 is not."""
         return self.low < other.high and other.low < self.high
 
+    @property
+    def turned(self) -> "Rounded":
+        """The figure with the other sign."""
+        return Rounded(-self.high, -self.low)
+
     def __sub__(self, other: "Rounded") -> "Rounded":
         return Rounded(self.low - other.high, self.high - other.low)
 

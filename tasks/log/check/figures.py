@@ -287,18 +287,10 @@ def _task_scores(task: str, rest: str, place: Place, prose: bool) -> list[Figure
         inside = _LONE.fullmatch(note[1].strip())
         if inside and metrics and len(paired) == 1:
             paired.append((METRIC_NAMES[(inside["before"] or inside["after"]).casefold()], inside))
+    blank = Figure(place, task, None, "", False, notes=notes, several_runs=several, context=rest)
     return [
-        Figure(
-            place,
-            task,
-            metric,
-            (match["sign"] or "").replace("−", "-") + match["value"],
-            bool(match["percent"]),
-            notes=notes,
-            several_runs=several,
-            context=rest,
-        )
-        for metric, match in paired
+        replace(blank, metric=metric, text=(m["sign"] or "").replace("−", "-") + m["value"], percent=bool(m["percent"]))
+        for metric, m in paired
         if metric is None or metric in sensible or METRICS[metric].of_classes == METRICS[sensible[0]].of_classes
     ]
 
@@ -308,11 +300,8 @@ def values_alone(cell: str, task: str, metrics: str, place: Place, *, percent: b
     cell = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", cell)
     notes = " ".join(match[1] for match in _NOTES.finditer(cell))
     plain = _NOTES.sub(" ", cell).replace("**", "").strip(" *_`")
-    if re.fullmatch(r"\d{4,}", plain):
-        return []  # a count
-    if not re.fullmatch(r"[-−]?\d+(?:\.\d+)?\s*%?(?:\s*[/,]\s*[-−]?\d+(?:\.\d+)?\s*%?)*(?:\s*±.*)?", plain):
+    figures = r"[-−]?\d+(?:\.\d+)?\s*%?(?:\s*[/,]\s*[-−]?\d+(?:\.\d+)?\s*%?)*(?:\s*±.*)?"
+    if re.fullmatch(r"\d{4,}", plain) or not re.fullmatch(figures, plain):  # a count, or words
         return []
     found = _task_scores(task, f" {metrics} {plain} {f'({notes})' if notes else ''}", place, prose=False)
-    if percent:
-        found = [replace(figure, percent=True) for figure in found]
-    return found
+    return [replace(figure, percent=True) for figure in found] if percent else found

@@ -6,7 +6,7 @@ narrow as the figure allows: what is called noise here is noise by any reading, 
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -182,13 +182,10 @@ def noise(document: Document) -> Iterator[Finding]:
             yield from (
                 _evaluation_claim(row, document) if row.kind == "evaluation" else _best_claim(row, document, widths)
             )
-    by_line: dict[int, list[Figure]] = defaultdict(list)
-    for figure in document.table_scores:
-        by_line[figure.place.line].append(figure)
     for table in document.others:
         deltas = [title for title in table.header if re.search(r"delta|Δ|diff(?!usion)|gain|improvement", title, re.I)]
         for place in table.rows:
-            figures = by_line[place.line + 1]
+            figures = document.table_scores_by_line.get(place.line + 1, ())
             if len(figures) != 2 or not deltas or figures[0].likely_metric != figures[1].likely_metric:
                 continue
             if re.search(r"noise|n\.s\.|not significant|\bto\b.*\)", " ".join(place.cells), re.I):

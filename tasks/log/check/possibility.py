@@ -29,7 +29,6 @@ _SHARE = re.compile(  # 12 / 128 (0.094)
 )
 _RANK = re.compile(r"(?<![\w.,/])(?P<above>\d+(?:\.\d+)?)\s*(?:/|of)\s*(?P<below>\d+)(?![\d.])")
 
-
 IMPOSSIBLE_SCORE = Kind("impossible-score", "error", 0.9, "{score}: no result over {n:,} examples rounds to it")
 IMPOSSIBLE_PAIR = Kind(
     "impossible-pair", "error", 0.9, "{score} and accuracy {accuracy} cannot come from the same predictions"
@@ -169,10 +168,8 @@ def wrong_percentages(document: Document) -> Iterator[Finding]:
                 place = document.place(number, match[0], text=plain)
                 yield from _quotient(parts, place, match[0])
         for match in _SHARE.finditer(text):
-            percent = str(100 * Decimal(match["share"]))
-            yield from _quotient(
-                match.groupdict() | {"percent": percent}, document.place(number, match[0], text=plain), match[0]
-            )
+            parts = match.groupdict() | {"percent": str(100 * Decimal(match["share"]))}
+            yield from _quotient(parts, document.place(number, match[0], text=plain), match[0])
 
 
 def _quotient(parts: Mapping[str, str], place: Place, text: str) -> Iterator[Finding]:

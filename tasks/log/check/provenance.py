@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -285,11 +284,8 @@ def _git(repository: Path, *arguments: str) -> str:
 
 def missing_provenance(document: Document) -> Iterator[Finding]:
     """A row without link or commit, though rows as old or older have one."""
-    for kind, column, what in (
-        ("training", "git_tag", "Git tag"),
-        ("training", "wandb", "link"),
-        ("evaluation", "wandb", "link"),
-    ):
+    for kind, column in (("training", "git_tag"), ("training", "wandb"), ("evaluation", "wandb")):
+        what = "Git tag" if column == "git_tag" else "link"
         rows = [row for row in document.rows if row.kind == kind and row.at(column).column]
         days = {row.line: _day_of(row) for row in rows}
         first = min((day for row in rows if (day := days[row.line]) and not _lacks(row, column)), default=None)
@@ -310,15 +306,14 @@ def _lacks(row: Row, column: str) -> bool:
 
 def identity_disagrees(document: Document) -> Iterator[Finding]:
     """The run id says another architecture than its columns; a run id that stands twice; an unknown checkpoint."""
+    seen: set[tuple[str, str]] = set()
     for row in document.rows:
         if row.kind == "training" and row.run_id:
             yield from _sizes_disagree(row, row.run_id)
-    counted: Counter[tuple[str, str]] = Counter()
-    for row in document.rows:
         if row.run_id and RUN_ID.fullmatch(row.run_id):
-            counted[row.kind, row.run_id] += 1
-            if counted[row.kind, row.run_id] > 1:
+            if (row.kind, row.run_id) in seen:
                 yield TWICE.at(row.at(KEY_COLUMNS[row.kind]), row.run_id)
+            seen.add((row.kind, row.run_id))
         if row.kind == "evaluation" and row.checkpoint and document.runs and row.checkpoint not in document.runs:
             yield UNKNOWN_CHECKPOINT.at(row.at("source_checkpoint"), row.checkpoint)
 
