@@ -72,7 +72,8 @@ def _experiment(spec: ExperimentSpec, request: Request) -> State:
         record.corpus = corpus
         training, unusable = _pretrain(spec, corpus, inputs.init_from, run, record, request.processes)
         if unusable is not None:
-            skip_stages(record, recorded_stages("training")[2:], unusable)
+            order = recorded_stages("training")
+            skip_stages(record, order[order.index("pretraining") + 1 :], unusable)
             return finish_run(record, run, request.log)
         return _publish_and_evaluate(evaluation, training, run, record, request)
 
