@@ -150,7 +150,7 @@ CASES = {
     "server hangs for ever": Case(Fault("/refs", "hang", left=FOR_EVER), False, ("does not answer", "timed out")),
     "half an upload, then a restart": Case(Fault("/large/", "restart", method="PUT")),
     "token that is not valid": Case(status(401, "/preupload/", FOR_EVER), False, ("refused", "401", "HF_TOKEN")),
-    "a bill to pay": Case(status(402, "/preupload/", FOR_EVER), False, ("refused", "402", "pay for")),
+    "a bill to pay": Case(status(402, "/preupload/", FOR_EVER), False, ("refused", "402", "storage plan")),
     "no rights": Case(status(403, "/preupload/", FOR_EVER), False, ("refused", "403", "write permission")),
     "repository gone": Case(status(404, "/preupload/", FOR_EVER), False, ("refused", "404", "publish.repo")),
     "overtaken by a commit of somebody else": Case(Fault("/commit/main", "overtaken")),

@@ -86,7 +86,7 @@ def test_three_doors_give_the_same_verdict(case: str, home: Home, tmp_path: Path
 
     baseline = find_side("a", home)
     reported = against(find_side("b", home), baseline)
-    assert {pair.figure.name: pair.figure for pair in [*reported.compared, *reported.refused]} == compared
+    assert {pair.figure.name: pair.figure for pair in [*reported["compared"], *reported["refused"]]} == compared
 
     _, row = compare_runs([("first", "a", ""), ("second", "b", "")], home, tmp_path)
     for judged in row["verdicts"]:
