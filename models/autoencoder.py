@@ -3,6 +3,7 @@
 Legend: B batch, N tokens, K positions per sample, C concepts, H hidden, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from .configuration import ConceptConfig
 from .decoders import DecoderInput, WeightedDecoder
 from .encoder import ConceptEncoder
 from .family import DECODERS, ELBO_MIN_T, IGNORE_INDEX
-from .layers import ConceptEmbedding, ZeroLinear
+from .layers import ConceptEmbedding, InputProjection, ZeroLinear
 from .losses import summed_cross_entropy
 
 
@@ -46,10 +47,18 @@ class ConceptPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal with std `initializer_range` for Linear and embeddings, twice that for the concepts, biases zero."""
+        """Normal with std `initializer_range` for Linear and embeddings, twice that for the concepts, biases zero.
+
+        The queries, keys and values of an attention are Xavier uniform as one matrix [3H, H] (Glorot & Bengio 2010):
+        at std 0.1 the scores of a wide model are so large that rounding decides which token a concept reads.
+        """
         std = self.config.initializer_range
         if isinstance(module, ZeroLinear):
             init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, InputProjection):
+            bound = math.sqrt(6 / (4 * module.in_features))
+            init.uniform_(module.weight, -bound, bound)
             init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=std)

@@ -30,7 +30,7 @@ class ConceptConfig(PretrainedConfig):
     concept_position_type: str = "none"  # none, sinusoidal or learned
     use_bixt: bool = False  # tokens read the concepts back in every layer (Hiller et al. 2024)
     recursive: bool = False  # the weights of one layer serve all `num_layers` applications
-    initializer_range: float = 0.1  # standard deviation of new weights
+    initializer_range: float = 0.1  # standard deviation of most new weights (see `_init_weights`)
     decoder: str = "perceiver"  # row of DECODERS
     num_decoder_layers: int = 2  # D, of a diffusion decoder
     decoder_reads_tokens: bool = False  # a diffusion decoder embeds every noisy token, as earlier checkpoints do

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class InputProjection(nn.Linear):
+    """Queries, keys or values of an attention; a class of its own because its weights start smaller than others."""
+
+
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention with biases (Vaswani et al. 2017)."""
 
@@ -17,8 +21,8 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.kv_proj = nn.Linear(hidden_size, 2 * hidden_size)
+        self.q_proj = InputProjection(hidden_size, hidden_size)
+        self.kv_proj = InputProjection(hidden_size, 2 * hidden_size)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, queries: Tensor, context: Tensor, keep: Tensor | None = None) -> Tensor:

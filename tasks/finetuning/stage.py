@@ -13,7 +13,7 @@ from tasks.store.records import CellResult, Checkpoint
 log = logging.getLogger("cogito.finetuning")
 
 # Raise when the same checkpoint, data and protocol would give other predictions.
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 def finetune(

@@ -20,7 +20,7 @@ from tasks.store.records import Checkpoint, CorpusResult, PretrainingResult
 log = logging.getLogger("cogito.pretraining")
 
 # Raise when the same spec would train other weights, and when a default of the spec changes.
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 def pretraining_identity(spec: ExperimentSpec, data_identity: str, init_from: Checkpoint | None = None) -> str:

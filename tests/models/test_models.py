@@ -330,25 +330,6 @@ def test_sizes_are_those_of_the_log(head: str, decoder: str, layers: int, interm
     assert total == pretrained + own - (0 if HEADS[head].decoders else decoder_size)
 
 
-def test_new_weights_are_drawn_as_defined() -> None:
-    torch.manual_seed(0)
-    shape = {"vocab_size": 2000, "hidden_size": 64, "num_concepts": 64, "num_layers": 1, "max_sequence_length": 200}
-    config = make_config(**shape, decoder="weighted", concept_position_type="learned")
-    model = ConceptModelForMaskedLM(config)
-    encoder = model.encoder
-    for weight in (encoder.token_embedding.weight[1:], encoder.position_embedding.weight, model.lm_head.weight):
-        assert abs(weight.std().item() - 0.1) < 0.005
-    assert abs(encoder.layers[0].cross_attention.q_proj.weight.std().item() - 0.1) < 0.005
-    assert abs(encoder.concept_embedding.weight.std().item() - 0.2) < 0.01
-    assert not encoder.token_embedding.weight[config.pad_token_id].any()
-    assert abs(model.decoder.concept_weights.std().item() - 64**-0.5) < 0.005
-    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
-    assert biases and not any(bias.any() for bias in biases)
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
-    assert norms and all((norm.weight == 1).all() for norm in norms)
-    assert encoder.norm.eps == 1e-12 and encoder.layers[0].cross_norm.eps == 1e-5
-
-
 def test_sinusoidal_positions_interleave_sines_and_cosines() -> None:
     table = sinusoidal_positions(7, 6)
     angles = np.arange(7)[:, None] / 10_000 ** (np.arange(0, 6, 2) / 6)
