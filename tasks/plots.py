@@ -1,5 +1,12 @@
-"""The plots of a run, as PNG files. matplotlib is imported when a plot is drawn: it takes a second to load."""
+"""The plots of a run, as PNG or SVG files. matplotlib is imported when a plot is drawn: it takes a second to load.
 
+An SVG is readable on a light and on a dark page: its ink and its ground follow what the reader's system prefers. All
+other colours stand out on both.
+"""
+
+import io
+import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +21,68 @@ Points = Sequence[Mapping[str, float]]
 RANKS = ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean")
 
 
+# Ink and ground of a PNG; of an SVG on a light and on a dark page.
+INK, GROUND = "#1c2024", "#ffffff"
+DARK_INK, DARK_GROUND = "#e4e7eb", "#14171b"
+QUIET = "#8a939e"  # what is no result: limits, floors, grids
+COLORS = ("#3f87d6", "#d9822b", "#2f9e77", "#c9529b", "#8b6fd6", "#a58a2f", "#d6504b", "#3fa3b5", "#7f8c2e", "#9a6b54")
+_STYLE: Any = {
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "font.size": 9.0,
+    "grid.color": QUIET,
+    "legend.framealpha": 0.0,
+    "svg.hashsalt": "cogito",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+_one_at_a_time = threading.RLock()  # the style is the process's, and stages draw in threads
+
+
 @contextmanager
-def _axes(path: Path, width: float = 6, height: float = 3.5) -> Iterator[tuple[Any, Any]]:
-    """A figure with one pair of axes, written to `path` after the block; sizes in inches."""
+def drawing(width: float, height: float) -> Iterator[Any]:
+    """An empty figure to draw into, in the style of all plots; sizes in inches."""
+    from cycler import cycler
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    yield figure, figure.subplots()
+    with _one_at_a_time, rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLORS)}):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def to_png(figure: Any) -> bytes:
+    """A figure as PNG, on a light ground."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png", facecolor=GROUND, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def to_svg(figure: Any) -> bytes:
+    """A figure as SVG whose ink and ground follow the reader's light or dark page; its letters are outlines."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    text = text.replace(INK, "currentColor")
+    style = (
+        f"<style>svg{{color:{INK};background:{GROUND}}}"
+        f"@media(prefers-color-scheme:dark){{svg{{color:{DARK_INK};background:{DARK_GROUND}}}}}</style>"
+    )
+    return text.replace(">", f">{style}", 1).encode()
+
+
+@contextmanager
+def _axes(path: Path, width: float = 6, height: float = 3.5) -> Iterator[tuple[Any, Any]]:
+    """A figure with one pair of axes, written to `path` after the block as its suffix says."""
+    with drawing(width, height) as figure:
+        yield figure, figure.subplots()
+        content = to_svg(figure) if path.suffix == ".svg" else to_png(figure)
     with replacing(path) as part:
-        figure.savefig(part, dpi=110, format="png", metadata={"Software": None})
+        part.write_bytes(content)
 
 
 def plot_singular_values(values: np.ndarray, path: Path) -> None:
@@ -50,7 +110,7 @@ def plot_live_geometry(points: Points, num_concepts: int, path: Path) -> None:
         for name in (*RANKS, "centred_effective_rank"):
             values = [p.get(name, np.nan) for p in seen]  # earlier curves lack the last
             axes.plot([p["step"] for p in seen], values, marker=".", label=name.replace("_", " "))
-        axes.axhline(num_concepts, ls="--", color="gray", lw=1, label=f"{num_concepts} concepts")
+        axes.axhline(num_concepts, ls="--", color=QUIET, lw=1, label=f"{num_concepts} concepts")
         axes.set(xlabel="step", ylabel="rank", ylim=(0, 1.05 * num_concepts), title="Concept ranks on held-out text")
         axes.legend()
         axes.grid(alpha=0.3)
@@ -70,7 +130,7 @@ def plot_curves(runs: Mapping[str, Points], unigram_entropy: float | None, path:
     """The losses of several runs over steps: training as a thin line, held-out text as dots."""
     with _axes(path, 9, 4 + 0.12 * len(runs)) as (figure, axes):  # with room for the legend
         for number, (name, points) in enumerate(runs.items()):
-            color = f"C{number % 10}"
+            color = COLORS[number % len(COLORS)]
             axes.plot([p["step"] for p in points], [p["task_loss"] for p in points], lw=0.6, alpha=0.35, color=color)
             evaluated = [p for p in points if "eval_loss" in p]
             steps, losses = [p["step"] for p in evaluated], [p["eval_loss"] for p in evaluated]
@@ -83,7 +143,7 @@ def plot_curves(runs: Mapping[str, Points], unigram_entropy: float | None, path:
 
 def _finish_losses(axes: Any, unigram_entropy: float | None, title: str) -> None:
     if unigram_entropy is not None:
-        axes.axhline(unigram_entropy, ls="--", color="gray", lw=1, label=f"unigram entropy {unigram_entropy:.2f}")
+        axes.axhline(unigram_entropy, ls="--", color=QUIET, lw=1, label=f"unigram entropy {unigram_entropy:.2f}")
     axes.set(xlabel="step", ylabel="loss (nats per masked token)", title=title)
     axes.grid(alpha=0.3)
 
@@ -93,7 +153,7 @@ def plot_over_steps(points: Points, path: Path, *, name: str, title: str, limit:
     with _axes(path) as (_, axes):
         axes.plot([p["step"] for p in points], [p[name] for p in points], lw=0.9)
         if limit is not None:
-            axes.axhline(limit, ls="--", color="gray", lw=1, label=f"clipped at {limit:g}")
+            axes.axhline(limit, ls="--", color=QUIET, lw=1, label=f"clipped at {limit:g}")
             axes.set_yscale("log")
             axes.legend()
         axes.set(xlabel="step", ylabel=name.replace("_", " "), title=title)

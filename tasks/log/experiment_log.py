@@ -23,7 +23,8 @@ from filelock import FileLock
 
 from tasks.errors import UserError, unknown_name
 from tasks.log.markdown import BOM, LINE, Table, TableRow, line_ending, pipes, read_tables, snake_case, split_cells
-from tasks.log.rows import EVALUATION_COLUMNS, SCORE_NAMES, TRAINING_COLUMNS, is_generated, render_row
+from tasks.log.rows import EVALUATION_COLUMNS, TRAINING_COLUMNS, is_generated, render_row
+from tasks.spec.benchmarks import SCORE_NAMES
 from tasks.store.files import write_atomic, writing
 from tasks.store.home import user_path
 from tasks.store.records import RunRecord, read_record

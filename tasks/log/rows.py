@@ -15,7 +15,7 @@ from models.family import VARIANTS
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import log_cell, metric_text
 from tasks.secrets import redact
-from tasks.spec.benchmarks import TASKS
+from tasks.spec.benchmarks import SCORE_NAMES, TASKS
 from tasks.store.records import RunRecord
 
 _TRAINING_HEADER = (
@@ -24,7 +24,6 @@ _TRAINING_HEADER = (
 )
 TRAINING_COLUMNS = tuple(_TRAINING_HEADER.split(" | "))
 EVALUATION_COLUMNS = ("Date", "Eval Type", "Source Checkpoint", "Machine", "Tasks", "Key Scores", "WandB", "Conclusion")
-SCORE_NAMES = {split.label: split.title for task in TASKS.values() for split in task.eval_splits}
 
 _GENERATED = re.compile(r"\(auto ([0-9a-f]{6})\) (.*)")
 

@@ -1,6 +1,5 @@
 """The report of one run: the facts that `templates/run.md.j2` prints, and its plots."""
 
-import json
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tasks.checkpoints.publishing import flat_keys, public_name
+from tasks.picture import Points, points_with, read_curve
 from tasks.plots import RANKS, plot_curve, plot_live_geometry, plot_over_steps, plot_similarity, plot_singular_values
 from tasks.report.baseline import against
 from tasks.report.facts import MADE_DATA, loss_mark, setting_text, spec_of, why_missing
@@ -21,8 +21,6 @@ from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord, Score, load_record
 from tasks.store.stage_table import recorded_stages
 
-Points = list[dict[str, Any]]
-
 
 def run_report(run: RunFolder, baseline: Side | None = None) -> Report:
     """The report of a run from what lies in its folder.
@@ -32,7 +30,7 @@ def run_report(run: RunFolder, baseline: Side | None = None) -> Report:
     """
     record = load_record(run)
     spec = spec_of(record)
-    points, gap = read_curve(run)
+    points, gap = read_curve(run.pretraining / "curve.jsonl")
     curve_plots = [] if record.kind == "evaluation" else _curve_plots(record, spec, points, gap)
     concept_plots = _concept_plots(run) if record.analysis else []
     missing = [name for name in recorded_stages(record.kind) if name not in record.stages]
@@ -59,25 +57,6 @@ def run_report(run: RunFolder, baseline: Side | None = None) -> Report:
         "public_name": public_name,
     }
     return Report(record.run_id, "run.md.j2", facts, curve_plots + concept_plots)
-
-
-def read_curve(run: RunFolder) -> tuple[Points, str]:
-    """The training curve, or why there is none."""
-    try:
-        # A kill may leave half a line at the end.
-        lines = (run.pretraining / "curve.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-        points = [json.loads(line) for line in lines]
-    except OSError:
-        return [], "there is no pretraining/curve.jsonl"
-    except ValueError as error:
-        return [], f"pretraining/curve.jsonl cannot be read: {error}"
-    points = points_with(("step",), [point for point in points if isinstance(point, dict)])
-    return points, "" if points else "pretraining/curve.jsonl has no step"
-
-
-def points_with(names: tuple[str, ...], points: Points) -> Points:
-    """The points of a curve that hold a number under every name."""
-    return [point for point in points if all(type(point.get(name)) in (int, float) for name in names)]
 
 
 def _warnings(record: RunRecord) -> list[str]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
+from tasks.picture import Points, points_with, read_curve
 from tasks.plots import RANKS, plot_curves
 from tasks.report.baseline import primary_pairs
 from tasks.report.facts import MADE_DATA, loss_mark
 from tasks.report.rendering import Plot, Report
-from tasks.report.run import Points, points_with, read_curve
 from tasks.review.sides import Side, run_side
 from tasks.review.sweeps import read_comparison, verdict_rows
 from tasks.store.files import is_safe_name
@@ -81,7 +81,7 @@ def _read_run(experiment: str, run_id: str, home: Home) -> SweepRun:
     except UserError:
         return SweepRun(experiment, home.run(run_id), None, [], "its record is gone or cannot be read")
     own = record.checkpoint.run_id if record.kind == "evaluation" and record.checkpoint else None
-    points, gap = read_curve(home.run(own if own and home.has_run(own) else run_id))
+    points, gap = read_curve(home.run(own if own and home.has_run(own) else run_id).pretraining / "curve.jsonl")
     return SweepRun(experiment, home.run(run_id), record, points_with(("task_loss",), points), gap)
 
 

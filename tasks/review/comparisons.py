@@ -13,13 +13,13 @@ from pydantic import computed_field
 
 from tasks.errors import UserError
 from tasks.log.check.figures import SPLITS
-from tasks.log.rows import SCORE_NAMES
 from tasks.plots import RANKS
 from tasks.review.differences import Difference, differences, normalized
 from tasks.review.likeness import NotComparableError, answers_of, unlike_losses, unlike_ranks, unlike_scores
 from tasks.review.sides import Entry, ScoreKey, Side, find_side
 from tasks.scores.intervals import paired_difference_interval, unpaired_difference_interval
 from tasks.scores.metrics import METRICS
+from tasks.spec.benchmarks import SCORE_NAMES
 from tasks.store.home import Home
 from tasks.store.records import Result, Start
 

@@ -5,11 +5,13 @@ The log shows accuracy and F1 in percent; every other medium shows fractions, as
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tasks.scores.metrics import METRICS
 from tasks.store.records import Score
 
+FloorMark = Literal["above floor", "at floor", "below floor"]
+BELOW_FLOOR_HINT = "worse than the trivial answer, which no model is by chance: check labels, head and metric"
 START_TITLES = {"checkpoint": "checkpoint", "random": "random start", "zero_shot": "zero-shot"}
 COLUMNS = "task", "metric", "score", "95 % interval", "floor", "word overlap", "random start", "zero-shot", "n", "seeds"
 
@@ -21,7 +23,7 @@ class ShownScore:
     Attributes:
         start: the weights that the cells began with, in words.
         value: a figure, `failed` (no seed was scored) or `undefined` (not a number).
-        marks: what must not be overlooked: `no score` or `at floor`, and `interval unreliable`.
+        marks: what must not be overlooked: `no score`, `at floor` or `below floor`, and `interval unreliable`.
         seeds: the value of every seed, or `failed`.
         sd: standard deviation over seeds.
     """
@@ -41,14 +43,32 @@ class ShownScore:
     sd: str | None
 
     @property
+    def floor_mark(self) -> str:
+        """`at floor` or `below floor`; empty for any other score."""
+        return next((mark for mark in self.marks if mark.endswith("floor")), "")
+
+    @property
     def marked(self) -> str:
         """The value with its marks, on one line."""
         return self.value if self.value == "failed" else " ".join([self.value, *(f"({mark})" for mark in self.marks)])
 
 
+def floor_mark(score: Score) -> FloorMark:
+    """Where a score stands beside its floor.
+
+    Above: the whole interval lies above the floor, by the record's mark and by its figures. Below: the whole interval
+    lies below it; no model is that bad by chance, so something is wrong. Otherwise, also without an interval, at floor.
+    """
+    if score.interval is None or score.value is None:
+        return "at floor"
+    if score.above_floor and score.interval[0] > score.floor:
+        return "above floor"
+    return "below floor" if score.interval[1] < score.floor else "at floor"
+
+
 def is_above_floor(score: Score) -> bool:
-    """Whether the lower end of the interval lies above the floor, by the record's mark and by its figures."""
-    return score.above_floor and score.interval is not None and score.interval[0] > score.floor
+    """Whether the whole interval lies above the floor."""
+    return floor_mark(score) == "above floor"
 
 
 def metric_text(metric: str, value: float) -> str:
@@ -65,7 +85,8 @@ def figure_text(value: float | None) -> str:
 
 def show(score: Score) -> ShownScore:
     """What is shown of a score, its figures as fractions."""
-    marks = ["no score"] if score.value is None else [] if is_above_floor(score) else ["at floor"]
+    mark = "no score" if score.value is None else floor_mark(score)
+    marks = [] if mark == "above floor" else [mark]
     return ShownScore(
         task=score.task,
         metric=score.metric,
@@ -92,7 +113,8 @@ def log_cell(score: Score) -> str:
         return figure_text(score.value)
     floor = metric_text(score.metric, score.floor)
     notes = [] if score.interval is None else [" to ".join(metric_text(score.metric, end) for end in score.interval)]
-    notes += [f"floor {floor}" if is_above_floor(score) else f"**at floor {floor}**", f"n {score.n:,}"]
+    mark = floor_mark(score)
+    notes += [f"floor {floor}" if mark == "above floor" else f"**{mark} {floor}**", f"n {score.n:,}"]
     if len(score.seed_values) > 1:
         notes.append(f"{len(score.seed_values)} seeds")
     if score.start_from is not None:

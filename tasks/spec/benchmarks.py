@@ -241,6 +241,8 @@ TASKS: dict[str, Task] = {
     ]
 }
 
+SCORE_NAMES = {split.label: split.title for task in TASKS.values() for split in task.eval_splits}
+
 
 def tasks_where(condition: Callable[[Task], bool]) -> list[str]:
     """The names of the tasks whose row meets a condition."""
