@@ -33,7 +33,7 @@ torch.set_num_threads(1)  # threads that wait for each other would be most of wh
 torch.manual_seed(0)
 config = ConceptConfig(
     vocab_size=1024, hidden_size=64, num_concepts=32, num_layers=2, num_attention_heads=2, intermediate_size=128,
-    max_sequence_length=32768, decoder=VARIANTS[name].decoder, tie_word_embeddings=VARIANTS[name].tied,
+    max_sequence_length=32768, decoder_type=VARIANTS[name].decoder, tie_word_embeddings=VARIANTS[name].tied,
     mask_token_id=4,
 )
 model = ConceptModelForMaskedLM(config).eval()

@@ -107,7 +107,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
         self.encoder = ConceptEncoder(config)
-        self.decoder = DECODERS[config.decoder].load()(config)
+        self.decoder = DECODERS[config.decoder_type].load()(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 

@@ -260,7 +260,7 @@ def warm_start(model: ConceptModelForMaskedLM, path: Path) -> LoadReport:
         CheckpointError: the encoder does not fit, by name and shape.
     """
     stored = read_checkpoint(path)
-    same_decoder = stored.config.decoder == model.config.decoder
+    same_decoder = stored.config.decoder_type == model.config.decoder_type
     parts = r"^(encoder|decoder|lm_head)\." if same_decoder else r"^encoder\."
     kept = {name: tensor for name, tensor in stored.weights.items() if re.match(parts, name)}
     report = _fill(model, kept, path, allow_new=r"^(decoder|lm_head)\.", allow_dropped=r"^lm_head\.")

@@ -44,7 +44,7 @@ class ConceptModelForSequenceClassification(ConceptPreTrainedModel):
         super().__init__(config)
         self.encoder = ConceptEncoder(config)
         head = HEADS[config.head]
-        self.decoder = DECODERS[config.decoder].load()(config) if head.decoders else None
+        self.decoder = DECODERS[config.decoder_type].load()(config) if head.decoders else None
         self.head = head.load()(config)
         self.post_init()
 

@@ -31,7 +31,7 @@ class ConceptConfig(PretrainedConfig):
     use_bixt: bool = False  # tokens read the concepts back in every layer (Hiller et al. 2024)
     recursive: bool = False  # the weights of one layer serve all `num_layers` applications
     initializer_range: float = 0.1  # standard deviation of most new weights (see `_init_weights`)
-    decoder: str = "perceiver"  # row of DECODERS
+    decoder_type: str = "perceiver"  # row of DECODERS; `decoder` would be a nested configuration to transformers
     num_decoder_layers: int = 2  # D, of a diffusion decoder
     decoder_reads_tokens: bool = False  # a diffusion decoder embeds every noisy token, as earlier checkpoints do
     dead_token_update: bool = False  # earlier checkpoints: the last layer has a frozen token update that nothing reads
@@ -44,6 +44,8 @@ class ConceptConfig(PretrainedConfig):
 
     def __post_init__(self, **more: Any) -> None:
         """Fill in E, check the widths, and leave all keys that are no fields to transformers."""
+        if "decoder" in more:  # what config.json called the field until version 0.1
+            self.decoder_type = more.pop("decoder")
         self.token_embedding_dim = self.token_embedding_dim or self.hidden_size
         heads, width = self.num_attention_heads, self.hidden_size
         if width % heads:

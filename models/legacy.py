@@ -107,7 +107,7 @@ def translate(raw: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[Co
         num_concepts=int(raw["concept_num"]),
         num_layers=layers,
         recursive=recursive,
-        decoder=decoder,
+        decoder_type=decoder,
         num_decoder_layers=_decoder_layers(ours),
         decoder_reads_tokens=decoder == "diffusion",
         dead_token_update=bixt and last in ours and not (recursive and layers > 1),

@@ -33,7 +33,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     uses = [f"evaluate with head {', '.join(fitting_heads(checkpoint.variant))}", "analyse", "encode"]
     if pretrained:
         uses.append("start another pretraining from it (training.init_from)")
-    if pretrained and DECODERS[config.decoder].diffusion:
+    if pretrained and DECODERS[config.decoder_type].diffusion:
         uses.append("fill masks (models.generation)")
     has_tokenizer = (checkpoint.folder / "tokenizer.json").is_file()
     if not has_tokenizer:
@@ -47,7 +47,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "variant": checkpoint.variant,
         "size": f"H{config.hidden_size} L{config.num_layers} C{config.num_concepts}",
         "encoder": " ".join(encoder) or "plain",
-        "decoder": config.decoder if getattr(model, "decoder", None) is not None else "none",
+        "decoder": config.decoder_type if getattr(model, "decoder", None) is not None else "none",
         "head": "LM head" if pretrained else config.head,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "frozen_parameters": sum(p.numel() for p in model.parameters() if not p.requires_grad),

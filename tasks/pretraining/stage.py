@@ -38,7 +38,7 @@ def model_config(spec: ExperimentSpec, vocab_size: int, run_id: str | None, spec
         "num_decoder_layers": spec.model.decoder_layers,
         "max_sequence_length": spec.max_sequence_length,
         "tie_word_embeddings": spec.model.tied,
-        "decoder": variant.decoder,
+        "decoder_type": variant.decoder,
         "head": variant.default_head,
         "vocab_size": vocab_size,
         "run_id": run_id,

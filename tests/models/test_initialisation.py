@@ -36,11 +36,11 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "narrow": {"token_embedding_dim": WIDTH // 2},
 }
 PRETRAINED = [
-    pytest.param({"decoder": row.decoder, **encoder}, id=f"{name}-{kind}")
+    pytest.param({"decoder_type": row.decoder, **encoder}, id=f"{name}-{kind}")
     for (name, row), (kind, encoder) in itertools.product(VARIANTS.items(), ENCODERS.items())
 ]
 DOWNSTREAM = [
-    pytest.param({"head": head, "decoder": decoder}, id=f"{head}-{decoder}")
+    pytest.param({"head": head, "decoder_type": decoder}, id=f"{head}-{decoder}")
     for head, row in HEADS.items()
     for decoder in row.decoders or DECODERS
 ]
@@ -78,7 +78,7 @@ def test_every_weight_of_a_new_model_follows_the_rule(composition: dict[str, Any
     torch.manual_seed(0)
     model = ConceptModelForMaskedLM(ConceptConfig(**SHAPE | composition))
     for name, weight in model.state_dict().items():
-        check_drawn(name, weight, composition["decoder"])
+        check_drawn(name, weight, composition["decoder_type"])
     assert model.encoder.norm.eps == 1e-12 and model.encoder.layers[0].cross_norm.eps == 1e-5
 
 
@@ -87,7 +87,7 @@ def test_every_weight_of_a_new_head_follows_the_rule(composition: dict[str, Any]
     torch.manual_seed(0)
     model = ConceptModelForSequenceClassification(ConceptConfig(**SHAPE | composition, num_labels=5))
     for name, weight in model.state_dict().items():
-        check_drawn(name, weight, composition["decoder"])
+        check_drawn(name, weight, composition["decoder_type"])
 
 
 def test_the_range_of_a_config_moves_all_but_the_input_projections_of_attention() -> None:
@@ -101,7 +101,7 @@ def test_the_range_of_a_config_moves_all_but_the_input_projections_of_attention(
 @pytest.mark.parametrize("by_transformers", [True, False])
 def test_only_what_a_checkpoint_lacks_is_drawn(decoder: str, by_transformers: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    trained = ConceptModelForMaskedLM(ConceptConfig(**SHAPE, decoder=decoder, head="cls_query"))
+    trained = ConceptModelForMaskedLM(ConceptConfig(**SHAPE, decoder_type=decoder, head="cls_query"))
     with torch.no_grad():
         for weight in trained.parameters():
             weight.uniform_(3.0, 4.0)  # none of the values that a new weight may have

@@ -267,7 +267,7 @@ def test_pretraining_starts_warm(tmp_path: Path) -> None:
     assert report.new == report.dropped == []
     assert torch.equal(same.lm_head.weight, old.w["encoder.token_embeddings.weight"])
 
-    other = ConceptModelForMaskedLM(ConceptConfig(**shape, decoder="weighted", tie_word_embeddings=False))
+    other = ConceptModelForMaskedLM(ConceptConfig(**shape, decoder_type="weighted", tie_word_embeddings=False))
     report = warm_start(other, tmp_path)
     assert all(name.startswith("encoder.") for name in report.loaded)
     assert {name.split(".")[0] for name in report.new} == {"decoder", "lm_head"}

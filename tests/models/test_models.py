@@ -92,7 +92,7 @@ LANGUAGE_MODELS = (
     [
         pytest.param(
             {
-                "decoder": decoder,
+                "decoder_type": decoder,
                 "token_embedding_dim": dim,
                 "concept_position_type": kind,
                 "tie_word_embeddings": tied,
@@ -104,7 +104,7 @@ LANGUAGE_MODELS = (
     ]
     + [
         pytest.param(
-            {"decoder": decoder, "use_bixt": bixt, "recursive": recursive, "num_layers": layers},
+            {"decoder_type": decoder, "use_bixt": bixt, "recursive": recursive, "num_layers": layers},
             id=f"{decoder}-{layers}layers{'-bixt' if bixt else ''}{'-recursive' if recursive else ''}",
         )
         for decoder, (bixt, recursive, layers) in itertools.product(
@@ -112,7 +112,7 @@ LANGUAGE_MODELS = (
         )
     ]
     + [
-        pytest.param({"decoder": row.decoder, "tie_word_embeddings": row.tied, "variant": name}, id=name)
+        pytest.param({"decoder_type": row.decoder, "tie_word_embeddings": row.tied, "variant": name}, id=name)
         for name, row in VARIANTS.items()
     ]
 )
@@ -120,7 +120,7 @@ LANGUAGE_MODELS = (
 # Every head x the decoders it reads x widths x concept positions.
 CLASSIFIERS = [
     pytest.param(
-        {"head": head, "decoder": decoder, "token_embedding_dim": dim, "concept_position_type": kind},
+        {"head": head, "decoder_type": decoder, "token_embedding_dim": dim, "concept_position_type": kind},
         id=f"{head}-{decoder}-E{dim}-{kind}",
     )
     for head, dim, kind in itertools.product(HEADS, EMBEDDING_DIMS, CONCEPT_POSITIONS)
@@ -142,7 +142,7 @@ def test_language_model_contract(composition: dict[str, Any], tmp_path: Path) ->
     assert trained.logits is None
     assert trained.loss.shape == () and torch.isfinite(trained.loss)
     trained.loss.backward()
-    if composition["decoder"] == "diffusion":  # its gates open with the first step
+    if composition["decoder_type"] == "diffusion":  # its gates open with the first step
         gated = {name for name, p in model.named_parameters() if not p.grad.any()}
         assert gated and all(name.startswith(("decoder.layers.", "decoder.time.", "encoder.")) for name in gated)
         assert not any(name.endswith("modulation.weight") for name in gated)
@@ -242,7 +242,7 @@ def test_two_texts_are_compared_by_their_own_concepts() -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_one_label_is_regression(head: str) -> None:
     decoder = (HEADS[head].decoders or ("perceiver",))[0]
-    model = ConceptModelForSequenceClassification(make_config(head=head, decoder=decoder, num_labels=1)).eval()
+    model = ConceptModelForSequenceClassification(make_config(head=head, decoder_type=decoder, num_labels=1)).eval()
     targets = torch.tensor([0.5, 4.0, 2.5], dtype=torch.float64)
     out = model(**texts_for(head, targets))
     assert out.logits.shape == (3, 1)
@@ -265,7 +265,7 @@ def test_more_padding_changes_nothing(composition: dict[str, Any]) -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_batch_without_labels_costs_nothing_and_reaches_every_parameter(decoder: str) -> None:
     """One rank of several may see such a batch; its gradients must be zero, not absent or undefined."""
-    model = ConceptModelForMaskedLM(make_config(decoder=decoder)).train()
+    model = ConceptModelForMaskedLM(make_config(decoder_type=decoder)).train()
     batch = make_batch()
     batch["labels"] = torch.full_like(batch["labels"], -100)
     loss = model(**batch, num_items_in_batch=torch.tensor(5.0)).loss
@@ -279,7 +279,10 @@ def test_sixty_steps_on_one_batch_halve_the_loss(variant: str) -> None:
     row = VARIANTS[variant]
     torch.manual_seed(0)
     config = make_config(
-        decoder=row.decoder, tie_word_embeddings=row.tied, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        decoder_type=row.decoder,
+        tie_word_embeddings=row.tied,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     model = ConceptModelForMaskedLM(config).train()
     corruption = CorruptionSettings(0.15, MASK, VOCAB, (0, 1, 2, 3, 4))
@@ -315,7 +318,7 @@ def test_sizes_are_those_of_the_log(head: str, decoder: str, layers: int, interm
         intermediate_size=intermediate,
         max_sequence_length=512,
         head=head,
-        decoder=decoder,
+        decoder_type=decoder,
         num_labels=2,
         tie_word_embeddings=False,
     )
@@ -376,7 +379,7 @@ for name, row in VARIANTS.items():
         torch.manual_seed(0)
         config = ConceptConfig(
             vocab_size=97, hidden_size=32, num_concepts=6, num_layers=2, num_attention_heads=4, intermediate_size=24,
-            max_sequence_length=20, tie_word_embeddings=row.tied, decoder=row.decoder, use_bixt=bixt,
+            max_sequence_length=20, tie_word_embeddings=row.tied, decoder_type=row.decoder, use_bixt=bixt,
             recursive=recursive, mask_token_id=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )
         step = PretrainingStep(ConceptModelForMaskedLM(config), {"combined": 0.1}, "kendall_gal", row.label_smoothing)
@@ -425,7 +428,7 @@ def test_two_processes_train_every_variant_in_step(tmp_path: Path) -> None:
 
 def diffusion_model() -> ConceptModelForMaskedLM:
     torch.manual_seed(0)
-    model = ConceptModelForMaskedLM(make_config(decoder="diffusion"))
+    model = ConceptModelForMaskedLM(make_config(decoder_type="diffusion"))
     for layer in model.decoder.layers:  # gates that are open, so that text and noise level count
         torch.nn.init.normal_(layer.modulation.weight, std=0.2)
         torch.nn.init.normal_(layer.modulation.bias, std=0.2)
@@ -532,7 +535,7 @@ def test_labelled_positions_are_all_of_them_in_order(rows: list[list[bool]]) -> 
 def checkpoint(tmp_path: Path) -> Path:
     """A saved perceiver_mlm with E = H, untied, so that its LM head is in the file."""
     torch.manual_seed(1)
-    save_checkpoint(ConceptModelForMaskedLM(make_config(decoder="perceiver")), tmp_path / "checkpoint")
+    save_checkpoint(ConceptModelForMaskedLM(make_config(decoder_type="perceiver")), tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
 
@@ -594,7 +597,7 @@ def test_tied_weights_stay_one_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_classifier_reports_what_it_starts_from(tmp_path: Path, tied: bool) -> None:
     torch.manual_seed(1)
-    save_checkpoint(ConceptModelForMaskedLM(make_config(decoder="perceiver", tie_word_embeddings=tied)), tmp_path)
+    save_checkpoint(ConceptModelForMaskedLM(make_config(decoder_type="perceiver", tie_word_embeddings=tied)), tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     parts = {part: sorted(name for name in stored if name.startswith(part)) for part in ("encoder", "decoder", "lm_")}
     assert bool(parts["lm_"]) is not tied
@@ -692,7 +695,7 @@ def test_a_published_folder_loads_in_plain_transformers(tmp_path: Path) -> None:
     for number, (name, row) in enumerate(VARIANTS.items()):
         torch.manual_seed(number)
         dim = WIDTH if row.tied else WIDTH // 2
-        shape: dict[str, Any] = {"decoder": row.decoder, "variant": name, "token_embedding_dim": dim}
+        shape: dict[str, Any] = {"decoder_type": row.decoder, "variant": name, "token_embedding_dim": dim}
         pretrained = ConceptModelForMaskedLM(make_config(tie_word_embeddings=row.tied, **shape)).eval()
         downstream = ConceptModelForSequenceClassification(
             make_config(head=row.default_head, num_labels=3, **shape)
