@@ -6,8 +6,9 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from tasks.errors import unknown_name
+from tasks.spec.values import Number, Plain
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[Number, Field(gt=0, lt=1)]
 # Upper bounds far above any value in use: a larger one is a typing mistake, and would request terabytes.
 MAX_WIDTH, MAX_LAYERS, MILLION, BILLION = 65_536, 1_000, 1_000_000, 1_000_000_000
 
@@ -19,13 +20,11 @@ class Spec(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_yes_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a truth value for a number: YAML reads `yes` as true, which pydantic would take as 1."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError(
-                f"got {value}; YAML reads yes, no, on, off, true and false so; fix: quote it or use a number"
-            )
+    def _null_is_written_null(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse an unquoted `None` where null is allowed: YAML reads it as the text."""
+        optional = type(None) in get_args(cls.model_fields[str(info.field_name)].annotation)
+        if optional and isinstance(value, Plain) and value.casefold() == "none":
+            raise ValueError(f"got {value}; fix: write null, or '{value}' in quotes if the text is meant")
         return value
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from models.family import HEADS
 from tasks.spec.base import BILLION, MILLION, Spec, member
 from tasks.spec.benchmarks import TASKS, tasks_where
+from tasks.spec.values import Flag, Number, Whole
 
 TaskName = Annotated[str, member("task", TASKS)]
 HeadName = Annotated[str, member("head", HEADS)]
@@ -15,10 +16,10 @@ HeadName = Annotated[str, member("head", HEADS)]
 class TaskOverride(Spec):
     """The settings of one task that differ from the rest of the evaluation section."""
 
-    epochs: float | None = Field(None, gt=0, le=MILLION)
-    seeds: int | None = Field(None, ge=1, le=100)
-    learning_rate: float | None = Field(None, gt=0, le=1)
-    max_train_examples: int | None = Field(None, ge=50, le=BILLION)
+    epochs: Number | None = Field(None, gt=0, le=MILLION)
+    seeds: Whole | None = Field(None, ge=1, le=100)
+    learning_rate: Number | None = Field(None, gt=0, le=1)
+    max_train_examples: Whole | None = Field(None, ge=50, le=BILLION)
     start_from: TaskName | None = Field(
         None, description="start from the model fine-tuned on this task; allowed for the tasks whose row names it"
     )
@@ -30,22 +31,22 @@ class EvaluationSpec(Spec):
     tasks: tuple[TaskName, ...] = ("mrpc", "qqp", "mnli", "stsb", "paws")
     data: Literal["hub", "made"] = Field("hub", description="hub: the real tasks; made: generated stand-ins")
     head: HeadName | None = Field(None, description="None: the default of the checkpoint's variant")
-    seeds: int = Field(1, ge=1, le=100, description="number of seeds per task")
-    first_seed: int = Field(42, ge=0, lt=2**31)
-    epochs: float | None = Field(None, gt=0, le=MILLION, description="None: the epochs of the task's row")
-    global_batch_size: int = Field(96, ge=1, le=MILLION)
-    learning_rate: float = Field(1e-5, gt=0, le=1)
-    warmup_share: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.01, ge=0, le=MILLION)
-    max_length: int = Field(128, ge=8, le=MILLION, description="tokens of a pair; the longer text is cut first")
-    max_train_examples: int | None = Field(
+    seeds: Whole = Field(1, ge=1, le=100, description="number of seeds per task")
+    first_seed: Whole = Field(42, ge=0, lt=2**31)
+    epochs: Number | None = Field(None, gt=0, le=MILLION, description="None: the epochs of the task's row")
+    global_batch_size: Whole = Field(96, ge=1, le=MILLION)
+    learning_rate: Number = Field(1e-5, gt=0, le=1)
+    warmup_share: Number = Field(0.06, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: Number = Field(0.01, ge=0, le=MILLION)
+    max_length: Whole = Field(128, ge=8, le=MILLION, description="tokens of a pair; the longer text is cut first")
+    max_train_examples: Whole | None = Field(
         None, ge=50, le=BILLION, description="a seeded sample of train; None: all of it"
     )
     select_on: Literal["held_out", "dev"] = Field(
         "held_out", description="where the epoch is chosen; dev: the old, optimistic protocol"
     )
-    random_start: bool = Field(False, description="also fine-tune a randomly initialised model")
-    zero_shot: bool = Field(
+    random_start: Flag = Field(False, description="also fine-tune a randomly initialised model")
+    zero_shot: Flag = Field(
         False, description="also score the cosine of both texts' mean concepts, without fine-tuning: similarity tasks"
     )
     per_task: dict[TaskName, TaskOverride] = Field(default_factory=dict)
@@ -115,8 +116,8 @@ class CellProtocol(Spec):
 class AnalysisSpec(Spec):
     """The concept analysis: geometry of the concepts on held-out text."""
 
-    max_samples: int = Field(1024, ge=2, le=MILLION, description="held-out blocks that are encoded")
-    live_samples: int = Field(
+    max_samples: Whole = Field(1024, ge=2, le=MILLION, description="held-out blocks that are encoded")
+    live_samples: Whole = Field(
         32, ge=2, le=MILLION, description="held-out blocks that every evaluation of pretraining encodes"
     )
-    batch_size: int = Field(32, ge=1, le=MILLION)
+    batch_size: Whole = Field(32, ge=1, le=MILLION)

@@ -11,8 +11,9 @@ from pydantic import Field, field_validator, model_validator
 
 from models.family import CONCEPT_LOSSES, HEADS, OBJECTIVES, VARIANTS
 from tasks.spec.base import Spec
-from tasks.spec.evaluation import AnalysisSpec, EvaluationSpec
+from tasks.spec.evaluation import AnalysisSpec, EvaluationSpec, TaskOverride
 from tasks.spec.pretraining import DataSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from tasks.spec.values import Flag, Text
 from tasks.store.files import is_safe_name
 
 
@@ -22,23 +23,23 @@ class PublishSpec(Spec):
     store: Literal["auto", "hub", "local"] = Field(
         "auto", description="auto: the Hub when a token is set, else the directory store under COGITO_HOME"
     )
-    repo: str | None = Field(None, description="Hub repository; None: your account and the run id")
-    private: bool = True
-    license: str | None = Field(None, description="licence stated in the model card")
+    repo: Text | None = Field(None, description="Hub repository; None: your account and the run id")
+    private: Flag = True
+    license: Text | None = Field(None, description="licence stated in the model card")
 
 
 class TrackingSpec(Spec):
     """Tracking with Weights & Biases."""
 
     wandb: Literal["offline", "online", "disabled"] = "offline"
-    project: str = "cogito"
-    entity: str | None = None
+    project: Text = "cogito"
+    entity: Text | None = None
 
 
 class ExperimentSpec(Spec):
     """A whole experiment file and the rules between its sections."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    name: Text = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     data: DataSpec
     model: ModelSpec = Field(default_factory=ModelSpec)
     objective: ObjectiveSpec = Field(default_factory=ObjectiveSpec)
@@ -129,6 +130,24 @@ class ExperimentSpec(Spec):
     def max_sequence_length(self) -> int:
         """Positions of the model: as stated, else the tokens of a block."""
         return self.model.max_sequence_length or self.data.block_tokens
+
+    def settled(self) -> dict[str, Any]:
+        """What the experiment does, however it is written: without its name, every default filled in."""
+        stated: dict[str, Any] = self.model_dump(mode="json", exclude={"name"})
+        stated["data"]["tokenizer"] = None if self.data.train_tokenizer_vocab_size else self.data.tokenizer_name
+        stated["model"] |= {
+            "token_embedding_dim": self.model.token_embedding_dim or self.model.hidden_size,
+            "num_attention_heads": self.model.attention_heads,
+            "max_sequence_length": self.max_sequence_length,
+            "num_decoder_layers": self.model.decoder_layers,
+            "tie_word_embeddings": self.model.tied,
+        }
+        stated["objective"] |= {"t_min": self.t_min, "label_smoothing": self.label_smoothing}
+        cells = {name: self.evaluation.for_task(name).model_dump(mode="json") for name in self.evaluation.tasks}
+        stated["evaluation"] |= {"tasks": sorted(cells), "head": self.head, "per_task": cells}
+        for key in TaskOverride.model_fields.keys() & stated["evaluation"].keys():
+            del stated["evaluation"][key]  # stated by task
+        return stated
 
     @property
     def run_prefix(self) -> str:

@@ -1,7 +1,6 @@
 """Deriving experiments from files: miniatures and the points of a grid."""
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from tasks.errors import UserError
 from tasks.spec.benchmarks import TASKS, tasks_where
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import PYTHON_DOCS
-from tasks.spec.reading import build_spec, load_spec
+from tasks.spec.reading import Change, build_spec, load_spec, parse_override, refuse_replaced
 from tasks.spec.yaml_text import parse_yaml
+from tasks.store.files import content_hash
 
 # A miniature is narrower by this factor in every width, and as deep as the original.
 SHRINK = 8
@@ -100,24 +100,44 @@ def expand(
         raise UserError(f"--grid: asks for {count:,} experiments; allowed: {MOST_EXPERIMENTS:,}; fix: fewer values")
     specs: list[ExperimentSpec] = []
     problems: list[str] = []
+    points: dict[str, str] = {}
     for path in paths:
         for point in itertools.product(*axes):
-            changes = [f"{key}={json.dumps(value, default=str)}" for key, value in point]
             try:
-                base = load_spec(path, [] if small else overrides)
-                base = miniature(base) if small else base
-                raw = base.model_dump(mode="json", exclude_defaults=True)
-                parts = [f"{key.rpartition('.')[2]}{value}" for key, value in point]
-                raw["name"] = "_".join([base.name, *(re.sub(r"[^A-Za-z0-9_.-]", "", part) for part in parts)])[:100]
-                specs.append(build_spec(raw, [*(overrides if small else []), *changes], str(path)))
+                base, spec = _at_point(path, point, overrides, small)
             except UserError as error:
                 problems += [line for line in str(error).splitlines() if line not in problems]
+                continue
+            place = ", ".join([str(path), *(f"{'.'.join(one.key)}={_written(one.value)}" for one in point)])
+            content = content_hash([base.name, spec.settled()])
+            if content in points:
+                problems.append(f"{place}: is the same experiment as {points[content]}; fix: drop one of them")
+            points[content] = place
+            specs.append(spec)
     if problems:
         raise UserError("\n".join(problems))
     return specs
 
 
-def _axis(text: str) -> list[tuple[str, Any]]:
+def _at_point(
+    path: Path, point: Sequence[Change], overrides: Sequence[str], small: bool
+) -> tuple[ExperimentSpec, ExperimentSpec]:
+    """The experiment of a file, and what it becomes at a point of the grid."""
+    base = load_spec(path, [] if small else overrides)
+    base = miniature(base) if small else base
+    raw = base.model_dump(mode="json", exclude_defaults=True)
+    parts = [f"{one.key[-1]}{_written(one.value)}" for one in point]
+    raw["name"] = "_".join([base.name, *(re.sub(r"[^A-Za-z0-9_.-]", "", part) for part in parts)])[:100]
+    changes = [parse_override(text) for text in overrides]
+    refuse_replaced([*changes, *point])
+    return base, build_spec(raw, [*(changes if small else []), *point], str(path))
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _axis(text: str) -> list[Change]:
     key, separator, values = text.partition("=")
     reason, parsed = "", None
     try:
@@ -128,4 +148,6 @@ def _axis(text: str) -> list[tuple[str, Any]]:
         raise UserError(
             f"--grid {text[:200]}: must be KEY=[VALUE, ...], for example --grid training.seed=[1,2,3]{reason}"
         )
-    return [(key.strip(), value) for value in parsed]
+    if len(parsed) == 1:
+        raise UserError(f"--grid {text[:200]}: has one value; fix: --set {key}={values.strip()[1:-1]}, or add a value")
+    return [Change("--grid", tuple(key.strip().split(".")), value) for value in parsed]

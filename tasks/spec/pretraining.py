@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from models.family import CONCEPT_LOSSES, LOSS_WEIGHTINGS, VARIANTS
 from tasks.spec.base import BILLION, MAX_LAYERS, MAX_WIDTH, MILLION, Share, Spec, member
+from tasks.spec.values import Flag, Number, Text, Whole
 
 PYTHON_DOCS = "builtin/python_docs"
 
@@ -17,26 +18,26 @@ WeightingName = Annotated[str, member("loss weighting", LOSS_WEIGHTINGS)]
 class DataSpec(Spec):
     """The pretraining text and its tokenizer."""
 
-    dataset: str = Field("JeanKaddour/minipile", description="Hub data set, or builtin/python_docs")
-    config: str | None = Field(None, description="configuration of the data set, where it has several")
-    revision: str | None = Field(None, description="Hub commit or tag; None takes the newest and records it")
-    split: str = Field("train", description="split to train on")
-    text_column: str = Field("text", description="column with the text")
-    held_out_split: str | None = Field(None, description="split for the evaluation loss; None holds out a share")
+    dataset: Text = Field("JeanKaddour/minipile", description="Hub data set, or builtin/python_docs")
+    config: Text | None = Field(None, description="configuration of the data set, where it has several")
+    revision: Text | None = Field(None, description="Hub commit or tag; None takes the newest and records it")
+    split: Text = Field("train", description="split to train on")
+    text_column: Text = Field("text", description="column with the text")
+    held_out_split: Text | None = Field(None, description="split for the evaluation loss; None holds out a share")
     held_out_share: Share = Field(0.01, description="share of the documents held out when no split is named")
-    max_documents: int | None = Field(
+    max_documents: Whole | None = Field(
         None, ge=1, le=BILLION, description="read only the first documents; None reads all"
     )
-    tokenizer: str | None = Field(
+    tokenizer: Text | None = Field(
         None, description="Hub tokenizer (default answerdotai/ModernBERT-base), unless one is trained"
     )
-    train_tokenizer_vocab_size: int | None = Field(
+    train_tokenizer_vocab_size: Whole | None = Field(
         None, ge=300, le=500_000, description="train a byte-level BPE tokenizer of this size on the corpus"
     )
     blocks: Literal["concat", "document"] = Field(
         "concat", description="concat: documents joined into full blocks; document: documents never mixed"
     )
-    block_tokens: int = Field(512, ge=8, le=1_000_000, description="tokens in a block")
+    block_tokens: Whole = Field(512, ge=8, le=1_000_000, description="tokens in a block")
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> "DataSpec":
@@ -54,23 +55,23 @@ class ModelSpec(Spec):
     """The architecture of the model: its variant and its size."""
 
     variant: VariantName = Field("perceiver_mlm", description="row of `cogito ls variants`")
-    hidden_size: int = Field(512, ge=8, le=MAX_WIDTH, description="width H of concepts and layers")
-    token_embedding_dim: int | None = Field(None, ge=4, le=MAX_WIDTH, description="width E of tokens; None: H")
-    num_layers: int = Field(6, ge=1, le=MAX_LAYERS, description="encoder layers L")
-    num_concepts: int = Field(128, ge=1, le=MAX_WIDTH, description="concept vectors C")
-    num_attention_heads: int | None = Field(None, ge=1, le=MAX_WIDTH, description="None: max(1, min(8, H // 64))")
-    intermediate_size: int = Field(2048, ge=1, le=MILLION, description="width I of the feed-forward layers")
-    max_sequence_length: int | None = Field(None, ge=8, le=MILLION, description="positions; None: data.block_tokens")
-    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
-    attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    hidden_size: Whole = Field(512, ge=8, le=MAX_WIDTH, description="width H of concepts and layers")
+    token_embedding_dim: Whole | None = Field(None, ge=4, le=MAX_WIDTH, description="width E of tokens; None: H")
+    num_layers: Whole = Field(6, ge=1, le=MAX_LAYERS, description="encoder layers L")
+    num_concepts: Whole = Field(128, ge=1, le=MAX_WIDTH, description="concept vectors C")
+    num_attention_heads: Whole | None = Field(None, ge=1, le=MAX_WIDTH, description="None: max(1, min(8, H // 64))")
+    intermediate_size: Whole = Field(2048, ge=1, le=MILLION, description="width I of the feed-forward layers")
+    max_sequence_length: Whole | None = Field(None, ge=8, le=MILLION, description="positions; None: data.block_tokens")
+    hidden_dropout_prob: Number = Field(0.1, ge=0, lt=1)
+    attention_probs_dropout_prob: Number = Field(0.1, ge=0, lt=1)
     concept_position_type: Literal["none", "sinusoidal", "learned"] = "none"
-    use_bixt: bool = Field(False, description="tokens read the concepts back in every layer")
-    recursive: bool = Field(False, description="one layer's weights are applied num_layers times")
-    num_decoder_layers: int | None = Field(
+    use_bixt: Flag = Field(False, description="tokens read the concepts back in every layer")
+    recursive: Flag = Field(False, description="one layer's weights are applied num_layers times")
+    num_decoder_layers: Whole | None = Field(
         None, ge=1, le=MAX_LAYERS, description="layers D of a diffusion decoder; None: 2"
     )
-    initializer_range: float = Field(0.1, gt=0, le=1, description="standard deviation of new weights")
-    tie_word_embeddings: bool | None = Field(None, description="None: the variant's default")
+    initializer_range: Number = Field(0.1, gt=0, le=1, description="standard deviation of new weights")
+    tie_word_embeddings: Flag | None = Field(None, description="None: the variant's default")
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSpec":
@@ -117,16 +118,16 @@ class ObjectiveSpec(Spec):
     """How a batch is corrupted, and which concept losses are added to the task loss."""
 
     mask_prob: Share = Field(0.15, description="MLM: share of the non-special tokens selected")
-    whole_word: bool = Field(False, description="MLM: select all tokens of a word together")
+    whole_word: Flag = Field(False, description="MLM: select all tokens of a word together")
     deletion_prob: Share = Field(0.6, description="denoising: share of the non-special tokens deleted")
-    t_min: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+    t_min: Annotated[Number, Field(ge=0, lt=1)] | None = Field(
         None, description="diffusion: lowest noise level; None: the variant's default"
     )
-    elbo: bool = Field(False, description="diffusion: weight every token by 1 / max(t, 0.1)")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+    elbo: Flag = Field(False, description="diffusion: weight every token by 1 / max(t, 0.1)")
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] | None = Field(
         None, description="of the task loss in training; None: the variant's default"
     )
-    concept_losses: dict[LossName, Annotated[float, Field(gt=0, le=MILLION)]] = Field(
+    concept_losses: dict[LossName, Annotated[Number, Field(gt=0, le=MILLION)]] = Field(
         default_factory=dict, description="concept losses and their weights under `fixed` weighting"
     )
     loss_weighting: WeightingName = Field("fixed", description="how the task loss and the concept losses are combined")
@@ -141,21 +142,23 @@ class ObjectiveSpec(Spec):
 class TrainingSpec(Spec):
     """The optimisation of pretraining. Results do not depend on the number of processes, so it is not stated here."""
 
-    epochs: float = Field(20, gt=0, le=MILLION, description="passes over the corpus")
-    max_steps: int | None = Field(None, ge=1, le=BILLION, description="stop the schedule after this many steps")
-    global_batch_size: int = Field(512, ge=1, le=MILLION, description="sequences per optimiser step over all processes")
-    per_device_batch_size: int = Field(32, ge=1, le=MILLION, description="sequences per forward pass of one process")
-    learning_rate: float = Field(3e-4, gt=0, le=1)
+    epochs: Number = Field(20.0, gt=0, le=MILLION, description="passes over the corpus")
+    max_steps: Whole | None = Field(None, ge=1, le=BILLION, description="stop the schedule after this many steps")
+    global_batch_size: Whole = Field(
+        512, ge=1, le=MILLION, description="sequences per optimiser step over all processes"
+    )
+    per_device_batch_size: Whole = Field(32, ge=1, le=MILLION, description="sequences per forward pass of one process")
+    learning_rate: Number = Field(3e-4, gt=0, le=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = Field(1500, ge=0, le=BILLION)
-    weight_decay: float = Field(0.01, ge=0, le=MILLION)
-    max_grad_norm: float = Field(1.0, gt=0, le=BILLION, description="gradient clipping by global norm")
+    warmup_steps: Whole = Field(1500, ge=0, le=BILLION)
+    weight_decay: Number = Field(0.01, ge=0, le=MILLION)
+    max_grad_norm: Number = Field(1.0, gt=0, le=BILLION, description="gradient clipping by global norm")
     mixed_precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
-    seed: int = Field(42, ge=0, lt=2**31)
-    init_from: str | None = Field(
+    seed: Whole = Field(42, ge=0, lt=2**31)
+    init_from: Text | None = Field(
         None, description="warm start: a run id, folder or Hub id[@revision]; None: random weights"
     )
-    eval_every_steps: int = Field(500, ge=1, le=BILLION)
-    max_eval_blocks: int = Field(2000, ge=1, le=BILLION, description="held-out blocks that the evaluation loss reads")
-    checkpoint_every_steps: int = Field(500, ge=1, le=BILLION)
-    keep_checkpoints: int = Field(2, ge=1, le=MILLION, description="training checkpoints kept")
+    eval_every_steps: Whole = Field(500, ge=1, le=BILLION)
+    max_eval_blocks: Whole = Field(2000, ge=1, le=BILLION, description="held-out blocks that the evaluation loss reads")
+    checkpoint_every_steps: Whole = Field(500, ge=1, le=BILLION)
+    keep_checkpoints: Whole = Field(2, ge=1, le=MILLION, description="training checkpoints kept")

@@ -1,20 +1,32 @@
 """Reading an experiment file: YAML and `--set` texts become a spec, or one error reports every mistake."""
 
+import copy
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import UserError
 from tasks.spec.evaluation import TaskOverride
 from tasks.spec.experiment import ExperimentSpec
+from tasks.spec.values import SHOWN, short
 from tasks.spec.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
 
 # Reporting stops here: listing the mistakes of a hopeless file must not take a minute.
 MOST_MISTAKES = 50
-SHOWN = 200  # characters of a wrong value
+
+
+class Change(NamedTuple):
+    """A change of one key: the option that asks for it, the key's parts, and the value as YAML."""
+
+    option: str
+    key: tuple[str, ...]
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.option} {'.'.join(self.key)}"
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
@@ -36,20 +48,26 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
 
 
 def build_spec(
-    raw: dict[str, Any], overrides: Sequence[str], source: str, lines: Lines | None = None
+    raw: dict[str, Any], overrides: Sequence[str | Change], source: str, lines: Lines | None = None
 ) -> ExperimentSpec:
     """Validate a mapping as a spec, with overrides applied.
 
     Args:
+        overrides: `key=value` texts of `--set`, or changes that are parsed.
         source: named in messages.
         lines: the line of every key in the source, if it is a file.
 
     Raises:
         UserError: with one line per mistake.
     """
+    changes = [parse_override(change) if isinstance(change, str) else change for change in overrides]
+    refuse_replaced(changes)
     # A section without content means its defaults.
     raw = {key: {} if value is None and key in ExperimentSpec.model_fields else value for key, value in raw.items()}
-    overridden = {tuple(key.split(".")): f"--set {key}" for key in (_apply_override(raw, text) for text in overrides)}
+    raw = copy.deepcopy(raw)
+    for change in changes:
+        _apply(raw, change)
+    overridden = {change.key: str(change) for change in changes}
     try:
         return ExperimentSpec.model_validate(raw)
     except ValidationError as error:
@@ -63,7 +81,12 @@ def build_spec(
         raise UserError("\n".join(messages)) from None
 
 
-def _apply_override(raw: dict[str, Any], text: str) -> str:
+def parse_override(text: str) -> Change:
+    """The change that `--set KEY=VALUE` asks for.
+
+    Raises:
+        UserError: it has another form.
+    """
     key, separator, value = text.partition("=")
     key = key.strip()
     if not separator or not key:
@@ -72,18 +95,34 @@ def _apply_override(raw: dict[str, Any], text: str) -> str:
         parsed, _ = parse_yaml(value, f"--set {key}")
     except UserError as error:
         raise UserError(f"--set {text[:200]}: the value is not valid YAML: {error}") from None
-    *parents, last = key.split(".")
-    if len(parents) > MAX_DEPTH:
+    parts = tuple(key.split("."))
+    if len(parts) > MAX_DEPTH:
         raise UserError(f"--set {text[:200]}: names more than {MAX_DEPTH} levels; fix: SECTION.KEY=VALUE")
+    return Change("--set", parts, parsed)
+
+
+def refuse_replaced(changes: Sequence[Change]) -> None:
+    """Refuse a change that a later one of the same key, or of the section around it, would replace.
+
+    Raises:
+        UserError: there is one; it would be ignored.
+    """
+    for number, change in enumerate(changes):
+        for later in changes[number + 1 :]:
+            if change.key[: len(later.key)] == later.key:
+                raise UserError(f"{change}: would be ignored, since {later} replaces it; fix: drop one of them")
+
+
+def _apply(raw: dict[str, Any], change: Change) -> None:
+    *parents, last = change.key
     place: Any = raw
     for parent in parents:
         if place.get(parent) is None:
             place[parent] = {}
         place = place[parent]
         if not isinstance(place, dict):
-            raise UserError(f"--set {text}: {parent} has no keys of its own")
-    place[last] = parsed
-    return key
+            raise UserError(f"{change}: {parent} has no keys of its own; allowed: SECTION.KEY=VALUE")
+    place[last] = copy.deepcopy(change.value)
 
 
 def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, str]) -> str:
@@ -113,20 +152,11 @@ def _explain(mistake: Any, location: tuple) -> str:
     if kind == "value_error":
         return str(mistake["ctx"]["error"])
     if kind == "literal_error":
-        near = get_close_matches(_short(got), _literal_values(location), n=1, cutoff=0.5)
+        near = get_close_matches(short(got), _literal_values(location), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"got {_short(got)}; allowed: {mistake['ctx']['expected']}{hint}"
+        return f"got {short(got)}; allowed: {mistake['ctx']['expected']}{hint}"
     text = mistake["msg"]
-    return f"got {_short(got)}; {text[0].lower()}{text[1:]}"
-
-
-def _short(value: Any) -> str:
-    """A value as a message shows it, shortened."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        return f"a {type(value).__name__} too large to show"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return f"got {short(got)}; {text[0].lower()}{text[1:]}"
 
 
 def _section_at(location: tuple) -> type[BaseModel]:

@@ -2,6 +2,9 @@
 
 Aliases are refused because ten lines of them can expand to gigabytes, and deep nesting because PyYAML's time grows
 with its square. Both are detected while the text is scanned, before any value is built.
+
+A scalar stays the text that was written, but for `null`, `~` and nothing at all, which are None. What it means is
+decided by the type of its key: `tasks/spec/values.py`.
 """
 
 import re
@@ -11,6 +14,7 @@ from typing import Any
 import yaml
 
 from tasks.errors import UserError
+from tasks.spec.values import Plain
 
 MAX_CHARACTERS = 100_000
 MAX_DEPTH = 30
@@ -24,6 +28,8 @@ _CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndTo
 
 # Characters that an escape such as "\ud800" yields and that no file name, data set or log can hold.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+_NULL = ("", "~", "null", "Null", "NULL")
 
 # The line of every key and item by its path.
 Lines = dict[tuple, int]
@@ -59,40 +65,44 @@ def parse_yaml(text: str, source: str) -> tuple[Any, Lines]:
     """
     lines: Lines = {}
     mistakes: list[str] = []
-
-    def walk(node: yaml.Node, location: tuple) -> None:
-        lines[location] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                name, place = str(key.value), f"{source}:{key.start_mark.line + 1}"
-                if name == "<<":
-                    mistakes.append(f"{place}: YAML merge keys are not allowed; fix: write the keys out")
-                if name in seen:
-                    mistakes.append(f"{place}: key {name!r} stands twice; fix: keep one")
-                seen.add(name)
-                walk(value, (*location, name))
-                lines[(*location, name)] = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode):
-            for position, value in enumerate(node.value):
-                walk(value, (*location, position))
-
     try:
         _check_tokens(text, source)
-        loader = yaml.SafeLoader(text)
-        tree = loader.get_single_node()
-        if tree is not None:
-            walk(tree, ())
-        value = None if tree is None else loader.construct_document(tree)
-    # A value such as a date in month 13 raises its own error rather than one of YAML.
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError, AttributeError, KeyError) as error:
+        tree = yaml.BaseLoader(text).get_single_node()
+        value = None if tree is None else _built(tree, (), source, lines, mistakes)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}:{mark.line + 1}" if mark else source
         reason = " ".join(str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split())
-        raise UserError(f"{place}: not valid YAML: {reason[:300]}; fix: mend it there, or quote the text") from None
+        fix = "indent by spaces" if "'\\t'" in reason else "mend it there, or quote the text"
+        raise UserError(f"{place}: not valid YAML: {reason[:300]}; fix: {fix}") from None
     if mistakes:
         raise UserError("\n".join(mistakes))
     return value, lines
+
+
+def _built(node: yaml.Node, location: tuple, source: str, lines: Lines, mistakes: list[str]) -> Any:
+    """The value of a node; notes the line of every key and item, and what is refused."""
+    lines.setdefault(location, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_built(value, (*location, n), source, lines, mistakes) for n, value in enumerate(node.value)]
+    if isinstance(node, yaml.ScalarNode):
+        if node.style is not None:
+            return node.value
+        return None if node.value in _NULL else Plain(node.value)
+    built: dict[str, Any] = {}
+    for key, value in node.value:
+        place = f"{source}:{key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            mistakes.append(f"{place}: not valid YAML for an experiment: a key must be a word; fix: quote it")
+            continue
+        name = key.value
+        if name == "<<":
+            mistakes.append(f"{place}: YAML merge keys are not allowed; fix: write the keys out")
+        if name in built:
+            mistakes.append(f"{place}: key {name!r} stands twice; fix: keep one")
+        lines[(*location, name)] = key.start_mark.line + 1
+        built[name] = _built(value, (*location, name), source, lines, mistakes)
+    return built
 
 
 def _check_tokens(text: str, source: str) -> None:

@@ -76,8 +76,8 @@ def test_a_grid_is_a_product_with_names_of_its_own(tiny: Path) -> None:
     ]
     assert [spec.training.seed for spec in specs] == [1, 1, 2, 2]
     assert {spec.training.max_steps for spec in specs} == {3}
-    (losses,) = expand([tiny], [], ["objective.concept_losses=[{combined: 0.1}]"])
-    assert losses.objective.concept_losses == {"combined": 0.1}
+    losses = expand([tiny], [], ["objective.concept_losses=[{combined: 0.1}, {vicreg: 1e-3}]"])
+    assert [spec.objective.concept_losses for spec in losses] == [{"combined": 0.1}, {"vicreg": 0.001}]
 
 
 def test_all_mistakes_of_a_sweep_are_told_at_once(tiny: Path, tmp_path: Path) -> None:
