@@ -20,8 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from tasks.data.overlap import Overlap
 from tasks.data.python_docs import iterate_documents
-from tasks.data.sources import TOKENIZER_FILES, Source, find_tokenizer, load_split, tokenizer_fingerprint
+from tasks.data.sources import TOKENIZER_FILES, Source, check_unchanged, find_tokenizer, tokenizer_fingerprint
+from tasks.data.splits import Split, open_split
+from tasks.data.text_files import checked_text
 from tasks.errors import UserError
 from tasks.spec.pretraining import PYTHON_DOCS, DataSpec
 from tasks.store.files import built_once, content_hash, read_json, write_json
@@ -31,7 +34,7 @@ from tasks.store.records import CorpusResult
 log = logging.getLogger("cogito.corpus")
 
 # Raise when the same input would give other bytes on disk.
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 DOCUMENTS_PER_BATCH = 256
 SPECIAL_TOKENS = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
 
@@ -79,6 +82,7 @@ def prepare_corpus(
 
     def build(folder: Path) -> None:
         write_json(folder / "corpus.json", _tokenise(spec, source, home, tokenizer, folder, progress))
+        check_unchanged(source)
 
     reused = built_once(home.lock(f"corpus-{corpus_id}"), target, build)
     facts = read_json(target / "corpus.json")
@@ -111,31 +115,28 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _documents(spec: DataSpec, source: Source, home: Home, split: str) -> tuple[Iterator[str], int | None]:
-    """All texts of a split, and their number where it is known."""
-    if source.name == PYTHON_DOCS:
-        texts, total = iterate_documents(), None
-    else:
-        table = load_split(source, spec.config, split, [spec.text_column], home)
-        total = len(table)
-        batches = table.select_columns([spec.text_column]).iter(batch_size=DOCUMENTS_PER_BATCH)
-        texts = (text for batch in batches for text in batch[spec.text_column])
-    if spec.max_documents is not None:
-        texts = islice(texts, spec.max_documents)
-        total = spec.max_documents if total is None else min(total, spec.max_documents)
-    return _checked_texts(spec, texts), total
-
-
-def _checked_texts(spec: DataSpec, texts: Iterator[Any]) -> Iterator[str]:
-    """The texts that are not blank; a value of another type is an error."""
-    for number, text in enumerate(texts):
-        if text is not None and not isinstance(text, str):
-            raise UserError(
-                f"data set {spec.dataset!r}: column {spec.text_column!r} holds {type(text).__name__} in row {number}; "
-                "allowed: text; fix: set another data.text_column"
-            )
-        if text and text.strip():
+def _documents(spec: DataSpec, rows: Split | None) -> Iterator[str]:
+    """The texts of a split, or the bundled ones; blank ones are left out, with a warning that counts them."""
+    left_out, first, seen = 0, "", 0
+    texts = _texts(spec, rows) if rows is not None else (("", text) for text in iterate_documents())
+    for place, text in islice(texts, spec.max_documents):
+        seen += 1
+        if text is not None and text.strip():
             yield text
+        else:
+            left_out, first = left_out + 1, first or place
+    if left_out:
+        total = f"{left_out:,} of {seen:,}"
+        log.warning(
+            "data set %r: %s documents hold no text and are left out, the first is %s", spec.dataset, total, first
+        )
+
+
+def _texts(spec: DataSpec, rows: Split) -> Iterator[tuple[str, str | None]]:
+    """The text of every row with its place; None where the row has none."""
+    for place, row in rows:
+        present = row.get(spec.text_column) is not None
+        yield place, checked_text(f"data set {spec.dataset!r}: {place}", spec.text_column, row) if present else None
 
 
 def _is_held_out(text: str, share: float) -> bool:
@@ -145,17 +146,44 @@ def _is_held_out(text: str, share: float) -> bool:
 
 
 def _sides(spec: DataSpec, source: Source, home: Home) -> Iterator[tuple[str, str, int | None]]:
-    """(side, text, total) of every document, in order."""
-    texts, total = _documents(spec, source, home, spec.split)
-    others: Iterator[str] = iter(())
-    if spec.held_out_split is not None:
-        others, more = _documents(spec, source, home, spec.held_out_split)
-        total = None if total is None or more is None else total + more
-    for text in texts:
-        held_out = spec.held_out_split is None and _is_held_out(text, spec.held_out_share)
-        yield ("held_out" if held_out else "train"), text, total
-    for text in others:
+    """(side, text, total) of every document, in order; the total is None where it is not known.
+
+    Raises:
+        UserError: the named held-out split is, or lies in, what is trained on.
+    """
+
+    def opened(split: str) -> Split | None:
+        if source.name == PYTHON_DOCS:
+            return None
+        return open_split(source, spec.config, split, [spec.text_column], home, spec.txt_document)
+
+    train = opened(spec.split)
+    if spec.held_out_split is None:
+        total = _total(spec, [train])
+        for text in _documents(spec, train):
+            yield "held_out" if _is_held_out(text, spec.held_out_share) else "train", text, total
+        return
+    held_out = opened(spec.held_out_split)
+    total = _total(spec, [train, held_out])
+    what = f"data set {spec.dataset!r}: split {spec.held_out_split} and split {spec.split}"
+    fix = "another data.held_out_split, or none: then a share is held out (data.held_out_share)"
+    if train is not None and held_out is not None and train.overlaps(held_out):
+        raise UserError(f"{what} share rows; fix: {fix}")
+    overlap = Overlap(((text,) for text in _documents(spec, held_out)), what, fix)
+    for text in _documents(spec, train):
+        overlap.meet((text,))
+        yield "train", text, total
+    overlap.warn()
+    for text in _documents(spec, held_out):
         yield "held_out", text, total
+
+
+def _total(spec: DataSpec, splits: list[Split | None]) -> int | None:
+    """The documents that are read of the splits in all, where that is known."""
+    counts = [None if split is None else split.count() for split in splits]
+    most = spec.max_documents
+    limits = [most if count is None else min(count, most or count) for count in counts]
+    return sum(limit for limit in limits if limit is not None) if None not in limits else None
 
 
 def _tokenise(
@@ -259,7 +287,8 @@ class _BlockWriter:
         if not self.starts:
             raise UserError(
                 f"data set {self.spec.dataset!r}: its {side} part has {self.tokens_written} tokens, "
-                f"which fill no block of {size}; fix: more text, smaller data.block_tokens or another held-out part"
+                f"which fill no block of {size}; fix: more text, smaller data.block_tokens, another held-out part, "
+                "or data.txt_document: line if it is a .txt file with a document per line"
             )
         blocks = np.stack([np.asarray(self.starts, dtype=np.int64), np.asarray(self.lengths, dtype=np.int64)])
         np.save(self.folder / "blocks.npy", blocks)
@@ -269,7 +298,15 @@ class _BlockWriter:
 def _tokenizer_folder(spec: DataSpec, source: Source, home: Home, data_root: Path | None) -> Path:
     if spec.train_tokenizer_vocab_size is None:
         return find_tokenizer(spec.tokenizer_name, home, data_root)
-    text_settings = {"config", "split", "text_column", "held_out_split", "held_out_share", "max_documents"}
+    text_settings = {
+        "config",
+        "split",
+        "text_column",
+        "txt_document",
+        "held_out_split",
+        "held_out_share",
+        "max_documents",
+    }
     settings = spec.model_dump(mode="json", include=text_settings, exclude_defaults=True)
     size = spec.train_tokenizer_vocab_size
     target = home.tokenizers / content_hash([CONTRACT_VERSION, source.fingerprint, size, settings])
@@ -277,6 +314,7 @@ def _tokenizer_folder(spec: DataSpec, source: Source, home: Home, data_root: Pat
     def build(folder: Path) -> None:
         log.info("training a byte-level BPE tokenizer of %s entries", f"{size:,}")
         train_tokenizer((text for side, text, _ in _sides(spec, source, home) if side == "train"), size, folder)
+        check_unchanged(source)
 
     built_once(home.lock(f"tokenizer-{target.name}"), target, build)
     return target

@@ -14,7 +14,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 from tasks.errors import UserError
-from tasks.store.files import content_hash
+from tasks.store.files import content_hash, file_sha256
 
 # Raise when this file makes another text from the same sources: prepared corpora are cached by the fingerprint.
 CONTRACT_VERSION = 1
@@ -52,11 +52,11 @@ def iterate_documents() -> Iterator[str]:
 
 
 def embedded_fingerprint() -> str:
-    """The identity of the documents without reading them: the version of Python and of this code, and file sizes."""
+    """The identity of the documents: the version of this code and of Python, and the content of its source files."""
     library = _library_folder()
     paths = [*_source_files(library), *library.glob("pydoc_data/topics.py")]
-    sizes = [(path.relative_to(library).as_posix(), path.stat().st_size) for path in paths]
-    return content_hash([CONTRACT_VERSION, platform.python_version(), sizes])
+    hashes = [(path.relative_to(library).as_posix(), file_sha256(path)) for path in paths]
+    return content_hash([CONTRACT_VERSION, platform.python_version(), hashes])
 
 
 def _library_folder() -> Path:

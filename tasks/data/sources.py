@@ -2,29 +2,25 @@
 
 A mirror is a folder that holds data sets and tokenizers under their Hub names: `DIR/nyu-mll/glue`. It is named by
 `--data-root DIR` or COGITO_DATA_ROOT, and makes everything work without a network.
-datasets, fsspec and huggingface_hub are imported late: they take seconds, and most commands need none of them.
+huggingface_hub is imported late: it takes seconds, and most commands do without it.
 """
 
-import csv
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
+from tasks.data.hub import hub_api, hub_endpoint, hub_reachable, is_transient, plain_text
 from tasks.data.python_docs import embedded_fingerprint
-from tasks.errors import StageError, UserError
+from tasks.errors import UserError
 from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.store.files import content_hash, file_sha256, read_json, write_json, writing
 from tasks.store.home import Home, user_path
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 log = logging.getLogger("cogito.sources")
 
@@ -39,11 +35,6 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
-
-# Longer than any field of a file that fits a disk, and what a C long holds everywhere.
-MAX_CSV_FIELD = 2**31 - 1
-# The reader of the datasets library for each suffix.
-READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
     if name == PYTHON_DOCS:
         return Source(name, name, None, embedded_fingerprint())
     if folder := _local_folder(name, data_root):
-        return Source(name, str(folder), None, _folder_fingerprint(folder, home))
+        return Source(name, str(folder), None, folder_fingerprint(folder))
     known = home.cache / "hub_datasets" / f"{content_hash([name, revision])}.json"
     if hub_reachable():
         commit = _hub_commit(name, revision)
@@ -98,83 +89,6 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
             "fix: connect, or mirror it and pass --data-root DIR, where DIR holds a folder of that name"
         )
     return Source(name, name, commit, f"hub:{name}@{commit}")
-
-
-def load_split(source: Source, config: str | None, split: str, columns: Iterable[str], home: Home) -> "Dataset":
-    """One split of a data set as a memory-mapped table.
-
-    Raises:
-        UserError: the configuration, split or a column does not exist, or a file cannot be read.
-    """
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        with writing(home.cache):
-            folder = source.location if source.revision is None else _download(source, config, home)
-            cache = str(home.cache / "datasets")
-            _check_csv_rows(source.name, datasets.load_dataset_builder(folder, config, cache_dir=cache))
-            table = datasets.load_dataset(folder, config, split=split, cache_dir=cache)
-    except (StageError, UserError):
-        raise
-    except Exception as error:
-        if is_transient(error):
-            raise  # the stage retries
-        if isinstance(error, datasets.exceptions.DatasetGenerationError):
-            raise UserError(f"data set {source.name!r}: {_name_broken_file(Path(folder), error)}") from error
-        lines = [str(reason or "").strip().partition("\n")[0] for reason in (error, error.__cause__)]
-        text = ": ".join(filter(None, lines))[:600] or type(error).__name__
-        raise UserError(
-            f"data set {source.name!r} (configuration {config}, split {split}): {text}; "
-            "fix: state another configuration or split, or mirror the data set again"
-        ) from error
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise UserError(
-            f"data set {source.name!r}: has no column {', '.join(missing)}; allowed: {', '.join(table.column_names)}"
-        )
-    return table
-
-
-def _check_csv_rows(source: str, builder: Any) -> None:
-    """Refuse a row of another width than its header, which pandas would shift or fill without a word."""
-    import fsspec
-
-    config = builder.config
-    if builder.name != "csv" or config.skiprows or config.comment or config.lineterminator or len(config.sep) != 1:
-        return  # no CSV, or a dialect from its README that the csv module cannot read
-    csv.field_size_limit(MAX_CSV_FIELD)
-    names = ("quotechar", "quoting", "doublequote", "escapechar", "skipinitialspace")
-    dialect = {"delimiter": config.sep} | {name: getattr(config, name) for name in names}
-    encoding = {"encoding": config.encoding or "utf-8", "errors": "replace"}  # pandas reports what is not valid
-    for path in chain.from_iterable(config.data_files.values()):
-        with fsspec.open(path, "rt", compression="infer", newline="", **encoding) as file:
-            rows = csv.reader(file, **dialect)
-            width = len(config.names or ())
-            for row in filter(lambda row: len(row) > 1 or "".join(row).strip(), rows):  # pandas skips blank lines
-                width = width or len(row)
-                if len(row) != width:
-                    raise UserError(
-                        f"data set {source!r}: {path}:{rows.line_num}: has {len(row)} fields, the header {width}; "
-                        "fix: put a field with commas or line breaks in quotes, or add the missing field"
-                    )
-
-
-def _name_broken_file(folder: Path, error: BaseException) -> str:
-    """Name the file that cannot be read, and why. The library reports neither, so the files are read one by one."""
-    import datasets
-
-    for path in sorted(folder.rglob("*")):
-        if (reader := READERS.get(path.suffix)) and path.is_file():
-            try:
-                for _ in datasets.load_dataset(reader, data_files=str(path), split="train", streaming=True):
-                    pass
-            except Exception as reason:
-                text = (str(reason.__cause__ or reason).splitlines() or [type(reason).__name__])[0]
-                return f"{path}: corrupt: {text}; fix: copy it again, or delete it if it was downloaded"
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{folder}: cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
 
 def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
@@ -213,23 +127,50 @@ def _local_folder(name: str, data_root: Path | None) -> Path | None:
     return next((folder.resolve() for folder in [*folders, Path(name)] if folder.is_dir()), None)
 
 
-def _snapshot(repo: str, home: Home, **options: Any) -> Path:
-    """Download files of a Hub repository into the cache; without a network, those of an earlier download."""
-    cache, offline = home.cache / "hub", not hub_reachable()
-    return Path(hub_api().snapshot_download(repo, cache_dir=cache, local_files_only=offline, **options))
-
-
-def _download(source: Source, config: str | None, home: Home) -> str:
+def download_dataset(source: Source, config: str | None, home: Home) -> Path:
     """The files of a Hub data set at its commit, as a folder that reads like a mirror.
 
     If the data set keeps its configurations in folders, only the folder of the requested one is downloaded.
+
+    Raises:
+        UserError: it is gated, or was not downloaded in full and the Hub cannot be reached.
     """
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+
     fetch = partial(_snapshot, source.location, home, repo_type="dataset", revision=source.revision)
-    if config is not None:
-        folder = fetch(allow_patterns=["*.md", f"{config}/*", f"*/{config}/*"])
-        if any(path.suffix != ".md" for path in folder.rglob("*") if path.is_file()):
-            return str(folder)
-    return str(fetch())
+    try:
+        with writing(home.cache / "hub"):
+            if config is not None:
+                folder = fetch(allow_patterns=["*.md", f"{config}/*", f"*/{config}/*"])
+                if any(path.suffix != ".md" for path in visible_files(folder)):
+                    return folder
+            return fetch()
+    except GatedRepoError:
+        raise UserError(
+            f"is gated; fix: accept its terms at {hub_endpoint()}/datasets/{source.location}, and set HF_TOKEN"
+        ) from None
+    except LocalEntryNotFoundError as error:
+        if is_transient(error):
+            raise
+        raise UserError("was not downloaded in full, and the Hub cannot be reached; fix: connect") from None
+
+
+def _snapshot(repo: str, home: Home, **options: Any) -> Path:
+    """Download files of a Hub repository into the cache; without a network, those of the last complete download.
+
+    The library, offline, returns whatever files are there: those of a download that was cut off, too.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    done = home.cache / "hub" / "complete" / f"{content_hash([repo, options])}.json"
+    if hub_reachable():
+        folder = Path(hub_api().snapshot_download(repo, cache_dir=home.cache / "hub", **options))
+        write_json(done, {"repository": repo, "folder": folder.relative_to(home.cache).as_posix()})
+    elif done.exists() and (folder := home.cache / read_json(done)["folder"]).is_dir():
+        log.warning("the Hub cannot be reached: using %s as downloaded before", repo)
+    else:
+        raise LocalEntryNotFoundError(f"{repo} was not downloaded in full")
+    return folder
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
@@ -249,23 +190,47 @@ def _hub_commit(name: str, revision: str | None) -> str:
         raise UserError(f"data set {name!r}: the Hub refuses it: {type(error).__name__}: {plain_text(error)}") from None
 
 
-def _folder_fingerprint(folder: Path, home: Home) -> str:
-    """The hash of all files of a folder. Hashes are cached by path, size and time, so that large mirrors stay quick."""
-    memory = home.cache / "fingerprints" / f"{content_hash(str(folder))}.json"
-    try:
-        known = read_json(memory)
-    except (OSError, ValueError):
-        known = {}
-    current = {}
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
-            name, status = inside.as_posix(), path.stat()
-            stamp, old = f"{status.st_size}-{status.st_mtime_ns}", known.get(name)
-            current[name] = old if old and old["stamp"] == stamp else {"stamp": stamp, "sha256": file_sha256(path)}
-    if not current:
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files of a folder, sorted, through links to folders too, but nothing whose name or folder is hidden."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return (path for path in sorted(found) if path.is_file())
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """The hash of the names and the content of all files of a folder.
+
+    Every start reads every file. A table of sizes and times would save it, and would miss a file that was replaced
+    with its old time (rsync -t, tar, an image): old rows under a new name, or new ones under an old identity.
+    """
+    paths = list(visible_files(folder))
+    if not paths:
         raise UserError(f"data set folder {folder}: is empty")
-    if current != known:
-        write_json(memory, current)
-    lines = "".join(f"{name} {facts['sha256']}\n" for name, facts in current.items())
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
+        hashes = pool.map(file_sha256, paths)
+        lines = "".join(
+            f"{path.relative_to(folder).as_posix()} {sha256}\n" for path, sha256 in zip(paths, hashes, strict=True)
+        )
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def check_unchanged(source: Source) -> None:
+    """Refuse what was just made from a data set if its files are no longer those of its fingerprint.
+
+    A run reads the data of its tasks after its pretraining, which may be days after the fingerprint was taken.
+
+    Raises:
+        UserError: they have changed.
+    """
+    folder = Path(source.location)
+    if folder.is_absolute() and folder_fingerprint(folder) != source.fingerprint:
+        raise UserError(
+            f"data set {source.name!r}: the files in {folder} have changed since this command began; "
+            "fix: run it again when nothing writes there"
+        )

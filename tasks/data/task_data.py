@@ -6,7 +6,7 @@ scikit-learn is imported late: it takes seconds, and prepared data needs it not 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 
 from tasks.data.corpus import load_tokenizer
+from tasks.data.labels import NO_LABEL, check_published_counts, read_labels
 from tasks.data.made_tasks import made_fingerprint, make_split
-from tasks.data.sources import Source, find_dataset, load_split, tokenizer_fingerprint
+from tasks.data.overlap import check_overlap
+from tasks.data.sources import Source, check_unchanged, find_dataset, tokenizer_fingerprint
+from tasks.data.splits import open_split
+from tasks.data.text_files import checked_text
 from tasks.errors import UserError
 from tasks.spec.benchmarks import Task
 from tasks.spec.evaluation import CellProtocol
@@ -25,7 +29,7 @@ from tasks.store.home import Home
 
 log = logging.getLogger("cogito.task_data")
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 # Part of train held out for choosing the epoch: 10 %, at least 200, at most 2,000 examples.
 SELECTION_SHARE, SELECTION_MIN, SELECTION_MAX = 0.10, 200, 2_000
 SPLIT_SEED = 0
@@ -137,87 +141,86 @@ def cut_longest_first(lengths: Sequence[int], budget: int) -> list[int]:
     return cut
 
 
-def _checked_labels(task: Task, source: Source, split: str, rows: Mapping[str, Any]) -> np.ndarray:
-    """The labels of a split as numbers; its texts are checked too."""
+@dataclass(frozen=True)
+class _Rows:
+    """The labelled rows of a split: its texts, each one or two, and its labels [n]."""
+
+    texts: list[tuple[str, ...]]
+    labels: np.ndarray
+
+
+def _read_split(task: Task, data: str, source: Source, home: Home, split: str) -> _Rows:
+    """The rows of a split that have a label; GLUE hides those of its test splits as -1."""
     place = f"task {task.name}: split {split} of {source.name}"
-    given = rows[task.label_column]
-    if len(given) == 0:
-        raise UserError(f"{place} is empty; fix: mirror the data set again")
-    for column in task.text_columns:
-        for number, text in enumerate(rows[column]):
-            if not isinstance(text, str):
-                what = f"column {column!r} holds {type(text).__name__} in row {number}"
-                raise UserError(f"{place}: {what}; allowed: text; fix: correct it")
-    try:
-        labels = np.asarray(given, dtype=np.float64)
-    except (ValueError, TypeError):
-        labels = np.array([np.nan])
-    if labels.ndim != 1 or not np.isfinite(labels).all():
-        raise UserError(
-            f"{place}: column {task.label_column!r} holds values that are not numbers, such as {given[0]!r}; "
-            "allowed: a number in every row; fix: correct the data set"
+    columns = [*task.text_columns, task.label_column]
+    if data == "made":
+        made = make_split(task.name, split)
+        texts, given, names = (
+            list(zip(*(made[name] for name in task.text_columns), strict=True)),
+            made[columns[-1]],
+            None,
         )
-    return labels
+    else:
+        rows = open_split(source, task.config, split, columns, home)
+        texts, given = [], []
+        for where, row in rows:
+            texts.append(tuple(checked_text(f"{place}: {where}", name, row) for name in task.text_columns))
+            given.append(row.get(task.label_column))
+        names = rows.label_names.get(task.label_column)
+    labels = read_labels(task, place, given, names)
+    for published in task.eval_splits:
+        if published.name == split and data != "made":
+            check_published_counts(task, place, labels, published.class_counts)
+    kept = np.flatnonzero(labels != NO_LABEL)
+    return _Rows([texts[index] for index in kept], labels[kept])
 
 
 def _tokenise_splits(
     task: Task, protocol: CellProtocol, tokenizer_folder: Path, source: Source, home: Home, folder: Path
 ) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
-    columns = [*task.text_columns, task.label_column]
+    read = partial(_read_split, task, protocol.data, source, home)
 
-    def save(part: str, rows: Mapping[str, Any], chosen: np.ndarray | None = None) -> None:
-        labels = np.asarray(rows[task.label_column], dtype=np.float64 if task.is_regression else np.int64)
-        chosen = np.arange(len(labels)) if chosen is None else np.sort(chosen)
-        texts = [[rows[column][index] for index in chosen] for column in task.text_columns]
-        ids, offsets, first_lengths = encode_pairs(tokenizer, texts, protocol.max_length)
+    def save(part: str, rows: _Rows, chosen: np.ndarray | None = None) -> None:
+        chosen = np.arange(len(rows.labels)) if chosen is None else np.sort(chosen)
+        pairs = [rows.texts[index] for index in chosen]
+        ids, offsets, first_lengths = encode_pairs(tokenizer, list(zip(*pairs, strict=True)), protocol.max_length)
         features = np.zeros((len(chosen), 0))
         if task.is_pair:
-            features = np.array([overlap_features(first, second) for first, second in zip(*texts, strict=True)])
-        file, labels = folder / f"{part}.npz", labels[chosen]
+            features = np.array([overlap_features(first, second) for first, second in pairs])
+        labels = rows.labels[chosen].astype(np.float64 if task.is_regression else np.int64)
+        file = folder / f"{part}.npz"
         np.savez(file, ids=ids, offsets=offsets, first_lengths=first_lengths, labels=labels, features=features)
 
-    def labelled(split: str) -> Mapping[str, Any]:
-        if protocol.data == "made":
-            rows: Mapping[str, Any] = make_split(task.name, split)
-        else:
-            table = load_split(source, task.config, split, columns, home)
-            rows = {column: table[column][:] for column in columns}
-        labels = _checked_labels(task, source, split, rows)
-        if task.is_regression:
-            return rows
-        # -1 marks an example without a gold label.
-        kept = np.flatnonzero(labels >= 0)
-        if len(kept) == 0 or labels.min() < -1 or labels.max() >= len(task.labels) or (labels != labels.round()).any():
-            shown = ", ".join(f"{label:g}" for label in sorted(set(labels.tolist()))[:20])
-            raise UserError(
-                f"task {task.name}: split {split} of {source.name} has labels {shown}; "
-                f"allowed: 0 to {len(task.labels) - 1}, and -1 for none; fix: correct the data set"
-            )
-        return {column: [values[index] for index in kept] for column, values in rows.items()}
-
-    train = labelled("train")
-    labels = np.asarray(train[task.label_column], dtype=np.float64)
-    chosen = np.arange(len(labels))
+    train = read("train")
+    evaluated = {split.label: read(split.name) for split in task.eval_splits}
+    chosen = np.arange(len(train.labels))
+    selection = None
     if protocol.select_on == "dev":
-        save("selection", labelled(task.eval_splits[0].name))
+        save("selection", evaluated[task.eval_splits[0].label])
     elif task.selection_split is not None:
-        save("selection", labelled(task.selection_split))
+        selection = read(task.selection_split)
+        save("selection", selection)
     else:
         try:
-            chosen, held_out = selection_split(labels, task.is_regression)
+            chosen, held_out = selection_split(train.labels, task.is_regression)
         except ValueError as error:  # scikit-learn: more classes than examples in the part
             raise UserError(
-                f"task {task.name}: split train of {source.name} has {len(labels)} labelled examples, too few to hold "
-                f"a part out ({error}); fix: a larger data set, or --set evaluation.select_on=dev"
+                f"task {task.name}: split train of {source.name} has {len(train.labels)} labelled examples, too few to "
+                f"hold a part out ({error}); fix: a larger data set, or --set evaluation.select_on=dev"
             ) from None
         save("selection", train, held_out)
+    for split in task.eval_splits:
+        for other, rows in {"train": train, task.selection_split: selection}.items():
+            if rows is not None:
+                what = f"task {task.name}: splits {split.name} and {other} of {source.name}"
+                check_overlap(rows.texts, evaluated[split.label].texts, what, "mirror the data set again")
+        save(f"eval-{split.label}", evaluated[split.label])
     if protocol.max_train_examples is not None and protocol.max_train_examples < len(chosen):
         chosen = np.random.default_rng(SPLIT_SEED).choice(chosen, protocol.max_train_examples, replace=False)
     save("train", train, chosen)
-    for split in task.eval_splits:
-        save(f"eval-{split.label}", labelled(split.name))
     write_json(folder / "special.json", {"pad_token_id": tokenizer.pad_token_id})
+    check_unchanged(source)
 
 
 def overlap_features(first: str, second: str) -> tuple[float, float, float, float]:

@@ -41,6 +41,7 @@ class Task:
         dataset, config: Hub name, and configuration if there are several.
         text_columns: one or two text columns.
         labels: class names in the order of their ids; empty for regression.
+        score_range: lowest and highest label of a regression.
         metrics: keys of `tasks.scores.metrics.METRICS`; the first is the primary one, by which the epoch is chosen.
         eval_splits: the splits that are reported; the model is fine-tuned once for all of them.
         selection_split: the split on which the epoch is chosen; None: a held-out part of train.
@@ -57,6 +58,7 @@ class Task:
     text_columns: tuple[str, ...]
     label_column: str = "label"
     labels: tuple[str, ...]
+    score_range: tuple[float, float] | None = None
     metrics: tuple[str, ...]
     eval_splits: tuple[Split, ...]
     selection_split: str | None = None
@@ -69,6 +71,11 @@ class Task:
     def is_regression(self) -> bool:
         """Whether the labels are numbers."""
         return not self.labels
+
+    @property
+    def label_range(self) -> tuple[float, float]:
+        """The lowest and the highest label."""
+        return self.score_range or (0.0, len(self.labels) - 1.0)
 
     @property
     def is_pair(self) -> bool:
@@ -144,6 +151,7 @@ TASKS: dict[str, Task] = {
             config="stsb",
             text_columns=("sentence1", "sentence2"),
             labels=(),
+            score_range=(0.0, 5.0),
             metrics=("pearson", "spearman"),
             eval_splits=(Split("validation", "stsb", "STS-B", (1_500,)),),
             epochs=20,
@@ -221,6 +229,7 @@ TASKS: dict[str, Task] = {
             text_columns=("sentence_A", "sentence_B"),
             label_column="relatedness_score",
             labels=(),
+            score_range=(1.0, 5.0),
             metrics=("pearson", "spearman"),
             eval_splits=(Split("test", "sick_r", "SICK-R", (4_906,), r"SICK[-_ ]?R"),),
             selection_split="validation",

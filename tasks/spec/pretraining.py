@@ -23,6 +23,9 @@ class DataSpec(Spec):
     revision: Text | None = Field(None, description="Hub commit or tag; None takes the newest and records it")
     split: Text = Field("train", description="split to train on")
     text_column: Text = Field("text", description="column with the text")
+    txt_document: Literal["file", "line"] | None = Field(
+        None, description="what is a document of a data set of .txt files; None: the file"
+    )
     held_out_split: Text | None = Field(None, description="split for the evaluation loss; None holds out a share")
     held_out_share: Share = Field(0.01, description="share of the documents held out when no split is named")
     max_documents: Whole | None = Field(
@@ -43,6 +46,14 @@ class DataSpec(Spec):
     def _one_tokenizer(self) -> "DataSpec":
         if self.tokenizer is not None and self.train_tokenizer_vocab_size is not None:
             raise ValueError("tokenizer and train_tokenizer_vocab_size exclude each other; fix: state one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _bundled_text_has_no_parts(self) -> "DataSpec":
+        parts = ("config", "revision", "split", "text_column", "txt_document", "held_out_split")
+        ignored = [key for key in parts if getattr(self, key) != type(self).model_fields[key].default]
+        if self.dataset == PYTHON_DOCS and ignored:
+            raise ValueError(f"{', '.join(ignored)} would be ignored by {PYTHON_DOCS}; fix: drop it")
         return self
 
     @property

@@ -929,7 +929,8 @@ def put_task(root: Path, rows: dict[str, list[Any]]) -> Path:
     folder = root / "mirror" / "nyu-mll" / "glue" / "mrpc"
     folder.mkdir(parents=True)
     for split in ("train", "validation", "test"):
-        pq.write_table(pa.table(rows), folder / f"{split}-00000-of-00001.parquet")
+        own = [f"{text} {split}" if isinstance(text, str) else text for text in rows["sentence1"]]
+        pq.write_table(pa.table(rows | {"sentence1": own}), folder / f"{split}-00000-of-00001.parquet")
     splits = "".join(f"  - split: {name}\n    path: mrpc/{name}-*\n" for name in ("train", "validation", "test"))
     (folder.parent / "README.md").write_text(f"---\nconfigs:\n- config_name: mrpc\n  data_files:\n{splits}---\n")
     return root / "mirror"
@@ -961,7 +962,7 @@ def test_task_files_that_do_not_read(tmp_path: Path, home: Home, model: Path, co
 
 
 CORPORA: dict[str, tuple[dict[str, list[Any]], dict[str, Any], str]] = {
-    "no column": ({"body": ["some text"] * 9}, {}, "no column text"),
+    "no column": ({"body": ["some text"] * 9}, {}, "unknown column 'text'"),
     "numbers": ({"text": [1, 2, 3]}, {}, "allowed: text"),
     "lists": ({"text": [["a"], ["b"]]}, {}, "allowed: text"),
     "blanks": ({"text": [" ", "\n"]}, {}, "fill no block"),

@@ -11,7 +11,8 @@ import pytest
 import torch
 from factories import job_without_inputs
 
-from tasks.data.sources import find_dataset, load_split
+from tasks.data.sources import find_dataset
+from tasks.data.splits import open_split
 from tasks.errors import StageError, UserError
 from tasks.pretraining import loop as pretraining_loop
 from tasks.spec.experiment import ExperimentSpec
@@ -57,12 +58,14 @@ def test_a_broken_shard_is_named(home: Home, tmp_path: Path, case: str) -> None:
 
     def load() -> int:
         source = find_dataset("lab/texts", home, tmp_path / "mirror")
-        return len(load_split(source, None, "train", ["text"], home))
+        return sum(1 for _ in open_split(source, None, "train", ["text"], home))
 
     with pytest.raises(UserError) as caught:
         load()
     message = str(caught.value)
-    assert f"{broken}: corrupt: " in message and message.count("fix:") == 1 and "\n" not in message, message
+    assert (
+        message.startswith(f"data set 'lab/texts': {broken}") and message.count("fix:") == 1 and "\n" not in message
+    ), message
     assert "An error occurred" not in message
     broken.write_bytes(content)
     assert load() == (6000 if write is parquet else 600), "mended, it is read, and nothing half is remembered"

@@ -33,7 +33,7 @@ from tasks.analysis.loop import run_analysis
 from tasks.checkpoints.encoding import EncodeOptions, encode_file
 from tasks.checkpoints.publishing import publish_checkpoint
 from tasks.data.corpus import load_tokenizer, prepare_corpus, train_tokenizer
-from tasks.data.sources import find_dataset, load_split
+from tasks.data.sources import find_dataset
 from tasks.data.task_data import PreparedTask, prepare_task
 from tasks.errors import StageError
 from tasks.finetuning import loop as finetuning_loop
@@ -201,14 +201,12 @@ class Writer:
         reads_back: says whether what was written is whole.
         twice: False where the second write would find the first and do nothing.
         appends: names of files to which lines are added, so that the last may be half.
-        leaves: a folder of another library in which it may leave its own unfinished files.
     """
 
     write: Callable[[Path, Things, int], object]
     reads_back: Callable[[Path, int], object]
     twice: bool = True
     appends: str | None = None
-    leaves: str | None = None
 
 
 def run_of(home: Path) -> RunFolder:
@@ -369,15 +367,7 @@ WRITERS: dict[str, Writer] = {
         lambda home, version: len((home / "curve.jsonl").read_text().splitlines()) == 300 * version,
         appends="curve.jsonl",
     ),
-    "corpus and its tokenizer": Writer(corpus, whole("corpora/*"), twice=False, leaves="cache/datasets"),
-    "data set of a mirror": Writer(
-        lambda home, things, version: load_split(
-            find_dataset("lab/texts", Home(home), things.mirror), None, "train", ["text"], Home(home)
-        ),
-        lambda home, version: list(home.rglob("*.arrow")),
-        twice=False,
-        leaves="cache/datasets",
-    ),
+    "corpus and its tokenizer": Writer(corpus, whole("corpora/*"), twice=False),
     "task data": Writer(task_data, whole("cache/tasks/*")),
     "predictions and a fine-tuned model": Writer(
         fine_tuned, lambda home, version: len(pq.read_table(home / "predictions-mrpc.parquet")) == 500
@@ -465,12 +455,12 @@ def _inputs(checkpoint: Path, tokenizer: Path, tmp_path_factory: pytest.TempPath
 # --- the proof ---
 
 
-def files_in(folder: Path, *, but: Writer) -> dict[str, bytes]:
-    """Every file by its place, but for locks and what the writer may leave."""
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file by its place, but for locks."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and path.suffix != ".lock" and not (but.leaves and name.startswith(but.leaves)):
+        if path.is_file() and path.suffix != ".lock":
             found[name] = path.read_bytes()
     return found
 
@@ -488,7 +478,7 @@ def test_a_full_disk(place: tuple[Path, Room], things: Things, name: str) -> Non
         writer.write(home, things, 1)
         assert writer.reads_back(home, 1)
         version = 2
-    before, seen, failures = files_in(home, but=writer), {}, 0
+    before, seen, failures = files_in(home), {}, 0
     # Every page of the first few, then in growing steps.
     for size in sorted({int(1.3**number - 1) * PAGE for number in range(40)} if room is not limited else DOUBLING):
         try:
@@ -501,13 +491,13 @@ def test_a_full_disk(place: tuple[Path, Room], things: Things, name: str) -> Non
             break
         assert "no space left on device" in message and "\n" not in message, message
         assert str(home) in message and message.count("fix:") == 1, message
-        now = files_in(home, but=writer)
+        now = files_in(home)
         assert not [path for path in now if path.endswith(".part") or ".part/" in path], now.keys()
         assert not before.keys() - now.keys(), "an old file is gone"
         seen |= {path: content for path, content in now.items() if content != before.get(path)}
     assert failures, "it never failed, so nothing is proven"
     assert writer.reads_back(home, version)
-    after = files_in(home, but=writer)
+    after = files_in(home)
     for path, content in seen.items():
         if writer.appends == path:
             assert content.startswith(before[path])

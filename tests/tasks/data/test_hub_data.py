@@ -11,11 +11,12 @@ from hub_stand_in import HubStandIn
 READ = """
 import sys
 from tasks.store.home import cogito_home
-from tasks.data.sources import find_dataset, find_tokenizer, load_split, tokenizer_fingerprint
+from tasks.data.sources import find_dataset, find_tokenizer, tokenizer_fingerprint
+from tasks.data.splits import open_split
 home = cogito_home()
 source = find_dataset("lab/texts", home, None)
-table = load_split(source, None, "train", ["text"], home)
-print(source.revision, len(table), table[0]["text"], tokenizer_fingerprint(find_tokenizer("lab/words", home, None)))
+rows = [row for _, row in open_split(source, None, "train", ["text"], home)]
+print(source.revision, len(rows), rows[0]["text"], tokenizer_fingerprint(find_tokenizer("lab/words", home, None)))
 """
 
 
@@ -60,8 +61,8 @@ def test_a_new_commit_is_another_source(hub: HubStandIn, tmp_path: Path) -> None
     [
         ("find_dataset('lab/none', home, None)", "no such data set"),
         ("find_dataset('lab/texts', home, None, 'v9')", "no revision 'v9'"),
-        ("load_split(find_dataset('lab/texts', home, None), None, 'test', ['text'], home)", "test"),
-        ("load_split(find_dataset('lab/texts', home, None), None, 'train', ['body'], home)", "allowed: text"),
+        ("open_split(find_dataset('lab/texts', home, None), None, 'test', ['text'], home)", "test"),
+        ("open_split(find_dataset('lab/texts', home, None), None, 'train', ['body'], home)", "allowed: text"),
         ("find_tokenizer('lab/none', home, None)", "no such repository"),
     ],
 )

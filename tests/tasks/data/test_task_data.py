@@ -286,13 +286,14 @@ def write_mirror(root: Path, task: Task) -> None:
     """Made rows of a task under its Hub name: its very columns and splits."""
     folder = root / task.dataset / (task.config or "data")
     folder.mkdir(parents=True)
-    labels = [0.5, 2.0, 4.5] if task.is_regression else list(range(len(task.labels)))
+    labels = [1.5, 2.0, 4.5] if task.is_regression else list(range(len(task.labels)))
     splits = {"train", task.selection_split, *(split.name for split in task.eval_splits)} - {None}
     files = []
     for number, split in enumerate(sorted(str(name) for name in splits)):
         count = 500 if split == "train" else 60
         random = np.random.default_rng(number)
-        rows: dict[str, Any] = {name: random.choice(SENTENCES, count).tolist() for name in task.text_columns}
+        texts = {name: random.choice(SENTENCES, count) for name in task.text_columns}
+        rows: dict[str, Any] = {name: [f"{text} {split}" for text in chosen] for name, chosen in texts.items()}
         rows[task.label_column] = [labels[n % len(labels)] for n in range(count)]
         pq.write_table(pa.table(rows), folder / f"{split}-00000-of-00001.parquet")
         files.append(f"  - split: {split}\n    path: {folder.name}/{split}-*\n")
