@@ -18,6 +18,7 @@ LIMITS = {
     **dict.fromkeys(("type_vocab_size", "num_labels", "d_ff"), 1_000_000),
     "vocab_size": 10_000_000,
 }
+MAY_BE_ZERO = ("type_vocab_size",)  # deberta-v2 tells no first text from a second one
 MAY_BE_NONE = ("token_embedding_dim", "num_iterations", "num_labels")
 
 _HUB_ID = re.compile(r"((?:\w[\w.-]*/)?\w[\w.-]*)(?:@([\w.][\w./-]*))?", re.ASCII)
@@ -47,6 +48,7 @@ def check_config(config: Mapping[str, Any], *, strict: bool) -> None:
         is_number = isinstance(value, int) and not isinstance(value, bool)
         if not strict and not is_number:
             continue
-        if not is_number or not 1 <= value <= limit:
+        least = 0 if key in MAY_BE_ZERO else 1
+        if not is_number or not least <= value <= limit:
             shown = f"{value!r}"[:40] if not is_number or abs(value) < 10**30 else "a number of dozens of digits"
-            raise ValueError(f"{key}: got {shown}; allowed: 1 to {limit:,}")
+            raise ValueError(f"{key}: got {shown}; allowed: {least} to {limit:,}")

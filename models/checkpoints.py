@@ -6,13 +6,11 @@ Loading never falls back: a weight that is missing, left over or of another shap
 import json
 import re
 import shutil
-import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from . import legacy
@@ -21,6 +19,8 @@ from .bounds import check_config, split_hub_id
 from .classifier import ConceptModelForSequenceClassification
 from .configuration import ConceptConfig
 from .family import HEADS, LEGACY_MODEL_TYPES
+from .weight_files import CheckpointError
+from .weights import Weights, first_line, read_weights, some
 
 # Which module serves which of transformers' Auto classes, as config.json's auto_map wants it.
 AUTO_MAP = {
@@ -34,7 +34,6 @@ REMOTE_CODE = (
     *("family", "configuration", "layers", "losses", "encoder", "decoders", "heads"),
     *("autoencoder", "classifier"),
 )
-Weights = dict[str, torch.Tensor]
 CLASSES: dict[str, type[PreTrainedModel]] = {
     cls.__name__: cls for cls in (ConceptModel, ConceptModelForMaskedLM, ConceptModelForSequenceClassification)
 }
@@ -45,17 +44,20 @@ NOTHING = r"$^"
 NEW_WEIGHTS = 300_000_000
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read as what its config says it is."""
-
-
 @dataclass(frozen=True)
 class LoadReport:
-    """What came from the checkpoint and what is newly initialised, by name."""
+    """What came from the checkpoint, what is newly initialised and what was left out, by name.
+
+    Attributes:
+        precision: of the stored weights; the model has fp32.
+        notes: what else to know of the stored weights, as `StoredWeights` states it.
+    """
 
     loaded: list[str]
     new: list[str]
     dropped: list[str]
+    precision: str = "fp32"
+    notes: list[str] = field(default_factory=list)
 
 
 def save_checkpoint(model: PreTrainedModel, folder: Path) -> None:
@@ -74,6 +76,8 @@ class StoredModel:
     config: ConceptConfig
     architecture: str
     weights: Weights
+    precision: str
+    notes: list[str]
 
 
 def read_checkpoint(folder: Path) -> StoredModel:
@@ -94,9 +98,14 @@ def read_checkpoint(folder: Path) -> StoredModel:
         check_config(raw, strict=True)
         if kind == ConceptConfig.model_type:
             config = ConceptConfig.from_dict(raw)
-            return StoredModel(config, _known_architecture(config, folder), read_weights(folder))
-        config, weights = legacy.translate(raw, read_weights(folder))
-        return StoredModel(config, _known_architecture(config, folder), weights)
+            _known_architecture(config, folder)  # before gigabytes are read
+            stored = read_weights(folder)
+            weights = stored.tensors
+        else:
+            stored = read_weights(folder)
+            config, weights = legacy.translate(raw, stored.tensors)
+        config.dtype = None  # of the stored weights; the module has fp32
+        return StoredModel(config, _known_architecture(config, folder), weights, stored.precision, stored.notes)
     except CheckpointError:
         raise
     except Exception as error:  # the libraries raise anything for what a stranger wrote
@@ -110,53 +119,6 @@ def _known_architecture(config: ConceptConfig, folder: Path) -> str:
     if not isinstance(name, str) or name not in CLASSES:
         raise CheckpointError(f"{folder}: architecture {name!r} is unknown; allowed: {', '.join(CLASSES)}")
     return str(name)
-
-
-def read_weights(folder: Path) -> Weights:
-    """All tensors of a checkpoint folder, on the CPU; a pickle is read as weights alone and runs no code.
-
-    Raises:
-        CheckpointError: the file cannot be read, or its tensors claim more than it holds.
-    """
-    packed, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    path = pickled if pickled.is_file() and not packed.is_file() else packed
-    try:
-        if path == packed:
-            return load_file(packed)
-        _check_packed(pickled)
-        _check_claims(torch.load(pickled, map_location="meta", weights_only=True), pickled)
-        return torch.load(pickled, map_location="cpu", weights_only=True)
-    except Exception as error:  # as above
-        raise CheckpointError(f"{folder}: {path.name} cannot be read: {first_line(error)}") from error
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-    return ", ".join(name[:100] for name in names[:20]) + more
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its kind where there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def _check_packed(path: Path) -> None:
-    """Refuse a compressed archive: torch writes none, and one may hold a thousand times its size."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            packed = [entry.filename for entry in archive.infolist() if entry.file_size > entry.compress_size]
-        if packed:
-            raise ValueError("its archive is compressed; allowed: what torch.save writes")
-
-
-def _check_claims(loaded: Any, path: Path) -> None:
-    """Refuse tensors that claim more bytes than the file has; `loaded` is on the meta device, so none is taken yet."""
-    if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
-        raise ValueError("it holds something else than named tensors")
-    size = path.stat().st_size
-    for name, tensor in loaded.items():
-        if tensor.numel() * tensor.element_size() > size or tensor.untyped_storage().nbytes() > size:
-            raise ValueError(f"{str(name)[:100]} claims more bytes than the file has")
 
 
 def check_checkpoint(folder: Path) -> StoredModel:
@@ -250,7 +212,7 @@ def load_classifier(
     kept = {name: tensor for name, tensor in stored.weights.items() if not re.match(foreign, name)}
     report = _fill(model, kept, path, allow_new=foreign, allow_dropped=dropped)
     left_out = sorted({*report.dropped, *stored.weights} - {*report.loaded})
-    return model, LoadReport(report.loaded, report.new, left_out)
+    return model, LoadReport(report.loaded, report.new, left_out, stored.precision, stored.notes)
 
 
 def warm_start(model: ConceptModelForMaskedLM, path: Path) -> LoadReport:
@@ -264,7 +226,8 @@ def warm_start(model: ConceptModelForMaskedLM, path: Path) -> LoadReport:
     parts = r"^(encoder|decoder|lm_head)\." if same_decoder else r"^encoder\."
     kept = {name: tensor for name, tensor in stored.weights.items() if re.match(parts, name)}
     report = _fill(model, kept, path, allow_new=r"^(decoder|lm_head)\.", allow_dropped=r"^lm_head\.")
-    return LoadReport(report.loaded, report.new, sorted({*stored.weights} - {*report.loaded}))
+    left_out = sorted({*stored.weights} - {*report.loaded})
+    return LoadReport(report.loaded, report.new, left_out, stored.precision, stored.notes)
 
 
 def _local_folder(path: str | Path) -> Path:
@@ -301,11 +264,11 @@ def _compare(
     new = sorted(name for name in set(expected) - set(weights) if tied.get(name) not in weights)
     missing = [name for name in new if not re.match(allow_new, name)]
     if missing:
-        raise CheckpointError(f"weights are missing: {_some(missing)}")
+        raise CheckpointError(f"weights are missing ({len(missing):,}): {some(missing)}")
     _check_shapes(weights, expected)
     for name, tensor in weights.items():
         if name in expected and tensor.is_floating_point() != expected[name].is_floating_point():
             raise CheckpointError(f"{name} is of type {tensor.dtype}, which it cannot be in this model")
     if unplaced := [name for name in dropped if not re.match(allow_dropped, name)]:
-        raise CheckpointError(f"{place}: weights without a place: {_some(unplaced)}")
+        raise CheckpointError(f"{place}: weights without a place ({len(unplaced):,}): {some(unplaced)}")
     return LoadReport(sorted(set(weights) & set(expected)), new, dropped)

@@ -1,41 +1,49 @@
-"""Plain encoders as yardsticks: encoders of transformers under the same tasks and protocol as a concept model."""
+"""Plain encoders as yardsticks: encoders of transformers under the same tasks and protocol as a concept model.
 
+Loading is strict. transformers fills whatever it does not find with random numbers and says so in a log that few read;
+here every weight of the encoder has to come from the file, and every weight of the file has to find its place, but for
+those that `NEW` and `DROPPED` name. What became of each is in the report.
+"""
+
+import copy
 import json
+import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+import transformers
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
 
 from .bounds import check_config
-from .checkpoints import NEW_WEIGHTS, CheckpointError, LoadReport, first_line
+from .checkpoints import NEW_WEIGHTS, LoadReport
+from .weight_files import CheckpointError, UnfitError, find_weight_files
+from .weights import StoredWeights, Weights, first_line, read_weights, some
 
-# Layers that belong to a task: another task may have another number of classes.
-TASK_LAYERS = ("classifier.", "score.", "logits_proj.", "sequence_summary.")
-
-
-def check_plain(path: Path) -> None:
-    """Compare the weights that a plain encoder's config asks for with the size of its files, without building it.
-
-    Raises:
-        CheckpointError: transformers does not know it, or it asks for far more weights than the folder holds.
-    """
-    try:
-        check_config(json.loads((path / "config.json").read_text(encoding="utf-8")), strict=False)
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModel.from_config(config, trust_remote_code=False)
-    except Exception as error:  # transformers raises anything for a config that a stranger wrote
-        raise CheckpointError(f"{path}: config.json describes no encoder: {first_line(error)}") from error
-    required = sum(parameter.numel() for parameter in model.parameters())
-    stored = sum(file.stat().st_size for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
-    if required > stored + NEW_WEIGHTS:  # a weight takes a byte at least
-        raise CheckpointError(f"{path}: the config asks for {required:,} weights, its files hold {stored:,} bytes")
+# Parts of the encoder itself that may be new: the pooler, which a masked language model is trained without.
+NEW = re.compile(r"pooler\.")
+# What a file may hold beyond the encoder, by the names of transformers: heads of pretraining and of other tasks, the
+# pooler where the classifier has none, and buffers that are computed.
+DROPPED = re.compile(
+    r"(cls|lm_head|predictions|sop_classifier|mlm_head|lm_predictions|mask_predictions|vocab_transform"
+    r"|vocab_layer_norm|vocab_projector|generator_predictions|generator_lm_head|discriminator_predictions"
+    r"|qa_outputs|classifier|score|pre_classifier|(\w+\.)?pooler|head|decoder)\..+"
+    r"|(\w+\.)?(embeddings\.)?(position_ids|token_type_ids)|.*rotary_emb\.inv_freq"
+)
+# Settings of a stranger's config that are about its own task or its own use, and what they are here.
+OWN_SETTINGS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False, "torchscript": False}
 
 
 def load_plain_classifier(
     path: Path, num_labels: int, *, random_start: bool = False
 ) -> tuple[PreTrainedModel, LoadReport]:
-    """An encoder with the classification head that transformers gives it.
+    """An encoder with the classification head that transformers gives it, in fp32.
+
+    The last layer is always new: even where an old one has the same shape, its classes may mean something else.
 
     Args:
         path: folder of the encoder, or of a model fine-tuned on another task. No code of its own is run.
@@ -43,24 +51,190 @@ def load_plain_classifier(
         random_start: keep the random initialisation, for comparison.
 
     Raises:
-        CheckpointError: transformers cannot load it, or weights other than the last layer's do not fit.
+        CheckpointError: its weights are not those of the encoder that its config describes.
+        UnfitError: it is no encoder of text, or stored in a form that is not read.
     """
-    check_plain(path)
-    local = {"num_labels": num_labels, "local_files_only": True}
+    raw = _read_config(path)
     try:
-        if random_start:
-            config = AutoConfig.from_pretrained(path, **local)
-            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-            return model, LoadReport([], sorted(model.state_dict()), [])
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            path, **local, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        config = _task_config(path, num_labels)
+        cls: type[PreTrainedModel] = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]  # type: ignore[assignment]
+        expected = _outline(cls, config)
+        last = _last_layer(cls, config, expected)
+    except Exception as error:  # transformers raises anything for a config that a stranger wrote
+        raise CheckpointError(f"{path}: config.json describes no encoder: {first_line(error)}") from error
+    _check_architecture(raw, cls, path)
+    _check_size(expected, path)
+    if random_start:
+        model = cls(config).float()
+        return model, LoadReport([], sorted(model.state_dict()), [])
+    stored = read_weights(path)
+    weights, notes = _without_prefix(stored, cls.base_model_prefix, expected, path)
+    if "auto_map" in raw:
+        notes.append("its own code is not run: the model is that of transformers")
+    kept = {name: tensor for name, tensor in weights.items() if name not in last}
+    model, found = _fill(cls, config, kept, path)
+    new, unplaced = {*found["missing_keys"], *last}, {*found["unexpected_keys"]}
+    _check_strict(new, unplaced, found["mismatched_keys"], cls.base_model_prefix, path)
+    _check_types(model, weights, cls.base_model_prefix, path)
+    dropped = sorted(unplaced | (weights.keys() & last))
+    return model, LoadReport(sorted({*expected} - new), sorted(new), dropped, stored.precision, notes)
+
+
+def check_plain(path: Path) -> LoadReport:
+    """What loading a plain encoder for a task of two classes makes of its weights.
+
+    Raises:
+        CheckpointError: as in `load_plain_classifier`.
+    """
+    return load_plain_classifier(path, 2)[1]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """config.json, after a look at what it claims to be.
+
+    Raises:
+        CheckpointError: it cannot be read, or its sizes are beyond all reason.
+        UnfitError: it is of no encoder of text.
+    """
+    try:
+        raw: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        check_config(raw, strict=False)
+        kind = str(raw.get("model_type"))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: config.json describes no encoder: {first_line(error)}") from error
+    if kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES or raw.get("is_encoder_decoder"):
+        raise UnfitError(
+            f"{path}: {kind} is an encoder-decoder, whose decoder would classify; fix: name an encoder, such as bert"
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    encoders = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
+    if kind not in encoders & modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys():
+        generates = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        what = "a decoder, made to generate text" if generates else "no encoder of text"
+        raise UnfitError(f"{path}: {kind} is {what}; fix: name an encoder with a masked language model, such as bert")
+    if raw.get("is_decoder"):
+        raise UnfitError(f"{path}: is_decoder is set: this {kind} generates text; fix: name an encoder")
+    if raw.get("quantization_config"):
+        raise UnfitError(f"{path}: its weights are quantized (quantization_config); fix: name the model before that")
+    return raw
+
+
+def _task_config(path: Path, num_labels: int) -> PreTrainedConfig:
+    """The encoder's config with the task of ours in place of the one that it was fine-tuned on, if it was."""
+    labels = {number: f"LABEL_{number}" for number in range(num_labels)}
+    return AutoConfig.from_pretrained(
+        path,
+        local_files_only=True,
+        trust_remote_code=False,
+        num_labels=num_labels,
+        id2label=labels,
+        label2id={name: number for number, name in labels.items()},
+        problem_type="regression" if num_labels == 1 else "single_label_classification",
+        dtype=torch.float32,
+        **OWN_SETTINGS,
+    )
+
+
+def _outline(cls: type[PreTrainedModel], config: PreTrainedConfig) -> Weights:
+    """The weights that a config asks for, without memory: it may ask for terabytes."""
+    with torch.device("meta"):
+        return cls(config).state_dict()
+
+
+def _last_layer(cls: type[PreTrainedModel], config: PreTrainedConfig, expected: Weights) -> set[str]:
+    """The weights whose shape depends on the number of classes."""
+    other = copy.deepcopy(config)
+    other.num_labels = (config.num_labels or 0) + 1
+    shapes = {name: tensor.shape for name, tensor in _outline(cls, other).items()}
+    return {name for name, tensor in expected.items() if shapes[name] != tensor.shape}
+
+
+def _check_architecture(raw: dict[str, Any], cls: type[PreTrainedModel], path: Path) -> None:
+    """Refuse a file of one family under the config of another: some would load, and compute something else."""
+    for name in raw.get("architectures") or []:
+        stated = getattr(transformers, str(name), None)
+        prefix = getattr(stated, "base_model_prefix", cls.base_model_prefix)
+        if prefix != cls.base_model_prefix:
+            raise CheckpointError(f"{path}: architectures names {name}, model_type is {raw['model_type']}")
+
+
+def _check_size(expected: Weights, path: Path) -> None:
+    required = sum(tensor.numel() for tensor in expected.values())
+    stored = sum(file.stat().st_size for file in find_weight_files(path).files)
+    if required > stored + NEW_WEIGHTS:  # a weight takes a byte at least
+        raise CheckpointError(f"{path}: the config asks for {required:,} weights, its files hold {stored:,} bytes")
+
+
+def _without_prefix(stored: StoredWeights, base: str, expected: Weights, path: Path) -> tuple[Weights, list[str]]:
+    """The weights without what a training put in front of the encoder's own names, such as `model.` or `student.`.
+
+    The prefix is what stands before most of the encoder's names. One that is itself the name of a family is no prefix:
+    roberta's weights fit a bert in shape, and mean something else.
+    """
+    names = {name.removeprefix(f"{base}.") for name in expected if name.startswith(f"{base}.")}
+    counted = Counter(prefix for name in stored.tensors if (prefix := _prefix(name, names)) is not None)
+    prefix = counted.most_common(1)[0][0] if counted else ""
+    foreign = prefix.removesuffix(f"{base}.") if f".{prefix}".endswith(f".{base}.") else prefix
+    if not foreign:
+        return dict(stored.tensors), list(stored.notes)
+    if family := next((part for part in foreign.split(".") if part in CONFIG_MAPPING_NAMES), None):
+        raise CheckpointError(f"{path}: its weights are those of a {family}, its config is of another family")
+    found = [name for name in stored.tensors if name.startswith(foreign)]
+    weights = {name.removeprefix(foreign): tensor for name, tensor in stored.tensors.items()}
+    if len(weights) < len(stored.tensors):
+        raise CheckpointError(f"{path}: has weights twice, with and without {foreign}")
+    return weights, [*stored.notes, f"removed {foreign} from the names of {len(found):,} weights"]
+
+
+def _prefix(name: str, known: set[str]) -> str | None:
+    """What stands before the longest end of a name that is known; None where no end of it is."""
+    starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
+    return next((name[:start] for start in starts if name[start:] in known), None)
+
+
+def _fill(
+    cls: type[PreTrainedModel], config: PreTrainedConfig, weights: Weights, path: Path
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model as transformers loads it, which knows the older names of each family, and its account of the names."""
+    level, shows_progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # the report says it all
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded: Any = cls.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        return loaded[0], loaded[1]
+    except Exception as error:  # as above
         raise CheckpointError(f"{path}: transformers cannot load it: {first_line(error)}") from error
-    mismatched = {str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]}
-    wrong = sorted(name for name in mismatched if not name.startswith(TASK_LAYERS))
-    if wrong:
-        raise CheckpointError(f"{path}: weights of another shape than its config says: {', '.join(wrong)}")
-    new = sorted({*report["missing_keys"], *mismatched})
-    loaded = sorted({*model.state_dict()} - {*new})
-    return model, LoadReport(loaded, new, sorted({*report["unexpected_keys"], *mismatched}))
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_strict(new: set[str], unplaced: set[str], mismatched: Any, base: str, path: Path) -> None:
+    """Refuse an encoder of which a part would be random, or a file of which a part would be ignored."""
+    inside = {name for name in new if name.startswith(f"{base}.")}
+    missing = {name for name in inside if not NEW.match(name.removeprefix(f"{base}."))}
+    left_over = {name for name in unplaced if not DROPPED.fullmatch(name)}
+    wrong = {str(entry[0] if isinstance(entry, tuple) else entry) for entry in mismatched}
+    problems = {
+        "weights of another shape than its config says": wrong,
+        "weights are missing": missing,
+        "weights without a place": left_over,
+    }
+    found = [f"{what} ({len(names):,}): {some(names)}" for what, names in problems.items() if names]
+    if found:
+        raise CheckpointError(f"{path}: {'; '.join(found)}")
+
+
+def _check_types(model: PreTrainedModel, weights: Weights, base: str, path: Path) -> None:
+    state = model.state_dict()
+    for name, tensor in weights.items():
+        place = state.get(name, state.get(f"{base}.{name}"))
+        if place is not None and place.is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {name} is of type {tensor.dtype}, which it cannot be in this model")

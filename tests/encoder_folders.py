@@ -365,7 +365,9 @@ def family_weights(family: str, folder: Path) -> list[tuple[str, Tensor]]:
         model = getattr(transformers, FAMILIES[family].architecture)(settings)
     generator = torch.Generator().manual_seed(len(family))
     found: list[tuple[str, Tensor]] = []
-    for name, parameter in model.named_parameters():  # a tied one appears under its first name
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in model.all_tied_weights_keys:  # in the file under the name of its source
+            continue
         noise = 0.05 * torch.randn(parameter.shape, generator=generator)
         is_scale = parameter.dim() == 1 and name.endswith("weight")
         found.append((name, noise + 1.0 if is_scale else noise))

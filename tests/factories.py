@@ -202,6 +202,7 @@ def job_without_inputs(kind: str, folder: Path, *, wandb: str = "disabled") -> J
         head="via_decoder",
         checkpoint=gone,
         family="concept",
+        precision="fp32",
         start_from=None,
         data=gone,
         protocol=spec.evaluation.for_task("mrpc"),

@@ -63,6 +63,7 @@ def run_analysis(job: AnalysisJob, folder: Path) -> AnalysisResult:
         figures=figures,
         samples=geometry.samples,
         num_concepts=geometry.num_concepts,
+        precision="fp32",
         plots=plots,
         seconds=time.monotonic() - started,
     )

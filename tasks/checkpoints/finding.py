@@ -5,6 +5,7 @@ No weights are loaded here: safetensors compares the header of a file with its s
 slow the command, are imported inside functions.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.bounds import check_config, split_hub_id
 from models.family import LEGACY_MODEL_TYPES, MODEL_TYPE, VARIANTS
+from models.weight_files import CheckpointError, UnfitError, WeightFiles, find_weight_files
 from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.errors import UserError, unknown_name
 from tasks.store.files import (
@@ -33,8 +35,6 @@ from tasks.store.files import (
 from tasks.store.home import Home, user_path
 from tasks.store.records import Checkpoint, load_record
 
-WEIGHTS = "model.safetensors"
-LEGACY_WEIGHTS = "pytorch_model.bin"
 CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja"}
 
 Origin = Literal["run", "local", "hub"]
@@ -90,12 +90,12 @@ def reading(checkpoint: str) -> Iterator[None]:
     """Turn what `models` reports of a corrupt checkpoint into a message for the user that names it.
 
     Raises:
-        UserError: its weights do not fit its configuration, or one of them cannot be read.
+        UserError: its weights do not fit its configuration, one of them cannot be read, or it is of no use here.
     """
-    from models.checkpoints import CheckpointError
-
     try:
         yield
+    except UnfitError as error:
+        raise UserError(f"checkpoint {checkpoint}: {error}") from None
     except CheckpointError as error:
         raise UserError(f"checkpoint {checkpoint}: corrupt: {error}; fix: copy or download it again") from None
 
@@ -135,11 +135,11 @@ def _describe(
         raise UserError(f"{folder}: the folder of checkpoint {name} is gone; fix: name another checkpoint")
     try:
         config = _read_config(folder, name)
-        weights = next((folder / file for file in (WEIGHTS, LEGACY_WEIGHTS) if (folder / file).is_file()), None)
-        if weights is None:
-            raise UserError(f"{folder}: has no {WEIGHTS} or {LEGACY_WEIGHTS}; fix: name a finished checkpoint's folder")
-        if weights.name == WEIGHTS:
-            check_safetensors(weights)
+        with reading(name):
+            weights = find_weight_files(folder)
+        for file in weights.files:
+            if weights.packed:
+                check_safetensors(file)
         stated_run = config.get("run_id")
         return Checkpoint(
             name=name,
@@ -155,17 +155,18 @@ def _describe(
         raise UserError(f"{folder}: checkpoint {name} cannot be read: {error}") from None
 
 
-def _checked_hash(folder: Path, weights: Path) -> str:
-    """The SHA-256 of the weights; where there is a manifest, every file is compared with it first."""
+def _checked_hash(folder: Path, weights: WeightFiles) -> str:
+    """The SHA-256 of the weights, of shards that of all their own; a manifest is compared with every file first."""
     manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        return file_sha256(weights)
+    stated: dict[str, Any] = {}
     try:
-        check_manifest(folder)
-        stated = read_json(manifest)["files"].get(weights.name)
-        return str(stated["sha256"]) if stated else file_sha256(weights)
+        if manifest.is_file():
+            check_manifest(folder)
+            stated = read_json(manifest)["files"]
+        own = [str(stated[path.name]["sha256"]) if path.name in stated else file_sha256(path) for path in weights.files]
     except (KeyError, TypeError, AttributeError):
         raise _corrupt(manifest, "is not a list of files with size and sha256") from None
+    return own[0] if weights.index is None else hashlib.sha256("".join(own).encode()).hexdigest()
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
@@ -262,7 +263,7 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
 
 def _download(name: str, repo: str, commit: str, folder: Path) -> None:
     """Download one commit, its config first: a model of another kind must not cost gigabytes."""
-    patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + [LEGACY_WEIGHTS, "*.md"]
+    patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + ["pytorch_model*.bin", "*.md"]
     for wanted in (["config.json"], patterns):
         try:
             hub_api().snapshot_download(

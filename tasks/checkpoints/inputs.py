@@ -3,6 +3,7 @@
 The modules of `models` are imported inside a function: they import torch, which would slow the command.
 """
 
+import logging
 from pathlib import Path
 
 from tasks.checkpoints.finding import reading, resolve_checkpoint
@@ -12,6 +13,8 @@ from tasks.errors import UserError
 from tasks.store.files import read_json
 from tasks.store.home import Home
 from tasks.store.records import Checkpoint
+
+log = logging.getLogger("cogito.checkpoints")
 
 
 def find_evaluation_inputs(
@@ -32,7 +35,7 @@ def find_evaluation_inputs(
     folder = find_tokenizer(tokenizer, home, data_root) if tokenizer else checkpoint.folder
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"checkpoint {name}: has no tokenizer.json; fix: --tokenizer ID or DIR")
-    check_weights(checkpoint)
+    log.info("%s: %s", checkpoint.name, check_weights(checkpoint))
     vocabulary = read_json(checkpoint.folder / "config.json").get("vocab_size")
     if isinstance(vocabulary, int) and (size := len(load_tokenizer(folder))) > vocabulary:
         raise UserError(
@@ -42,8 +45,8 @@ def find_evaluation_inputs(
     return checkpoint, folder
 
 
-def check_weights(checkpoint: Checkpoint) -> None:
-    """Compare the weights of a checkpoint with its config before a run is opened for it.
+def check_weights(checkpoint: Checkpoint) -> str:
+    """Compare the weights of a checkpoint with its config before a run is opened for it; returns the account of them.
 
     Raises:
         UserError: they do not fit each other.
@@ -52,4 +55,18 @@ def check_weights(checkpoint: Checkpoint) -> None:
     from models.plain import check_plain
 
     with reading(checkpoint.name):
-        (check_plain if checkpoint.family == "plain" else check_checkpoint)(checkpoint.folder)
+        if checkpoint.family == "plain":
+            report = check_plain(checkpoint.folder)
+            return weights_text(len(report.loaded), report.new, report.dropped, report.notes)
+        stored = check_checkpoint(checkpoint.folder)
+        return weights_text(len(stored.weights), [], [], stored.notes)
+
+
+def weights_text(loaded: int, new: list[str], dropped: list[str], notes: list[str]) -> str:
+    """What became of the weights of a checkpoint: how many were loaded, which are new, which were left out."""
+
+    def names(weights: list[str]) -> str:
+        shown = ", ".join(weights[:4]) + (", ..." if len(weights) > 4 else "")
+        return f"{len(weights):,} ({shown})" if weights else "0"
+
+    return "; ".join([f"{loaded:,} weights loaded, {names(new)} new, {names(dropped)} dropped", *notes])

@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
-from tasks.checkpoints.finding import CHECKPOINT_SUFFIXES, WEIGHTS, check_safetensors
+from models.weight_files import SAFETENSORS as WEIGHTS
+from tasks.checkpoints.finding import CHECKPOINT_SUFFIXES, check_safetensors
 from tasks.data.hub import hub_api, hub_endpoint, hub_offline, is_transient, plain_text
 from tasks.errors import StageError, UserError
 from tasks.secrets import redact

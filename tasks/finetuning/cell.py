@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from tasks.jobs.devices import visible_devices
 from tasks.spec.evaluation import CellProtocol
-from tasks.store.records import Start
+from tasks.store.records import Precision, Start
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,13 @@ class Cell:
         return f"{self.task} seed {self.seed}" + (
             "" if self.start == "checkpoint" else f" {self.start.replace('_', '-')}"
         )
+
+    @property
+    def precision(self) -> Precision:
+        """In what it computes on this machine: fp32 on a CPU, bf16 autocast on a GPU, where zero-shot has fp32 too."""
+        return "fp32" if self.start == "zero_shot" else training_precision()
+
+
+def training_precision() -> Precision:
+    """In what a cell that is trained computes on this machine."""
+    return "bf16 autocast" if visible_devices()[0].kind == "cuda" else "fp32"

@@ -25,7 +25,7 @@ from tasks.jobs.messages import FinetuningJob, report_progress
 from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import TASKS, Task
 from tasks.store.files import building, replacing, write_manifest
-from tasks.store.records import CellResult
+from tasks.store.records import CellResult, Precision
 
 EVAL_BATCH_SIZE = 128
 # Pairs of like length are batched together within windows of this many batches.
@@ -99,7 +99,7 @@ def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
     for split in task.eval_splits:
         examples = load_examples(job.data, f"eval-{split.label}")
         output = "cosine" if job.start == "zero_shot" else "logits"
-        outputs = _predict(model, examples, special_ids(job.data)["pad_token_id"], device, output)
+        outputs = _predict(model, examples, special_ids(job.data)["pad_token_id"], device, job.precision, output)
         predictions[split.label] = folder / f"predictions-{split.label}.parquet"
         _write_predictions(predictions[split.label], examples["labels"], outputs, task.is_regression)
     kept = folder / "model" if job.protocol.keep_model and job.start == "checkpoint" else None
@@ -111,13 +111,15 @@ def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
                 save_checkpoint(model, part)
             write_manifest(part)
     return CellResult(
-        **job.model_dump(include={"task", "seed", "start", "start_from"}),
+        **job.model_dump(include={"task", "seed", "start", "start_from", "precision"}),
         status="complete",
         predictions=predictions,
         model=kept,
         loaded_weights=len(report.loaded),
         new_weights=["all"] if job.start == "random" else report.new,
         dropped_weights=report.dropped,
+        stored_precision=report.precision,
+        notes=report.notes,
         seconds=time.monotonic() - started,
         history=training.history,
         best_epoch=training.best_epoch,
@@ -162,7 +164,7 @@ def _train(model: PreTrainedModel, task: Task, job: FinetuningJob, device: torch
     for step, batch_indices in enumerate(_batches(lengths, protocol.global_batch_size, job.seed, steps), start=1):
         model.train()
         batch = make_batch(train, batch_indices, pad, device, apart=_reads_apart(model))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        with _computing(job.precision, device):
             loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -173,7 +175,7 @@ def _train(model: PreTrainedModel, task: Task, job: FinetuningJob, device: torch
         if step % per_epoch == 0 or step == steps:
             if not math.isfinite(losses[-1]):
                 raise StageError(f"the loss is not finite at step {step}; fix: lower evaluation.learning_rate")
-            predictions = _predict(model, selection, pad, device, "logits")
+            predictions = _predict(model, selection, pad, device, job.precision, "logits")
             value = metric.compute(selection["labels"], _answers(predictions, task.is_regression))
             mean_loss = float(np.mean(losses[-per_epoch:]))
             history.append({"epoch": step / per_epoch, "train_loss": mean_loss, task.primary_metric: value})
@@ -195,9 +197,18 @@ def _batches(lengths: np.ndarray, batch_size: int, seed: int, steps: int) -> Ite
     return islice(chain.from_iterable(epochs), steps)
 
 
+def _computing(precision: Precision, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16 autocast")
+
+
 @torch.no_grad()
 def _predict(
-    model: PreTrainedModel, examples: dict[str, np.ndarray], pad: int, device: torch.device, answer: str
+    model: PreTrainedModel,
+    examples: dict[str, np.ndarray],
+    pad: int,
+    device: torch.device,
+    precision: Precision,
+    answer: str,
 ) -> np.ndarray:
     """The model's `logits` [n, num_labels] or `cosine` [n, 1], in float32, in the order of the examples."""
     model.eval()
@@ -208,7 +219,7 @@ def _predict(
         indices = order[start : start + EVAL_BATCH_SIZE]
         batch = make_batch(examples, indices, pad, device, apart=_reads_apart(model))
         batch.pop("labels")
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        with _computing(precision, device):
             outputs.append(model(**batch)[answer].float().cpu().numpy())
     logits = np.concatenate(outputs)
     ordered = np.empty_like(logits)

@@ -17,7 +17,7 @@ from tasks.store.home import RunFolder, cogito_home
 from tasks.store.records import CellResult, Score
 
 # Raise when the same predictions would give other scores, intervals or floors.
-SCORING_VERSION = 3
+SCORING_VERSION = 4
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +39,7 @@ def score_task(cells: list[CellResult], data: PreparedTask, run: RunFolder) -> l
     Raises:
         StageError: the predictions of a cell are of other examples than those of the split.
     """
-    seen = [[cell.seed, cell.status, *map(file_sha256, cell.predictions.values())] for cell in cells]
+    seen = [[cell.seed, cell.status, cell.precision, *map(file_sha256, cell.predictions.values())] for cell in cells]
     identity = content_hash([SCORING_VERSION, data.identity, seen])
     stored = run.root / "finetuning" / f"scores-{data.task}-{cells[0].start}.json"
     if stored.exists() and (earlier := read_json(stored))["identity"] == identity:
@@ -121,6 +121,7 @@ def score_split(
                 above_floor=interval is not None and interval[0] > floor,
                 failed_seeds=failed,
                 start_from=cells[0].start_from,
+                precision=next((cell.precision for cell in cells if cell.status == "complete"), None),
                 unreliable=is_unreliable(name, references, list(predictions.values())),
             )
         )

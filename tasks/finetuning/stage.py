@@ -2,6 +2,7 @@
 
 import logging
 
+from tasks.checkpoints.inputs import weights_text
 from tasks.data.task_data import PreparedTask
 from tasks.finetuning.cell import Cell
 from tasks.jobs.launch import claimed_job, run_on_one_device
@@ -38,7 +39,8 @@ def finetune(
     if begin is not None:
         assert begin.model is not None, "a cell that others start from keeps its model"
         weights, source = file_sha256(begin.model / "model.safetensors"), begin.model
-    identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, cell.head, cell.seed, cell.start])
+    chosen = [cell.head, cell.seed, cell.start, cell.precision]
+    identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, *chosen])
     folder = run.cell(data.task, cell.seed, cell.start)
     with claimed_job(folder, identity, home, CellResult) as done:
         if done is not None and (done.model is None or is_complete(done.model)):
@@ -48,6 +50,7 @@ def finetune(
             **vars(cell),
             checkpoint=source,
             family=checkpoint.family,
+            precision=cell.precision,
             start_from=begin.task if begin else None,
             data=data.folder,
         )
@@ -57,16 +60,5 @@ def finetune(
 
 
 def _report_weights(cell: CellResult) -> None:
-    def names(weights: list[str]) -> str:
-        shown = ", ".join(weights[:4]) + (", ..." if len(weights) > 4 else "")
-        return f"{len(weights)} ({shown})" if weights else "0"
-
-    log.info(
-        "%s seed %d (%s): %d weights loaded, %s new, %s dropped",
-        cell.task,
-        cell.seed,
-        cell.start,
-        cell.loaded_weights,
-        names(cell.new_weights),
-        names(cell.dropped_weights),
-    )
+    weights = weights_text(cell.loaded_weights, cell.new_weights, cell.dropped_weights, cell.notes)
+    log.info("%s seed %d (%s, %s): %s", cell.task, cell.seed, cell.start, cell.precision, weights)

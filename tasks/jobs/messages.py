@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from tasks.spec.evaluation import CellProtocol
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.files import read_json, write_json
-from tasks.store.records import AnalysisResult, CellResult, PretrainingResult, Result, Start
+from tasks.store.records import AnalysisResult, CellResult, Precision, PretrainingResult, Result, Start
 
 R = TypeVar("R", bound=Result)
 
@@ -92,6 +92,7 @@ class FinetuningJob(Job[CellResult]):
     head: str
     checkpoint: Path
     family: Literal["concept", "plain"]
+    precision: Precision
     start_from: str | None
     data: Path
     protocol: CellProtocol

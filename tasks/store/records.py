@@ -31,6 +31,8 @@ from tasks.store.home import Home, RunFolder
 SCHEMA_VERSION = 1
 # The weights a cell begins with: pretrained, or random for comparison; `zero_shot` is not trained at all.
 Start = Literal["checkpoint", "random", "zero_shot"]
+# In what a model computes: its weights are fp32 in any case, autocast runs its matrix products in bf16.
+Precision = Literal["fp32", "bf16 autocast"]
 
 
 def _anchored(path: Path, info: ValidationInfo) -> Path:
@@ -159,6 +161,9 @@ class CellResult(Result):
     loaded_weights: int = 0
     new_weights: list[str] = Field(default_factory=list, description="names of newly initialised weights")
     dropped_weights: list[str] = Field(default_factory=list, description="names of unused weights of the checkpoint")
+    stored_precision: str | None = Field(None, description="of the checkpoint's file; None: not recorded")
+    notes: list[str] = Field(default_factory=list, description="what else to know of how the weights were stored")
+    precision: Precision | None = Field(None, description="None: not recorded")
     start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
     model: StoredPath | None = Field(None, description="the fine-tuned model, if another task starts from it")
     seconds: float = 0.0
@@ -182,6 +187,7 @@ class Score(Result):
     above_floor: bool = Field(description="the interval's lower end lies above the floor")
     failed_seeds: list[int] = Field(default_factory=list)
     start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
+    precision: Precision | None = Field(None, description="of the cells; None: not recorded")
     unreliable: bool = Field(
         False, description="too few examples, in all or in a cell of the table, for a reliable interval"
     )
@@ -193,6 +199,7 @@ class AnalysisResult(Result):
     figures: dict[str, float]
     samples: int
     num_concepts: int
+    precision: Precision | None = Field(None, description="None: not recorded")
     plots: dict[str, StoredPath]
     seconds: float
 
