@@ -5,20 +5,26 @@ Legend: B batch, N tokens, K positions per sample, C concepts, H hidden, V vocab
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration import ConceptConfig
 from .decoders import DecoderInput, WeightedDecoder
-from .encoder import ConceptEncoder
-from .family import DECODERS, ELBO_MIN_T, IGNORE_INDEX
+from .encoder import ConceptEncoder, EncoderLayer
+from .family import DECODERS, ELBO_MIN_T, IGNORE_INDEX, VARIANTS
 from .layers import ConceptEmbedding, InputProjection, ZeroLinear
 from .losses import summed_cross_entropy
+
+if TYPE_CHECKING:
+    # transformers copies the files that a model's file names: with this line a model that is loaded as remote code and
+    # saved again keeps the code of all classes in its auto_map.
+    from .classifier import ConceptModelForSequenceClassification  # noqa: F401
 
 
 @dataclass
@@ -28,12 +34,22 @@ class ConceptOutput(ModelOutput):
     Attributes:
         loss: scalar, when labels were given.
         logits: [B, N, V] or [B, num_labels]; None in training, where they are never built.
-        concepts: [B, C, H].
+        concepts: [B, C, H]; transformers' other tools find them as `last_hidden_state`.
+        pooler_output: [B, H], the mean of the concepts; of the encoder alone.
+        hidden_states: with `output_hidden_states`, the concepts before the first layer and after each, the last of them
+            normalised: L + 1 tensors [B, C, H].
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     concepts: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+    @property
+    def last_hidden_state(self) -> Tensor | None:
+        """The concepts, under transformers' name."""
+        return self.concepts
 
 
 class ConceptPreTrainedModel(PreTrainedModel):
@@ -44,6 +60,9 @@ class ConceptPreTrainedModel(PreTrainedModel):
     encoder: ConceptEncoder
     # The loss is already divided by `num_items_in_batch` or by its own count: transformers must not rescale it.
     accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _can_record_outputs = {"hidden_states": EncoderLayer}  # noqa: RUF012  (transformers' declaration)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -83,6 +102,21 @@ class ConceptPreTrainedModel(PreTrainedModel):
         assert isinstance(value, nn.Embedding)
         self.encoder.token_embedding = value
 
+    def _resize_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As transformers does it, and a diffusion decoder's own token embedding with it."""
+        special = max(self.config.pad_token_id, self.config.mask_token_id or 0)
+        if new_num_tokens is not None and new_num_tokens <= special:
+            raise ValueError(f"{new_num_tokens} tokens would leave out the special token {special} of the model")
+        embedding = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        noisy = getattr(getattr(self, "decoder", None), "tokens", None)
+        if noisy is not None and noisy.reads_tokens:
+            noisy.token_embedding = self._get_resized_embeddings(
+                noisy.token_embedding, embedding.num_embeddings, mean_resizing=mean_resizing
+            )
+        return embedding
+
 
 class ConceptModel(ConceptPreTrainedModel):
     """The encoder alone, which `AutoModel` loads; decoder and LM head of a checkpoint are dropped by design."""
@@ -94,9 +128,20 @@ class ConceptModel(ConceptPreTrainedModel):
         self.encoder = ConceptEncoder(config)
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> ConceptOutput:
-        """input_ids [B, N], attention_mask [B, N] -> `.concepts` [B, C, H]."""
-        return ConceptOutput(concepts=self.encoder(input_ids, attention_mask))
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> ConceptOutput:
+        """input_ids [B, N], attention_mask [B, N] -> `.concepts` [B, C, H], `.pooler_output` [B, H].
+
+        token_type_ids, which some tokenizers add, are not read: the model has no segments.
+        """
+        concepts = self.encoder(input_ids, attention_mask)
+        return ConceptOutput(concepts=concepts, pooler_output=concepts.mean(dim=1))
 
 
 class ConceptModelForMaskedLM(ConceptPreTrainedModel):
@@ -111,6 +156,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor,
@@ -122,7 +168,8 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
         label_smoothing: float = 0.0,
         elbo: bool = False,
         num_items_in_batch: Tensor | None = None,
-        **_: Any,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> ConceptOutput:
         """Encode, decode, and compare with the labels.
 
@@ -136,10 +183,17 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
             label_smoothing: share of the probability spread over the vocabulary.
             elbo: weight every position by 1 / max(t, ELBO_MIN_T).
             num_items_in_batch: what the summed loss is divided by; None divides by the weights of the labels here.
+            token_type_ids: not read: the model has no segments.
+            output_hidden_states: also return the concepts of every layer.
 
         Returns:
             loss (with labels), concepts, and logits unless in training with labels.
+
+        Raises:
+            ValueError: `elbo` without `t`, or masks to fill for a model that was not trained to.
         """
+        if labels is None and noisy_ids is None:
+            self._check_fills_masks(input_ids)
         concepts = self.encoder(input_ids, attention_mask)
         reads = self.decoder_input(input_ids, attention_mask, noisy_ids, t)
         loss = logits = None
@@ -153,6 +207,15 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
                 loss_weights = t.clamp(min=ELBO_MIN_T).reciprocal()[:, None].expand_as(labels)
             loss = self.task_loss(concepts, reads, labels, loss_weights, label_smoothing, num_items_in_batch)
         return ConceptOutput(loss=loss, logits=logits, concepts=concepts)
+
+    def _check_fills_masks(self, input_ids: Tensor) -> None:
+        """Refuse masks in what the encoder reads where it was trained without: its answers would mean nothing."""
+        variant = VARIANTS.get(self.config.variant)
+        if variant is not None and not variant.fills_masks and bool((input_ids == self.config.mask_token_id).any()):
+            raise ValueError(
+                f"a {variant.name} model cannot fill the masks of its own input: its encoder was trained without any; "
+                "allowed: a text without masks in input_ids, and for diffusion one with masks in noisy_ids"
+            )
 
     def decoder_input(
         self, input_ids: Tensor, attention_mask: Tensor | None, noisy_ids: Tensor | None, t: Tensor | None

@@ -7,11 +7,11 @@ Legend: B batch, N tokens, C concepts, H hidden.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.utils.output_capturing import capture_outputs
 
 from .autoencoder import ConceptOutput, ConceptPreTrainedModel
 from .configuration import ConceptConfig
@@ -42,6 +42,8 @@ class ConceptModelForSequenceClassification(ConceptPreTrainedModel):
 
     def __init__(self, config: ConceptConfig) -> None:
         super().__init__(config)
+        if config.problem_type == "multi_label_classification":
+            raise ValueError(f"problem_type: got {config.problem_type!r}; allowed: one label per text, or a number")
         self.encoder = ConceptEncoder(config)
         head = HEADS[config.head]
         self.decoder = DECODERS[config.decoder_type].load()(config) if head.decoders else None
@@ -57,6 +59,7 @@ class ConceptModelForSequenceClassification(ConceptPreTrainedModel):
 
         return decode
 
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -66,13 +69,19 @@ class ConceptModelForSequenceClassification(ConceptPreTrainedModel):
         attention_mask_a: Tensor | None = None,
         input_ids_b: Tensor | None = None,
         attention_mask_b: Tensor | None = None,
-        **_: Any,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> ClassifierOutput:
-        """Ids and masks [B, N], labels [B] (ids, or floats for regression) -> logits [B, labels]."""
+        """Ids and masks [B, N], labels [B] (ids, or floats for regression) -> logits [B, labels].
+
+        token_type_ids are not read: the model has no segments.
+        """
         concepts_b = cosine = None
         if isinstance(self.head, PairHead):
             if input_ids_a is None or input_ids_b is None:
                 raise ValueError(f"head {self.config.head} compares two texts: it takes input_ids_a and input_ids_b")
+            if output_hidden_states or self.config.output_hidden_states:
+                raise ValueError(f"head {self.config.head} compares two texts: encode each for its hidden states")
             concepts = self.encoder(input_ids_a, attention_mask_a)
             concepts_b = self.encoder(input_ids_b, attention_mask_b)
             logits, cosine = self.head.compare(concepts, concepts_b)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration import ConceptConfig
 from .layers import Attention, FeedForward, GatedFeedForward, TimestepEmbedding, ZeroLinear
@@ -123,7 +124,7 @@ class NoisyTokens(nn.Module):
         return tokens + self.position_embedding(positions)
 
 
-class DiffusionLayer(nn.Module):
+class DiffusionLayer(GradientCheckpointingLayer):
     """Cross-attention to the concepts and a gated feed-forward layer, both under AdaLN-Zero (Peebles & Xie 2023)."""
 
     def __init__(self, config: ConceptConfig) -> None:
@@ -174,7 +175,7 @@ class DiffusionDecoder(Decoder):
         return self.norm(x)
 
 
-class SelfAttentionDiffusionLayer(nn.Module):
+class SelfAttentionDiffusionLayer(GradientCheckpointingLayer):
     """The layer that exploded: self-attention over all tokens, under an unbounded scale before the norm."""
 
     def __init__(self, config: ConceptConfig) -> None:

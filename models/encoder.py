@@ -5,12 +5,13 @@ No N x N attention anywhere. Legend: B batch, N tokens, C concepts, H hidden, E 
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration import ConceptConfig
 from .layers import Attention, ConceptEmbedding, GatedFeedForward, sinusoidal_positions
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(GradientCheckpointingLayer):
     """Concepts read the tokens, then each other, then a gated feed-forward layer; Pre-LN on the concepts only.
 
     With BiXT (Hiller et al. 2024) the tokens read the concepts back, between the first two steps.

@@ -126,6 +126,11 @@ class Variant:
     t_min: float | None = None
 
     @property
+    def fills_masks(self) -> bool:
+        """Whether it was trained to predict the masks in what its encoder reads."""
+        return self.objective == "mlm"
+
+    @property
     def has_decoder_layers(self) -> bool:
         """Whether the number of decoder layers can be chosen."""
         return DECODERS[self.decoder].diffusion

@@ -690,6 +690,7 @@ save_file(out, sys.argv[1])
 
 def test_a_published_folder_loads_in_plain_transformers(tmp_path: Path) -> None:
     batch = {name: tensor for name, tensor in make_batch().items() if name != "labels"}
+    batch["input_ids"] = torch.where(batch["input_ids"] == MASK, 7, batch["input_ids"])  # not every variant reads masks
     torch.save(batch, tmp_path / "batch.pt")
     expected: dict[str, Tensor] = {}
     for number, (name, row) in enumerate(VARIANTS.items()):
