@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 import yaml
 
-from flows.commands.options import AsJson, Overrides, SpecPath, SpecPaths, print_json
+from flows.commands.options import AsJson, DataRoot, Overrides, SpecPath, SpecPaths, print_json
 from models import family
+from tasks.data.sources import resolve_data_root
 from tasks.errors import UserError, try_all, unknown_name
+from tasks.runs.whereabouts import missing_inputs, text_documents
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.reading import load_spec
 from tasks.store.files import content_hash
+from tasks.store.home import cogito_home
 
 Rows = list[tuple[str, str]]
 
@@ -56,12 +59,16 @@ KINDS: dict[str, Callable[[], Rows]] = {
 }
 
 
-def check(specs: SpecPaths, overrides: Overrides = None) -> None:
-    """Check experiment files; all mistakes of all files at once."""
+def check(specs: SpecPaths, overrides: Overrides = None, data_root: DataRoot = None) -> None:
+    """Check experiment files, all mistakes of all files at once, and say which inputs are not on this machine."""
+    home, mirror = cogito_home(), resolve_data_root(data_root)
 
     def check_file(path: Path) -> None:
-        for warning in load_spec(path, overrides or []).warnings:
+        spec = load_spec(path, overrides or [])
+        for warning in [*spec.warnings, *missing_inputs(spec, home, mirror)]:
             print(f"{path}: warning: {warning}", file=sys.stderr)
+        if note := text_documents(spec, mirror):
+            print(f"{path}: note: {note}", file=sys.stderr)
         print(f"{path}: ok")
 
     try_all({path: partial(check_file, path) for path in specs})

@@ -73,7 +73,7 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
     """
     if name == PYTHON_DOCS:
         return Source(name, name, None, embedded_fingerprint())
-    if folder := _local_folder(name, data_root):
+    if folder := local_folder(name, data_root):
         return Source(name, str(folder), None, folder_fingerprint(folder))
     known = home.cache / "hub_datasets" / f"{content_hash([name, revision])}.json"
     if hub_reachable():
@@ -97,7 +97,7 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
     Raises:
         UserError: no mirror has it, and the Hub does not have it or cannot be reached.
     """
-    if folder := _local_folder(name, data_root):
+    if folder := local_folder(name, data_root):
         if not (folder / "tokenizer.json").is_file():
             raise UserError(f"tokenizer {folder}: has no tokenizer.json; fix: save a fast tokenizer there")
         return folder
@@ -121,7 +121,7 @@ def tokenizer_fingerprint(folder: Path) -> str:
     return content_hash({name: file_sha256(folder / name) for name in present})
 
 
-def _local_folder(name: str, data_root: Path | None) -> Path | None:
+def local_folder(name: str, data_root: Path | None) -> Path | None:
     """The folder of a data set or tokenizer in the mirror, or at the path itself."""
     folders = [data_root / name] if data_root else []
     return next((folder.resolve() for folder in [*folders, Path(name)] if folder.is_dir()), None)
@@ -155,6 +155,12 @@ def download_dataset(source: Source, config: str | None, home: Home) -> Path:
         raise UserError("was not downloaded in full, and the Hub cannot be reached; fix: connect") from None
 
 
+def is_downloaded(repo: str, home: Home) -> bool:
+    """Whether files of a Hub repository lie in the cache, from a download that was complete."""
+    complete = home.root / "cache" / "hub" / "complete"  # `home.cache` would create the folder
+    return any(read_json(done)["repository"] == repo for done in complete.glob("*.json"))
+
+
 def _snapshot(repo: str, home: Home, **options: Any) -> Path:
     """Download files of a Hub repository into the cache; without a network, those of the last complete download.
 
@@ -167,7 +173,8 @@ def _snapshot(repo: str, home: Home, **options: Any) -> Path:
         folder = Path(hub_api().snapshot_download(repo, cache_dir=home.cache / "hub", **options))
         write_json(done, {"repository": repo, "folder": folder.relative_to(home.cache).as_posix()})
     elif done.exists() and (folder := home.cache / read_json(done)["folder"]).is_dir():
-        log.warning("the Hub cannot be reached: using %s as downloaded before", repo)
+        if options.get("revision") is None:
+            log.warning("the Hub cannot be reached: using %s as downloaded before", repo)
     else:
         raise LocalEntryNotFoundError(f"{repo} was not downloaded in full")
     return folder

@@ -435,6 +435,7 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "report outside": (["report", "../../etc"], "no run or sweep"),
     "report a long name": (["report", "a" * 5000], "no run or sweep"),
     "check nothing": (["check"], "SPECS"),
+    "check with no data root": (["check", "tiny.yaml", "--data-root", "none"], "is not a folder"),
     "show an absent file": (["show", "no.yaml"], "cannot be read"),
     "show wrong keys": (["show", "tiny.yaml", "--set", "a=1"], "unknown key"),
     "list what is not": (["ls", "decoder"], "decoders"),
