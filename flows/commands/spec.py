@@ -75,21 +75,26 @@ def check(specs: SpecPaths, overrides: Overrides = None, data_root: DataRoot = N
 
 
 def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Print the resolved spec with its parameter count and identity."""
+    """Print the resolved spec with its parameter count and identity, and whether its start is sound."""
     # torch, for the built module; `check` and `ls` do without it
     from models.autoencoder import ConceptModelForMaskedLM
     from models.configuration import ConceptConfig
+    from models.rounding import chaos_warning, rounding_error
     from tasks.pretraining.stage import model_config
 
     loaded = load_spec(spec, overrides or [])
     resolved = loaded.model_dump(mode="json")
     vocab_size = loaded.data.train_tokenizer_vocab_size or ConceptConfig().vocab_size
     config = ConceptConfig(**model_config(loaded, vocab_size, None, {}))
+    error = None if loaded.training.init_from else rounding_error(config)
     facts = {
         "parameters": ConceptModelForMaskedLM.count_parameters(config),
         "vocab_size": vocab_size,
         "identity": content_hash(resolved),
+        "rounding_error": error,
     }
+    if warning := chaos_warning(error):
+        print(f"{spec}: warning: {warning}", file=sys.stderr)
     if as_json:
         print_json({"spec": resolved, **facts})
         return
@@ -97,6 +102,8 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     assumed = "" if loaded.data.train_tokenizer_vocab_size else " (assuming ModernBERT's vocabulary)"
     print(f"# parameters: {facts['parameters']:,} with {vocab_size:,} tokens{assumed}")
     print(f"# identity: {facts['identity']}")
+    if error is not None:
+        print(f"# start: rounding to 32 bits moves the concepts by {error:.0e} of their size")
 
 
 def list_kind(

@@ -30,6 +30,7 @@ from models.family import IGNORE_INDEX, VARIANTS
 from models.geometry import GeometryStream
 from models.objectives import CorruptionSettings, word_starts
 from models.pretraining_step import PretrainingStep
+from models.rounding import chaos_warning, rounding_error
 from tasks.data.corpus import load_tokenizer
 from tasks.data.token_blocks import Batch, BatchPlan, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
 from tasks.errors import StageError
@@ -155,6 +156,7 @@ class _Step:
 def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
     """Train to the end; None on other ranks than 0, and after a pause."""
     training = _set_up(job, folder)
+    _warn_of_chaos(training)
     settings, accelerator, step = job.spec.training, training.state.accelerator, None
     batches = _batches_from(training)
     training.state.module.train()
@@ -254,6 +256,15 @@ def _set_up(job: PretrainingJob, folder: Path) -> _Training:
         curve=_Curve(folder / "curve.jsonl", resumed) if main else None,
         tracking=start_tracking(job) if main else None,
     )
+
+
+def _warn_of_chaos(training: _Training) -> None:
+    """Measure the start of a training from new weights; rank 0 alone."""
+    new = training.start is None and training.resumed == 0
+    if new and training.state.accelerator.is_main_process:
+        warning = chaos_warning(rounding_error(training.state.module.model.config))
+        if warning is not None:
+            report_warning(warning)
 
 
 def _batches_from(training: _Training) -> Iterator[Batch]:

@@ -81,7 +81,9 @@ class ModelSpec(Spec):
     num_decoder_layers: Whole | None = Field(
         None, ge=1, le=MAX_LAYERS, description="layers D of a diffusion decoder; None: 2"
     )
-    initializer_range: Number = Field(0.1, gt=0, le=1, description="standard deviation of new weights")
+    initializer_range: Number = Field(
+        0.1, gt=0, le=1, description="standard deviation of new weights but attention inputs"
+    )
     tie_word_embeddings: Flag | None = Field(None, description="None: the variant's default")
 
     @model_validator(mode="after")

@@ -1,0 +1,27 @@
+"""`cogito show` measures how sound the start of a spec is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.commands.spec import show
+
+WIDE = "name: wide\ndata: {}\nmodel: {variant: tsdae, use_bixt: true, num_layers: 5}\n"
+
+
+def test_show_warns_of_a_chaotic_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "wide.yaml"
+    spec.write_text(WIDE, encoding="utf-8")
+    show(spec, as_json=True)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rounding_error"] > 1e-4
+    assert f"{spec}: warning: the start is chaotic" in err
+
+    show(spec, ["model.initializer_range=0.02"])
+    out, err = capsys.readouterr()
+    assert "# start: rounding to 32 bits moves the concepts by " in out and "warning" not in err
+
+    show(spec, ["training.init_from=lab/some_checkpoint"], as_json=True)  # no new weights, nothing to measure
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rounding_error"] is None and "chaotic" not in err
