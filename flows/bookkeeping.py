@@ -7,12 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect.futures import PrefectFuture
-from prefect.states import Completed, Failed, State
-
 from tasks import stages
 from tasks.errors import BAD_INPUT, PAUSED, Paused, RunFailed, UserError
 from tasks.jobs.launch import stop_all_jobs
+from tasks.prefect_entry import Completed, Failed, PrefectFuture, State
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord, StageRecord
 from tasks.store.stage_table import check_stage, in_order

@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from flows import LOG_LEVEL
 from tasks.errors import StageError, UserError, unknown_name
+from tasks.libraries import configure_libraries
 from tasks.secrets import redact
 
 # Every command, or group of commands, by its place, in the order of the help.
@@ -57,6 +58,7 @@ class DeferredCommand(TyperCommand):
 
     def load(self) -> TyperCommand | TyperGroup:
         """The command itself: a function with its options, or a group of commands."""
+        configure_libraries()  # before any of them is imported
         target = getattr(import_module(self.module), self.attribute)
         if isinstance(target, typer.Typer):
             return typer.main.get_command(target)  # type: ignore[return-value]

@@ -6,14 +6,12 @@ Example: `cogito evaluate perceiver_mlm_H64L2C16_20261123_101500 --tasks mrpc,st
 from collections.abc import Iterable
 from typing import Any
 
-from prefect import flow
-from prefect.states import State
-
 from flows.bookkeeping import finish_run
 from flows.fan_out import Evaluation, evaluate_checkpoint, prepare_corpus, prepare_tasks
 from flows.life_cycle import carry_out, task_runner
 from tasks.data.sources import resolve_data_root
 from tasks.log.experiment_log import default_log
+from tasks.prefect_entry import State, flow
 from tasks.runs.checkpoint_spec import evaluation_head
 from tasks.runs.claiming import open_evaluation_run
 from tasks.runs.preflight import EvaluationInputs, find_evaluation, take_over

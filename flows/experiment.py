@@ -7,10 +7,6 @@ Example: `cogito run experiments/quickstart.yaml`
 import time
 from typing import Any
 
-from prefect import flow
-from prefect.futures import PrefectFuture
-from prefect.states import Failed, State
-
 from flows.bookkeeping import finish_run, note_stage, settle, skip_stages
 from flows.evaluation import evaluate_in_own_run
 from flows.fan_out import Evaluation, evaluate_checkpoint, prepare_corpus, prepare_tasks
@@ -20,6 +16,7 @@ from tasks.checkpoints.finding import resolve_checkpoint
 from tasks.data.sources import resolve_data_root
 from tasks.errors import RunFailed
 from tasks.log.experiment_log import default_log
+from tasks.prefect_entry import Failed, PrefectFuture, State, flow
 from tasks.pretraining.stage import pretraining_identity
 from tasks.runs.claiming import needs_evaluation_run, open_training_run
 from tasks.runs.preflight import Inputs, find_inputs, take_over

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import allow_failure
-from prefect.futures import PrefectFuture
-
 from flows.bookkeeping import note_stage, settle, skip_stages
 from tasks import stages
 from tasks.data.sources import Source
 from tasks.data.task_data import PreparedTask
 from tasks.errors import Paused, StageError, UserError
 from tasks.finetuning.cell import Cell
+from tasks.prefect_entry import PrefectFuture, allow_failure
 from tasks.runs.claiming import evaluation_identity
 from tasks.spec.evaluation import CellProtocol
 from tasks.spec.experiment import ExperimentSpec

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect.states import State
-
 from flows.evaluation import evaluation
 from flows.experiment import experiment
 from flows.life_cycle import finished_run
 from tasks.errors import PAUSED, Paused, StageError
+from tasks.prefect_entry import State
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.reading import load_spec
 from tasks.store.home import cogito_home

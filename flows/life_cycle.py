@@ -1,23 +1,31 @@
 """How a flow run begins and ends: its locks, its signals, its time budget, and the state that it ends in."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from prefect.context import TagsContext
-from prefect.results import ResultRecord
-from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
-from prefect.task_runners import ThreadPoolTaskRunner
-
 from tasks.errors import BAD_INPUT, PAUSED, Paused, RunPaused, StageError, UserError
 from tasks.interruption import pause_on_sigterm, pausing, stopping
 from tasks.jobs.devices import visible_devices
 from tasks.jobs.launch import pause_all_jobs
+from tasks.prefect_entry import (
+    Completed,
+    Failed,
+    Flow,
+    ResultRecord,
+    State,
+    TagsContext,
+    ThreadPoolTaskRunner,
+    flow_run,
+)
+from tasks.secrets import redact
 from tasks.store.home import cogito_home
 from tasks.store.locks import TAG, active
+
+log = logging.getLogger("cogito.flow")
 
 
 def task_runner() -> Any:
@@ -44,6 +52,24 @@ def carry_out(work: Callable[[], State], max_hours: float | None = None) -> Stat
             return Failed(message=str(error), name=BAD_INPUT)
         except StageError as error:
             return Failed(message=str(error))
+
+
+def call(called: Flow[Any, Any], arguments: dict[str, Any], *, shown: bool) -> State:
+    """Run a flow; returns the state in which it ended, also where an error ended it.
+
+    Args:
+        shown: by a Prefect server; else its stages run in this process.
+    """
+    state: State
+    if shown:
+        state = called(**arguments, return_state=True)  # type: ignore[assignment]
+        return state
+    try:
+        state = called.fn(**arguments)
+        return state
+    except Exception as error:
+        log.exception("%s", called.name)
+        return Failed(message=redact(str(error)))
 
 
 def run_of(state: State) -> str | None:

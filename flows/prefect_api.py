@@ -7,22 +7,21 @@ import base64
 import json
 import os
 import re
+from importlib.metadata import version
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from tasks.errors import UserError
+from tasks.libraries import HEARTBEAT_SECONDS, LOOPBACK
 from tasks.secrets import redact
 
-LOOPBACK = "127.0.0.1"
 FIRST_PORT = 4200
 
 # States of a run whose process should be alive.
 ALIVE = ("PENDING", "RUNNING", "CANCELLING")
 
-# A run whose process was killed would stay Running for ever: after three missing heartbeats the server crashes it.
-HEARTBEAT_SECONDS = 30
 OUR_FLOWS = ["experiment", "evaluation", "sweep"]
 SILENT_RUN_AUTOMATION: dict[str, Any] = {
     "name": "Crash silent flow runs",
@@ -89,13 +88,26 @@ def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, b
             return error.code, b""
 
 
+def server_version(api_url: str) -> str | None:
+    """The version of Prefect that a server runs; None where it does not say."""
+    try:
+        status, body = _request(f"{api_url}/admin/version", 4)
+        version = json.loads(body) if status == 200 else None
+    except (OSError, ValueError):
+        return None
+    return version if isinstance(version, str) else None
+
+
 def check_given(api_url: str) -> str:
     """The address of PREFECT_API_URL, once it has answered.
 
     Raises:
-        UserError: no Prefect server answers there.
+        UserError: no Prefect server answers there, or one of another major version.
     """
     reason = why_unhealthy(api_url.rstrip("/"), 4)
+    theirs, ours = server_version(api_url.rstrip("/")), version("prefect")
+    if reason is None and theirs is not None and theirs.partition(".")[0] != ours.partition(".")[0]:
+        reason = f"it runs Prefect {theirs}, and this is Prefect {ours}: their major versions must match"
     if reason is None:
         return api_url
     raise UserError(
@@ -133,8 +145,6 @@ def watch_silent_runs(api_url: str) -> None:
 
 def lost_server(error: BaseException) -> str | None:
     """What to tell the user when an error of Prefect's client means that its server is away; None for other errors."""
-    if isinstance(error, RuntimeError) and "ephemeral Prefect API server" in str(error):
-        return f"the temporary Prefect server is not ready: {error}; fix: run the same command again"
     seen: BaseException | None = error
     while seen is not None:
         try:

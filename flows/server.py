@@ -5,7 +5,7 @@ same SQLite file. So `server.json` in the home records the port and the process 
 `--background` records a process id alone: it cannot tell a recycled id, a second home or a home that was moved.
 
     COGITO_SERVER=auto   find or start the home's server (the default)
-    COGITO_SERVER=off    start none: Prefect uses its temporary server, and runs show in no UI
+    COGITO_SERVER=off    use none: the stages run in this process, and no UI shows them
     PREFECT_API_URL=...  use this server, as it is; none is started
 
 Prefect itself is not imported here: that costs 1.5 s, and it reads these settings when it is imported.
@@ -17,35 +17,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import Timeout
+from filelock import BaseFileLock, Timeout
 
 from flows.prefect_api import (
     ALIVE,
     FIRST_PORT,
-    HEARTBEAT_SECONDS,
-    LOOPBACK,
     ask,
     check_given,
     crash_flow_run,
+    server_version,
     watch_silent_runs,
     why_unhealthy,
 )
 from tasks.errors import StageError, UserError, unknown_name
-from tasks.processes import OWNER_BORN, OWNER_PID, birth, lives, own_mark, owner_lives
-from tasks.secrets import environment_without_secrets
+from tasks.libraries import LOOPBACK, configure_libraries
+from tasks.processes import birth, lives
+from tasks.secrets import environment_without_secrets, redact
 from tasks.store.files import read_json, write_json
 from tasks.store.home import Home
-from tasks.store.locks import TAG, end_lost_work
+from tasks.store.locks import TAG, active_locks, end_lost_work
 
-# A word of the command line of the temporary server that Prefect starts where there is no other.
-TEMPORARY_SERVER = "prefect.server.api.server:create_app"
 PORTS = 100
 
 # A worker reports the final state of a flow run within this time after the flow function has returned.
@@ -76,106 +74,130 @@ class LocalServer:
             return False
         return serves and why_unhealthy(self.api_url, 2) is None
 
+    def seconds_worked(self) -> float | None:
+        """The seconds of the CPU that the server has used so far; None once its process has ended."""
+        try:
+            if not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE:
+                return None
+            used = 0.0
+            for process in (self.process, *self.process.children(recursive=True)):
+                with suppress(psutil.Error):
+                    times = process.cpu_times()
+                    used += times.user + times.system
+            return used
+        except psutil.Error:
+            return None
 
-def configure_prefect(home: Home) -> None:
-    """Set Prefect's environment for a home; to be called before Prefect is imported.
 
-    The user's own settings win, with one exception: PREFECT_HOME is the home's own folder unless PREFECT_API_URL is
-    set too, since a local server shares its database with everything else in its PREFECT_HOME.
+class NoServer(StageError):
+    """No server became ready; the message says why."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server is waited for, in seconds.
+
+    Attributes:
+        idle: while its process lives, but uses less than a hundredth of this time of the CPU.
+        most: in all; a start of seconds has taken minutes on a machine whose cores were all busy.
+        line: from one line that says so to the next.
     """
-    folder = str(home.prefect.resolve())
-    if os.environ.get("PREFECT_API_URL"):
-        os.environ.setdefault("PREFECT_HOME", folder)
-    else:
-        os.environ["PREFECT_HOME"] = folder
-    if not os.environ.get("PREFECT_LOGGING_LEVEL"):
-        # The terminal shows warnings only; the run's log in the UI keeps everything from INFO on.
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
-    for name, value in {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # The second UI asks an analytics host for its settings even with analytics off; it stays one click away.
-        "PREFECT_SERVER_UI_V2_ENABLED": "false",
-        # A run of a deployment with a limit ends when its lease is gone, so leases outlive a restart of the server.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-        # Our own lines belong in the run's log too; outside a run there is nowhere to send them.
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "cogito",
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    }.items():
-        os.environ.setdefault(name, value)
-    if any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):
-        # Prefect's client would ask the proxy even for this machine's own server.
-        hosts = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
-        direct = ",".join(dict.fromkeys([*filter(None, hosts), LOOPBACK, "localhost"]))
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
-    os.environ.update(own_mark())  # a temporary server inherits it, so that it is found once this process has ended
-    _refresh_settings()
+
+    idle: float = 90
+    most: float = 900
+    line: float = 15
 
 
-def ensure_server(home: Home, timeout_seconds: float = 120) -> str | None:
-    """Find or start the server to use, point Prefect at it and return its API address.
+PATIENCE = Patience()
 
-    Only one of several simultaneous callers starts a server; the others wait for it.
+
+def ensure_server(home: Home, patience: Patience = PATIENCE) -> str | None:
+    """Find or start the server that shows a run; returns its API address.
 
     Returns:
-        The API address; None when COGITO_SERVER=off, or, after a warning, when no server could be started: then
-        Prefect works with a temporary server that has no UI.
+        The API address; None when COGITO_SERVER=off, or, after a warning, when no server can be had: the stages then
+        run in this process, and no UI shows them.
 
     Raises:
         UserError: the server of PREFECT_API_URL does not answer, or COGITO_SERVER is misspelt.
     """
+    try:
+        return find_or_start(home, patience)
+    except (StageError, OSError, psutil.Error) as error:
+        # No run is lost to the thing that only shows it.
+        os.environ.pop("PREFECT_API_URL", None)
+        _say(
+            f"WARNING: THE PREFECT UI WILL NOT SHOW THIS RUN: no server could be had: {error}. The run goes on without "
+            "one: its record, its row and its report are as ever. Fix: `cogito ui` starts the server and says what is "
+            "wrong; once it prints an address, the same command is shown there"
+        )
+        return None
+
+
+def find_or_start(home: Home, patience: Patience = PATIENCE) -> str | None:
+    """Find or start the server to use, point Prefect at it and return its API address; None when COGITO_SERVER=off.
+
+    Only one of several simultaneous callers starts a server; the others wait for it.
+
+    Raises:
+        UserError: the server of PREFECT_API_URL does not answer, or COGITO_SERVER is misspelt.
+        NoServer: none became ready.
+        OSError, StageError, psutil.Error: none could be started.
+    """
     mode = os.environ.get("COGITO_SERVER") or "auto"
     if mode not in ("auto", "off"):
         raise UserError(unknown_name("value of COGITO_SERVER", mode, ("auto", "off")))
-    configure_prefect(home)
-    for lost in lost_servers(home):
-        _signal(lost, "kill")
+    configure_libraries(home.root)
+    _refresh_settings()
     given = os.environ.get("PREFECT_API_URL")
     server = recorded_server(home)
     if given and (mode == "off" or not server or given != server.api_url):
         return check_given(given)
     if mode == "off":
         return None
-    deadline = time.monotonic() + timeout_seconds
-    if not (server and server.answers()):
-        try:
-            with home.lock("server").acquire(timeout=timeout_seconds):
-                server = recorded_server(home)
-                # A server that lives but does not answer may be starting for another caller, or hang for good.
-                if not (server and _wait_until_healthy(server, time.monotonic() + timeout_seconds / 2)):
-                    server = _start_server(home, server, deadline)
-        except Timeout:
-            server = None
-    if server is None:
-        _warn(
-            "the Prefect server did not become ready: going on with a temporary one, without UI; "
-            f"its output: {home.logs / 'server.log'}; COGITO_SERVER=off starts none"
-        )
-        return None
+    if not (server and server.answers() and not _is_outdated(server, home)):
+        with _alone(home.lock("server"), patience):
+            server = recorded_server(home)  # by now perhaps another caller's
+            if not (server and _why_not_ready(server, patience) is None and not _is_outdated(server, home)):
+                server = _start_server(home, server, patience)
     os.environ["PREFECT_API_URL"] = server.api_url
     _refresh_settings()
     _crash_lost_runs(home, server.api_url)
     return server.api_url
 
 
-def lost_servers(home: Home) -> list[psutil.Process]:
-    """Temporary servers of Prefect whose command, one of this home, has ended: nothing else would end them."""
-    lost = []
-    for process in psutil.process_iter():
+def _is_outdated(server: LocalServer, home: Home) -> bool:
+    """Whether a server was started by another version of Prefect than this one, and nobody works with it."""
+    theirs, ours = server_version(server.api_url), version("prefect")
+    if theirs in (None, ours):
+        return False
+    if active_locks(home):
+        _say(f"the Prefect server of this home runs Prefect {theirs}, this is {ours}: it is kept, as a run uses it")
+        return False
+    _say(f"the Prefect server of this home runs Prefect {theirs}, this is {ours}: starting it anew")
+    return True
+
+
+@contextmanager
+def _alone(lock: BaseFileLock, patience: Patience) -> Iterator[None]:
+    """Hold the lock of whoever starts the server of this home while the block runs.
+
+    Raises:
+        NoServer: another command holds it for too long.
+    """
+    begun = time.monotonic()
+    while True:
         try:
-            if TEMPORARY_SERVER not in process.cmdline():
-                continue
-            environment = process.environ()
-            ours = environment.get("PREFECT_HOME") == str(home.prefect.resolve())
-            if ours and not owner_lives(environment):
-                lost.append(process)
-        except psutil.Error:
-            continue  # it ended meanwhile, or belongs to another user
-    return lost
+            lock.acquire(timeout=patience.line)
+            break
+        except Timeout:
+            if time.monotonic() - begun > patience.most:
+                raise NoServer(f"another command has been starting it for {patience.most:.0f} s") from None
+            _say("another command starts the Prefect server: waiting for it")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _crash_lost_runs(home: Home, api_url: str) -> None:
@@ -251,35 +273,36 @@ def _end_moved_server(home: Home) -> bool:
     return True
 
 
-def _start_server(home: Home, unhealthy: LocalServer | None, deadline: float) -> LocalServer | None:
-    """Start a server and wait until it is healthy; ends an unhealthy one first. The caller holds the home's lock."""
-    if unhealthy:
-        _end_server(unhealthy)
+def _start_server(home: Home, before: LocalServer | None, patience: Patience) -> LocalServer:
+    """Start a server and wait until it is ready; ends the one before it first. The caller holds the home's lock.
+
+    Raises:
+        NoServer: it did not become ready.
+    """
+    if before:
+        _end_server(before)
     _end_moved_server(home)
-    for port in _free_ports(home):
+    for port in filter(_is_free, _candidates(home)):
         process = _spawn(home, port)
         try:
             server = LocalServer(psutil.Process(process.pid), port)
             # Recorded at once, so that no second server is started should this process die while it waits.
             record = {"port": port, "pid": process.pid, "born": birth(process.pid), "home": str(home.root)}
             write_json(_record_file(home), record)
-        except psutil.NoSuchProcess:
-            return None
-        except StageError:
+        except (StageError, OSError):
             _end_server(server)  # without a record it would never be found again
             raise
-        if _wait_until_healthy(server, deadline):
+        if (reason := _why_not_ready(server, patience)) is None:
             try:
                 watch_silent_runs(server.api_url)
             except (OSError, ValueError) as error:
-                _warn(f"killed runs will stay Running in the UI: {error}")
+                _say(f"WARNING: killed runs will stay Running in the UI: {error}")
             return server
-        taken = not _is_free(port)  # another program took the port since we looked: try the next
         _end_server(server)
         _record_file(home).unlink(missing_ok=True)
-        if not taken or time.monotonic() > deadline:
-            return None
-    return None
+        if _is_free(port):  # else another program took it since we looked: try the next
+            raise NoServer(f"{reason}{_last_words(home)}")
+    raise NoServer(f"the ports from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are all taken")
 
 
 def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
@@ -292,8 +315,7 @@ def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
     }
-    for name in ("PREFECT_API_URL", OWNER_PID, OWNER_BORN):
-        environment.pop(name, None)
+    environment.pop("PREFECT_API_URL", None)
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
@@ -303,14 +325,34 @@ def _spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **detached)
 
 
-def _wait_until_healthy(server: LocalServer, deadline: float) -> bool:
-    while time.monotonic() < deadline:
+def _why_not_ready(server: LocalServer, patience: Patience) -> str | None:
+    """Wait until a server is ready, as long as its process lives and works; None once it is, else the reason."""
+    begun = worked = said = time.monotonic()
+    work = 0.0
+    while True:
         if server.answers():
-            return True
-        if not server.process.is_running() or server.process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        time.sleep(0.2)
-    return False
+            return None
+        now, done = time.monotonic(), server.seconds_worked()
+        if done is None:
+            return "its process ended"
+        if done - work > patience.idle / 100:
+            work, worked = done, now
+        if now - worked > patience.idle:
+            return f"its process lives, but did nothing for {patience.idle:.0f} s"
+        if now - begun > patience.most:
+            return f"it did not answer within {patience.most:.0f} s"
+        if now - said > patience.line:
+            said = now
+            _say(f"the Prefect server is starting, for {now - begun:.0f} s now: this machine is busy; waiting for it")
+        time.sleep(min(0.3, patience.idle))
+
+
+def _last_words(home: Home) -> str:
+    """Where a server writes, and the last line there, for a message."""
+    path = home.logs / "server.log"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next((redact(line.strip())[:300] for line in reversed(lines) if line.strip()), "nothing")
+    return f"; the last line of {path}: {last}"
 
 
 def _end_server(server: LocalServer) -> None:
@@ -326,13 +368,13 @@ def _end_server(server: LocalServer) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def _free_ports(home: Home) -> Iterator[int]:
-    """The home's last port first, since bookmarks and running clients know it."""
+def _candidates(home: Home) -> list[int]:
+    """The ports to try: the home's last one first, since bookmarks and running clients know it."""
     try:
         last = [int(read_json(_record_file(home))["port"])]
     except (OSError, ValueError, KeyError, TypeError):
         last = []
-    return (port for port in dict.fromkeys(chain(last, range(FIRST_PORT, FIRST_PORT + PORTS))) if _is_free(port))
+    return list(dict.fromkeys([*last, *range(FIRST_PORT, FIRST_PORT + PORTS)]))
 
 
 def _is_free(port: int) -> bool:
@@ -346,7 +388,7 @@ def _is_free(port: int) -> bool:
 def _refresh_settings() -> None:
     """Let Prefect read its environment again where it is imported already: it does so only on import."""
     if "prefect" in sys.modules:
-        from prefect.context import refresh_global_settings_context  # heavy, see above
+        from tasks.prefect_entry import refresh_global_settings_context  # heavy, see above
 
         refresh_global_settings_context()
 
@@ -356,5 +398,5 @@ def _signal(process: psutil.Process, action: str) -> None:
         getattr(process, action)()
 
 
-def _warn(message: str) -> None:
-    print(f"WARNING: {message}", file=sys.stderr, flush=True)
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -6,15 +6,12 @@ Example: `cogito sweep experiments/*.yaml --miniature`
 
 from typing import Any
 
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact
-from prefect.states import Completed, Failed, State
-
 from flows.bookkeeping import report_on
 from flows.experiment import experiment
-from flows.life_cycle import known_as_active, run_of, without_tags
+from flows.life_cycle import call, known_as_active, run_of, without_tags
 from tasks.artifacts import artifact_key, show
 from tasks.errors import PAUSED
+from tasks.prefect_entry import Completed, Failed, FlowRunContext, State, create_markdown_artifact, flow
 from tasks.review.sweeps import compare_runs, comparison_table, sweep_folder
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.home import cogito_home
@@ -48,7 +45,7 @@ def _sweep(specs: list[ExperimentSpec], options: dict[str, Any]) -> State:
     failed: list[str] = []
     for spec in specs:
         # Hours lie between the starts, so that each experiment finds its own inputs.
-        state: State[Any] = experiment(spec=spec, **options, return_state=True)
+        state = call(experiment, {"spec": spec, **options}, shown=FlowRunContext.get() is not None)
         if state.name == PAUSED:
             return Completed(message=state.message, name=PAUSED, data=run_of(state))
         message = state.message or state.name or ""

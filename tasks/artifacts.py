@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from prefect.artifacts import create_image_artifact, create_progress_artifact, update_progress_artifact
-from prefect.context import FlowRunContext, TaskRunContext
-from prefect.settings import PREFECT_API_URL
-
 from tasks.jobs.messages import OnProgress, Progress
+from tasks.prefect_entry import (
+    PREFECT_API_URL,
+    FlowRunContext,
+    TaskRunContext,
+    create_image_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from tasks.progress import DISPLAY
 from tasks.secrets import redact_all
 

@@ -9,12 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from prefect.states import Completed, Failed, State
-from prefect.utilities.annotations import allow_failure
-
 from tasks.data.hub import gave_up, is_transient
 from tasks.interruption import stopping
 from tasks.jobs.devices import visible_devices
+from tasks.prefect_entry import Completed, Failed, State, allow_failure
 
 RETRIES = 3
 # Seconds before the first retry; each further one waits twice as long.

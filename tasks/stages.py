@@ -11,12 +11,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect import Task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.context import FlowRunContext, TaskRunContext
-from prefect.states import Cancelled, Completed, Failed, State
-from prefect.tasks import exponential_backoff
-
 from tasks.analysis.stage import analyse_concepts
 from tasks.artifacts import artifact_key, show, show_image, show_progress
 from tasks.checkpoints.publishing import publish_checkpoint
@@ -34,6 +28,18 @@ from tasks.jobs.messages import Progress
 from tasks.log.experiment_log import write_row
 from tasks.log.rows import render_row
 from tasks.plots import plot_curve, plot_live_geometry
+from tasks.prefect_entry import (
+    Cancelled,
+    Completed,
+    Failed,
+    FlowRunContext,
+    State,
+    Task,
+    TaskRunContext,
+    create_markdown_artifact,
+    create_table_artifact,
+    exponential_backoff,
+)
 from tasks.pretraining.stage import pretrain
 from tasks.progress import DISPLAY
 from tasks.report.writing import write_report

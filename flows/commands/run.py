@@ -183,7 +183,7 @@ def _request(data_root: Path | None, log: Path | None, **options: Any) -> Reques
 def _run_flow(
     name: str, arguments: dict[str, Any], request: Request, inputs: Inputs | EvaluationInputs | None = None
 ) -> Any:
-    """Run a flow against the home's server; returns its final state.
+    """Run a flow, shown by the home's server where there is one; returns its final state.
 
     Args:
         name: of the flow and of its file.
@@ -193,7 +193,8 @@ def _run_flow(
     url = ensure_server(request.home)  # before Prefect is imported, which then reads its settings
     if url is not None:
         print(f"Prefect UI: {ui_address(url)}", file=sys.stderr)
-    from prefect import tags
+    from flows.life_cycle import call
+    from tasks.prefect_entry import tags
 
     flow = getattr(import_module(f"flows.{name}"), name)
     mirror = request.data_root
@@ -210,7 +211,7 @@ def _run_flow(
         # The mark exists before Prefect knows the flow run and after it has ended, so that a kill at any moment
         # leaves it to be found.
         with active(request.home) as mark, tags(mark), hand_over(inputs), DISPLAY.on_terminal():
-            return flow(**arguments, return_state=True)
+            return call(flow, arguments, shown=url is not None)
     except KeyboardInterrupt:
         print("cogito: interrupted; what is done is saved, and the same command goes on", file=sys.stderr)
         raise

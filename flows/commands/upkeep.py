@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.options import AsJson, console, print_json
-from flows.prefect_api import ALIVE, LOOPBACK, ask, crash_flow_run, ui_address, why_unhealthy
-from flows.server import ensure_server, lost_servers, recorded_server, stop_server
-from tasks.errors import StageError
+from flows.prefect_api import ALIVE, ask, crash_flow_run, ui_address, why_unhealthy
+from flows.server import find_or_start, recorded_server, stop_server
+from tasks.errors import StageError, UserError
+from tasks.libraries import LOOPBACK
 from tasks.store.home import Home, cogito_home
 from tasks.store.locks import active_locks
 from tasks.upkeep import FIX, Finding, examine, find_waste, remove
@@ -31,7 +32,7 @@ def doctor(
     Exit code 1 when something is a problem.
     """
     home = cogito_home()
-    findings = [*examine(home), *_server(home), *_lost_servers(home)]
+    findings = [*examine(home), *_server(home)]
     cleared = {number for number, finding in enumerate(findings) if fix and finding.clear is not None}
     for number in sorted(cleared):
         if (clear := findings[number].clear) is not None:
@@ -72,9 +73,9 @@ def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server of this
     if stop:
         print("stopped" if stop_server(cogito_home()) else "no server was running")
         return
-    url = ensure_server(cogito_home())
+    url = find_or_start(cogito_home())
     if url is None:
-        raise StageError("no server could be started; see logs/server.log under COGITO_HOME")
+        raise UserError("cogito ui: got COGITO_SERVER=off, which starts no server; fix: unset it")
     print(ui_address(url))
 
 
@@ -119,12 +120,6 @@ def _lost_flow_runs(url: str) -> Iterator[Finding]:
         found = f"{run['name']} is {run['state_name']}, but its process has ended"
         message = "Its process has ended. Marked by cogito doctor."
         yield Finding("flow runs", "warning", found, FIX, partial(crash_flow_run, url, run["id"], message))
-
-
-def _lost_servers(home: Home) -> Iterator[Finding]:
-    for process in lost_servers(home):
-        found = f"process {process.pid} is a temporary server of a command that has ended"
-        yield Finding("server", "problem", found, f"kill {process.pid}", process.kill)
 
 
 def _print(findings: list[Finding], cleared: set[int]) -> None:

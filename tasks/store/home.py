@@ -70,16 +70,21 @@ class Home:
 
 
 def cogito_home() -> Home:
-    """COGITO_HOME as an absolute path; default `.cogito` in the working directory.
+    """COGITO_HOME, where everything lies.
 
     Raises:
         UserError: the folder cannot be created there.
     """
-    root = user_path(os.environ.get("COGITO_HOME") or ".cogito").resolve()
+    root = home_root()
     nearest = next(folder for folder in (root, *root.parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"COGITO_HOME {root}: {nearest} is no folder that you can write to; fix: name another")
     return Home(root)
+
+
+def home_root() -> Path:
+    """COGITO_HOME as an absolute path; default `.cogito` in the working directory. Nothing is checked or created."""
+    return user_path(os.environ.get("COGITO_HOME") or ".cogito").resolve()
 
 
 def user_path(text: str | Path) -> Path:

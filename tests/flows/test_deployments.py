@@ -19,9 +19,8 @@ from flows.prefect_api import SILENT_RUN_AUTOMATION
 FILE = ROOT / "deployments.yaml"
 SETTINGS = """
 import json, os
-from flows.server import configure_prefect
-from tasks.store.home import cogito_home
-configure_prefect(cogito_home())
+from tasks.libraries import configure_libraries
+configure_libraries()
 print(json.dumps(dict(os.environ)))
 """
 # A run under Prefect costs little beside this: five training steps, and a tenth of an epoch of one task.

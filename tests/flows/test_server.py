@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,11 +21,11 @@ from command import PATIENCE, ROOT, TINY, cogito
 from command import environment as command_environment
 
 from flows import prefect_api, server
-from flows.commands import upkeep as upkeep_commands
 from flows.prefect_api import ui_address
-from flows.server import configure_prefect, ensure_server, recorded_server, stop_server
+from flows.server import ensure_server, recorded_server, stop_server
 from tasks.errors import UserError
-from tasks.processes import OWNER_BORN, OWNER_PID, birth, own_mark
+from tasks.libraries import configure_libraries
+from tasks.processes import birth
 from tasks.store.files import read_json, write_json
 from tasks.store.home import Home
 from tasks.store.locks import active, end_lost_work
@@ -34,7 +33,7 @@ from tasks.store.locks import active, end_lost_work
 ENSURE = """
 from flows.server import ensure_server
 from tasks.store.home import cogito_home
-print(ensure_server(cogito_home(), 600))
+print(ensure_server(cogito_home()))
 """
 
 
@@ -253,31 +252,6 @@ def test_a_run_that_no_server_answers_for_is_kept_for_later(home: Home) -> None:
     lock.unlink()
 
 
-def test_a_temporary_server_goes_after_its_command(tmp_path: Path, environment: None) -> None:
-    """Prefect starts it as a process of its own, which outlives a command that is killed."""
-    home = Home(tmp_path)
-    command = [sys.executable, "-c", "import time; time.sleep(120)", server.TEMPORARY_SERVER]
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    base = {**os.environ, "PREFECT_HOME": str(home.prefect.resolve())}
-    marks = {"lost": {OWNER_PID: str(gone.pid), OWNER_BORN: "1"}, "owned": own_mark(), "elsewhere": {OWNER_PID: "x"}}
-    servers = {name: subprocess.Popen(command, env=base | mark) for name, mark in marks.items()}
-    try:
-        deadline = time.monotonic() + 20
-        while not server.lost_servers(home) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        (row,) = upkeep_commands._lost_servers(home)
-        assert row.status == "problem" and str(servers["lost"].pid) in row.found
-        os.environ["COGITO_SERVER"] = "off"
-        assert ensure_server(home) is None
-        assert servers["lost"].wait(20) != 0
-        assert servers["owned"].poll() is None and servers["elsewhere"].poll() is None
-    finally:
-        for process in servers.values():
-            process.kill()
-            process.wait()
-
-
 @pytest.mark.prefect
 def test_a_cron_deployment_yields_scheduled_runs(api_url: str) -> None:
     """With a too new SQLAlchemy the scheduler silently creates none."""
@@ -312,32 +286,6 @@ print(follower())
 
 
 @pytest.mark.prefect
-def test_without_a_server_prefect_still_works_and_the_terminal_stays_quiet(
-    home: Home, api_url: str, tmp_path: Path
-) -> None:
-    alone = Home(tmp_path)
-    with (
-        closing(sqlite3.connect(home.prefect / "prefect.db")) as source,
-        closing(sqlite3.connect(alone.prefect / "prefect.db")) as target,
-    ):
-        source.backup(target)  # spares the seconds that building the tables takes
-    code = """
-from flows.server import ensure_server
-from tasks.store.home import cogito_home
-url = ensure_server(cogito_home())
-from prefect import flow
-@flow
-def double(number: int) -> int:
-    return 2 * number
-print(url, double(21))
-"""
-    out, err = run_python(alone, code, COGITO_SERVER="off", PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="600")
-    assert out == "None 42"
-    assert "INFO" not in err
-    assert not (alone.prefect / "server.json").exists()
-
-
-@pytest.mark.prefect
 def test_stop_ends_the_server_and_a_lost_one_comes_back_on_its_port(
     home: Home, api_url: str, environment: None
 ) -> None:
@@ -350,19 +298,6 @@ def test_stop_ends_the_server_and_a_lost_one_comes_back_on_its_port(
     assert not stop_server(home)
     write_json(home.prefect / "server.json", record)  # what a killed server leaves behind
     assert run_python(home, ENSURE)[0] == api_url
-
-
-@pytest.mark.prefect
-def test_a_server_that_is_not_ready_in_time_is_ended_with_a_warning(
-    tmp_path: Path, environment: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    home = Home(tmp_path)
-    assert ensure_server(home, timeout_seconds=0.5) is None
-    assert "WARNING" in capsys.readouterr().err
-    assert not (home.prefect / "server.json").exists()
-    assert "PREFECT_API_URL" not in os.environ
-    children = psutil.Process().children(recursive=True)
-    assert not [child for child in children if "prefect" in child.cmdline()]
 
 
 def test_another_server_on_the_port_is_not_taken_for_ours(tmp_path: Path, web_server: HTTPServer) -> None:
@@ -423,8 +358,6 @@ def test_an_error_of_the_server_is_told_from_one_of_the_hub() -> None:
         return httpx.ConnectError("refused", request=httpx.Request("POST", url, headers=headers))
 
     prefects = refused("http://ada:hunter2@127.0.0.1:4200/api/flow_runs/1/set_state", **{"X-PREFECT-API-VERSION": "1"})
-    late = RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
-    assert "the temporary Prefect server is not ready: Timed out" in str(prefect_api.lost_server(late))
     outer = RuntimeError("cannot create")
     outer.__cause__ = prefects
     # The server of another home has taken the port, and knows no such run.
@@ -490,7 +423,7 @@ def test_a_server_that_goes_away_in_mid_run(tmp_path: Path, comes_back: bool) ->
         patience = {} if comes_back else {"PREFECT_CLIENT_MAX_RETRIES": "1"}
         try:
             home.root.mkdir()
-            assert run_python(home, ENSURE)[0] != "None"  # which waits longer than the command would
+            assert run_python(home, ENSURE)[0] != "None"  # so that it is there before the command
             command = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", *words],
                 cwd=tmp_path,
@@ -539,7 +472,7 @@ def test_a_misspelt_mode_is_an_error(tmp_path: Path, environment: None) -> None:
 
 def test_what_the_user_set_stays(tmp_path: Path, environment: None) -> None:
     os.environ |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "45", "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_HOME": "/old"}
-    configure_prefect(Home(tmp_path))
+    configure_libraries(tmp_path)
     assert os.environ["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "45"
     assert "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL" not in os.environ
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "prefect")
@@ -549,8 +482,8 @@ def test_what_the_user_set_stays(tmp_path: Path, environment: None) -> None:
 
 def test_a_proxy_is_not_asked_for_this_machine(tmp_path: Path, environment: None) -> None:
     os.environ |= {"HTTP_PROXY": "http://proxy.example:3128", "NO_PROXY": "intranet.example,localhost"}
-    configure_prefect(Home(tmp_path))
-    configure_prefect(Home(tmp_path))
+    configure_libraries(tmp_path)
+    configure_libraries(tmp_path)
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "intranet.example,localhost,127.0.0.1"
 
 
