@@ -86,6 +86,8 @@ def prepare_corpus(
 
     reused = built_once(home.lock(f"corpus-{corpus_id}"), target, build)
     facts = read_json(target / "corpus.json")
+    for warning in facts["warnings"]:  # at each use: data that is odd stays so
+        log.warning(warning)
     return CorpusResult(corpus_id=corpus_id, folder=target, tokenizer=target / "tokenizer", reused=reused, **facts)
 
 
@@ -145,8 +147,10 @@ def _is_held_out(text: str, share: float) -> bool:
     return int.from_bytes(digest, "big") / 2**64 < share
 
 
-def _sides(spec: DataSpec, source: Source, home: Home) -> Iterator[tuple[str, str, int | None]]:
+def _sides(spec: DataSpec, source: Source, home: Home, warnings: list[str]) -> Iterator[tuple[str, str, int | None]]:
     """(side, text, total) of every document, in order; the total is None where it is not known.
+
+    At the end `warnings` has got what makes the held-out loss too good.
 
     Raises:
         UserError: the named held-out split is, or lies in, what is trained on.
@@ -173,7 +177,7 @@ def _sides(spec: DataSpec, source: Source, home: Home) -> Iterator[tuple[str, st
     for text in _documents(spec, train):
         overlap.meet((text,))
         yield "train", text, total
-    overlap.warn()
+    warnings += overlap.warnings()
     for text in _documents(spec, held_out):
         yield "held_out", text, total
 
@@ -200,7 +204,8 @@ def _tokenise(
             shutil.copyfile(tokenizer_folder / name, folder / "tokenizer" / name)
     writers = {side: _BlockWriter(folder / side, spec, dtype, tokenizer, vocab_size) for side in ("train", "held_out")}
     done = 0
-    sides = _sides(spec, source, home)
+    warnings: list[str] = []
+    sides = _sides(spec, source, home, warnings)
     while group := list(islice(sides, DOCUMENTS_PER_BATCH)):
         encodings = encode([text for _, text, _ in group], add_special_tokens=False)
         for (side, text, _), encoding in zip(group, encodings, strict=True):
@@ -227,6 +232,7 @@ def _tokenise(
         "bytes_per_token": held_out.bytes_read / max(held_out.text_tokens, 1),
         "unigram_entropy_nats": unigram_cross_entropy(train.counts, held_out.counts, special),
         "special_token_ids": {name: getattr(tokenizer, name) for name in special_ids},
+        "warnings": warnings,
         "seconds": time.monotonic() - started,
     }
 
@@ -313,7 +319,7 @@ def _tokenizer_folder(spec: DataSpec, source: Source, home: Home, data_root: Pat
 
     def build(folder: Path) -> None:
         log.info("training a byte-level BPE tokenizer of %s entries", f"{size:,}")
-        train_tokenizer((text for side, text, _ in _sides(spec, source, home) if side == "train"), size, folder)
+        train_tokenizer((text for side, text, _ in _sides(spec, source, home, []) if side == "train"), size, folder)
         check_unchanged(source)
 
     built_once(home.lock(f"tokenizer-{target.name}"), target, build)

@@ -4,9 +4,8 @@ A mirror may number the classes of a task in another order, or scale its scores 
 is trained, and its figure is wrong. So class names are compared by position, the counts of a published split by class.
 """
 
-import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,20 @@ import numpy as np
 from tasks.errors import UserError
 from tasks.spec.benchmarks import Task
 
-log = logging.getLogger("cogito.task_data")
+Warn = Callable[[str], None]
 
 NO_LABEL = -1
 # How the label of an example without one is written: GLUE's test splits have -1, SNLI's and MNLI's files a hyphen.
 _NONE_WORDS = {"-", "-1"}
 
 
-def read_labels(task: Task, place: str, given: Sequence[Any], names: Sequence[str] | None) -> np.ndarray:
+def read_labels(task: Task, place: str, given: Sequence[Any], names: Sequence[str] | None, warn: Warn) -> np.ndarray:
     """The labels of a split as float64 [n]; NO_LABEL where an example has none.
 
     Args:
         place: the split, for messages.
         names: the class names that the data set states, in the order of its ids.
+        warn: called with what is only odd.
 
     Raises:
         UserError: a label is no number or class name, lies outside its range, or all that are there are the same; or
@@ -35,7 +35,7 @@ def read_labels(task: Task, place: str, given: Sequence[Any], names: Sequence[st
     if len(given) == 0:
         raise UserError(f"{place} is empty; fix: mirror the data set again")
     if names is not None:
-        _compare_names(task, place, names)
+        _compare_names(task, place, names, warn)
     labels = np.array([_number(task, place, row, value) for row, value in enumerate(given, 1)])
     kept = labels[labels != NO_LABEL]
     low, high = task.label_range
@@ -53,11 +53,11 @@ def read_labels(task: Task, place: str, given: Sequence[Any], names: Sequence[st
     if len(np.unique(kept)) == 1 and len(kept) > 1:
         raise UserError(f"{place}: all its labels are {kept[0]:g}; fix: correct the data set")
     if missing := [name for label, name in enumerate(task.labels) if label not in kept]:
-        log.warning("%s: no example of class %s: its score is not that of the task", place, ", ".join(missing))
+        warn(f"{place}: no example of class {', '.join(missing)}: its score is not that of the task")
     return labels
 
 
-def check_published_counts(task: Task, place: str, labels: np.ndarray, published: tuple[int, ...]) -> None:
+def check_published_counts(task: Task, place: str, labels: np.ndarray, published: tuple[int, ...], warn: Warn) -> None:
     """Compare the class counts of a split with those that were published, if it has as many examples.
 
     Raises:
@@ -73,7 +73,7 @@ def check_published_counts(task: Task, place: str, labels: np.ndarray, published
             f"its classes are numbered in another order; fix: number them {_order(task)}"
         )
     if counts != published:
-        log.warning("%s: %s, the published split %s", place, _counted(task, counts), _counted(task, published))
+        warn(f"{place}: {_counted(task, counts)}, the published split {_counted(task, published)}")
 
 
 def _number(task: Task, place: str, row: int, value: Any) -> float:
@@ -94,7 +94,7 @@ def _number(task: Task, place: str, row: int, value: Any) -> float:
     return number
 
 
-def _compare_names(task: Task, place: str, names: Sequence[str]) -> None:
+def _compare_names(task: Task, place: str, names: Sequence[str], warn: Warn) -> None:
     """Refuse class names of which one stands at the place of another of ours; warn of names that we do not know."""
     positions = [_position(task, name) for name in names]
     if any(position is not None and position != label for label, position in enumerate(positions)):
@@ -103,7 +103,7 @@ def _compare_names(task: Task, place: str, names: Sequence[str]) -> None:
             f"{place}: its classes are numbered {given}; allowed: {_order(task)}; fix: number them so in the data set"
         )
     if unknown := [f"{label} {name}" for label, name in enumerate(names) if positions[label] is None]:
-        log.warning("%s: unknown classes %s are taken as %s", place, ", ".join(unknown), _order(task))
+        warn(f"{place}: unknown classes {', '.join(unknown)} are taken as {_order(task)}")
 
 
 def _position(task: Task, name: str) -> int | None:

@@ -6,13 +6,10 @@ Two examples are the same if their texts agree but for white space, whatever the
 """
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Iterable
 
 from tasks.errors import UserError
-
-log = logging.getLogger("cogito.overlap")
 
 REFUSED_SHARE = 0.5
 
@@ -39,18 +36,18 @@ class Overlap:
                 f"allowed: less than half; fix: {self._fix}"
             )
 
-    def warn(self) -> None:
-        """After all of train: state how many held-out examples it holds, if any."""
-        if self.found:
-            share = self.found / self.total
-            log.warning(
-                "%s: %s of the %s held-out examples (%.1f %%) are also in train: what is measured on them is too good",
-                *(self._what, f"{self.found:,}", f"{self.total:,}", 100 * share),
-            )
+    def warnings(self) -> list[str]:
+        """After all of train: a warning with the number of held-out examples that it holds, if any."""
+        if not self.found:
+            return []
+        share = f"{self.found:,} of the {self.total:,} held-out examples ({self.found / self.total:.1%})"
+        return [f"{self._what}: {share} are also in train: what is measured on them is too good"]
 
 
-def check_overlap(train: Iterable[tuple[str, ...]], held_out: Iterable[tuple[str, ...]], what: str, fix: str) -> None:
-    """Refuse or warn about held-out examples that are in train.
+def check_overlap(
+    train: Iterable[tuple[str, ...]], held_out: Iterable[tuple[str, ...]], what: str, fix: str
+) -> list[str]:
+    """Refuse held-out examples that are in train, or return a warning of them.
 
     Raises:
         UserError: half of them or more are.
@@ -58,7 +55,7 @@ def check_overlap(train: Iterable[tuple[str, ...]], held_out: Iterable[tuple[str
     overlap = Overlap(held_out, what, fix)
     for texts in train:
         overlap.meet(texts)
-    overlap.warn()
+    return overlap.warnings()
 
 
 def _key(texts: tuple[str, ...]) -> bytes:

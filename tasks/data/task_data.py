@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tasks.data.corpus import load_tokenizer
-from tasks.data.labels import NO_LABEL, check_published_counts, read_labels
+from tasks.data.labels import NO_LABEL, Warn, check_published_counts, read_labels
 from tasks.data.made_tasks import made_fingerprint, make_split
 from tasks.data.overlap import check_overlap
 from tasks.data.sources import Source, check_unchanged, find_dataset, tokenizer_fingerprint
@@ -71,6 +71,8 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
     target = home.cache / "tasks" / f"{task.name}-{identity}"
     build = partial(_tokenise_splits, task, protocol, tokenizer, source, home)
     built_once(home.lock(f"task-{identity}"), target, build)
+    for warning in read_json(target / "warnings.json"):  # at each use: data that is odd stays so
+        log.warning(warning)
     with np.load(target / "train.npz") as train:
         return PreparedTask(task.name, identity, target, len(train["labels"]))
 
@@ -149,7 +151,7 @@ class _Rows:
     labels: np.ndarray
 
 
-def _read_split(task: Task, data: str, source: Source, home: Home, split: str) -> _Rows:
+def _read_split(task: Task, data: str, source: Source, home: Home, warn: Warn, split: str) -> _Rows:
     """The rows of a split that have a label; GLUE hides those of its test splits as -1."""
     place = f"task {task.name}: split {split} of {source.name}"
     columns = [*task.text_columns, task.label_column]
@@ -167,10 +169,10 @@ def _read_split(task: Task, data: str, source: Source, home: Home, split: str) -
             texts.append(tuple(checked_text(f"{place}: {where}", name, row) for name in task.text_columns))
             given.append(row.get(task.label_column))
         names = rows.label_names.get(task.label_column)
-    labels = read_labels(task, place, given, names)
+    labels = read_labels(task, place, given, names, warn)
     for published in task.eval_splits:
         if published.name == split and data != "made":
-            check_published_counts(task, place, labels, published.class_counts)
+            check_published_counts(task, place, labels, published.class_counts, warn)
     kept = np.flatnonzero(labels != NO_LABEL)
     return _Rows([texts[index] for index in kept], labels[kept])
 
@@ -179,7 +181,8 @@ def _tokenise_splits(
     task: Task, protocol: CellProtocol, tokenizer_folder: Path, source: Source, home: Home, folder: Path
 ) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
-    read = partial(_read_split, task, protocol.data, source, home)
+    warnings: list[str] = []
+    read = partial(_read_split, task, protocol.data, source, home, warnings.append)
 
     def save(part: str, rows: _Rows, chosen: np.ndarray | None = None) -> None:
         chosen = np.arange(len(rows.labels)) if chosen is None else np.sort(chosen)
@@ -214,12 +217,13 @@ def _tokenise_splits(
         for other, rows in {"train": train, task.selection_split: selection}.items():
             if rows is not None:
                 what = f"task {task.name}: splits {split.name} and {other} of {source.name}"
-                check_overlap(rows.texts, evaluated[split.label].texts, what, "mirror the data set again")
+                warnings += check_overlap(rows.texts, evaluated[split.label].texts, what, "mirror the data set again")
         save(f"eval-{split.label}", evaluated[split.label])
     if protocol.max_train_examples is not None and protocol.max_train_examples < len(chosen):
         chosen = np.random.default_rng(SPLIT_SEED).choice(chosen, protocol.max_train_examples, replace=False)
     save("train", train, chosen)
     write_json(folder / "special.json", {"pad_token_id": tokenizer.pad_token_id})
+    write_json(folder / "warnings.json", warnings)
     check_unchanged(source)
 
 

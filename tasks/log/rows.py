@@ -176,7 +176,8 @@ def _conclusion(record: RunRecord) -> str:
         ]
     sentences = [f"{record.status}: {'; '.join(failures)}." if failures else f"{record.status}."]
     if record.pretraining and record.kind == "training":
-        sentences += [f"Warning: {_plain(warning)}." for warning in record.pretraining.warnings]
+        of_corpus = record.corpus.warnings if record.corpus else []
+        sentences += [f"Warning: {_plain(warning)}." for warning in [*of_corpus, *record.pretraining.warnings]]
     scores = record.primary_scores()
     if scores:
         above = sum(score.above_floor for score in scores)

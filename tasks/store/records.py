@@ -77,6 +77,7 @@ class CorpusResult(Result):
     bytes_per_token: float
     unigram_entropy_nats: float = Field(description="loss of a model without context on the held-out text")
     special_token_ids: dict[str, int] = Field(default_factory=dict, description="pad, cls, sep and mask")
+    warnings: list[str] = Field(default_factory=list, description="of held-out documents that are in train")
     seconds: float
 
 

@@ -33,7 +33,8 @@ def test_the_rule(size: int, data: st.DataObject) -> None:
         with pytest.raises(UserError, match=f"or more of the {size} held-out examples are also in train"):
             check_overlap(train, held_out, "x", "y")
     else:
-        check_overlap(train, held_out, "x", "y")
+        told = check_overlap(train, held_out, "x", "y")
+        assert [line.partition(" held-out")[0] for line in told] == [f"x: {shared} of the {size}"] * (shared > 0)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,9 @@ def test_a_corpus_with_a_few_duplicates(
     with caplog.at_level(logging.WARNING):
         made = corpus(home, tmp_path, tokenizer, splits, held_out_split="validation")
     assert (made.train_documents, made.held_out_documents) == (360, 50)
-    assert "10 of the 50 held-out examples (20.0 %) are also in train" in caplog.text
+    again = corpus(home, tmp_path, tokenizer, {}, held_out_split="validation")
+    assert again.reused and len(again.warnings) == 1, "told again when it is used again"
+    assert caplog.text.count("10 of the 50 held-out examples (20.0%) are also in train") == 2
     caplog.clear()
     made = corpus(home, tmp_path, tokenizer, {"train": TEXTS}, split="train[:300]", held_out_split="train[300:]")
     assert (made.train_documents, made.held_out_documents) == (300, 100) and "also in train" not in caplog.text
@@ -140,7 +143,7 @@ def test_a_task_with_a_few_duplicates(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         made = task(home, tmp_path, tokenizer, "qqp", {"train": pairs(0, 303), "validation": pairs(300, 340)})
-    assert "task qqp: splits validation and train of nyu-mll/glue: 3 of the 40 held-out examples (7.5 %)" in caplog.text
+    assert "task qqp: splits validation and train of nyu-mll/glue: 3 of the 40 held-out examples (7.5%)" in caplog.text
     assert len(load_examples(made.folder, "eval-qqp")["labels"]) == 40
 
 
@@ -154,4 +157,4 @@ def test_the_real_stsb_passes(home: Home, shared_data: Path, tokenizer: Path, ca
     protocol = EvaluationSpec.model_validate({"tasks": ("stsb",), "max_length": 16}).for_task("stsb")
     with caplog.at_level(logging.WARNING):
         prepare_task(TASKS["stsb"], protocol, tokenizer, find_dataset("nyu-mll/glue", home, shared_data), home)
-    assert "6 of the 1,500 held-out examples (0.4 %) are also in train" in caplog.text
+    assert "6 of the 1,500 held-out examples (0.4%) are also in train" in caplog.text
