@@ -53,7 +53,7 @@ def evaluation(
         spec, corpus = inputs.spec, None
         if inputs.corpus is not None:
             _, corpus = prepare_corpus(spec.data, inputs.corpus, request.data_root, inputs.tokenizer)
-        prepared = prepare_tasks(spec, inputs.tasks, inputs.tokenizer)
+        prepared = prepare_tasks(spec, inputs.tasks, inputs.tokenizer, family=inputs.checkpoint.family)
         return evaluate_in_own_run(Evaluation(spec, corpus, prepared), inputs.checkpoint, request)
 
     return carry_out(work)

@@ -11,7 +11,7 @@ from typing import Any
 from flows.bookkeeping import note_stage, settle, skip_stages
 from tasks import stages
 from tasks.data.sources import Source
-from tasks.data.task_data import PreparedTask
+from tasks.data.task_data import Family, PreparedTask
 from tasks.errors import Paused, StageError, UserError
 from tasks.finetuning.cell import Cell
 from tasks.prefect_entry import PrefectFuture, allow_failure
@@ -86,7 +86,11 @@ def prepare_corpus(
 
 
 def prepare_tasks(
-    spec: ExperimentSpec, sources: dict[str, Source], tokenizer: Path, after: Iterable[Any] = ()
+    spec: ExperimentSpec,
+    sources: dict[str, Source],
+    tokenizer: Path,
+    after: Iterable[Any] = (),
+    family: Family = "concept",
 ) -> dict[str, PreparedTask]:
     """Tokenise every task before anything long begins, so that bad data is found early.
 
@@ -95,7 +99,7 @@ def prepare_tasks(
     """
     futures = {
         name: stages.prepare_task_data.submit(
-            name, spec.evaluation.for_task(name), tokenizer, sources[name], wait_for=list(after)
+            name, spec.evaluation.for_task(name), tokenizer, sources[name], family, wait_for=list(after)
         )
         for name in spec.evaluation.tasks
     }

@@ -141,9 +141,13 @@ def word_starts(tokenizer: Any) -> np.ndarray:
     """Whether each token begins a word, from its own text: bool [V].
 
     WordPiece marks what continues a word (##); byte-level and sentence-piece tokenizers mark what follows a blank.
-    There, letters and digits without that mark continue a word, and anything else stands for itself.
+    There, letters and digits without that mark continue a word, and anything else, "##" too, stands for itself.
     """
-    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    if any(piece.startswith("##") for piece in pieces):
-        return np.array([not piece.startswith("##") for piece in pieces])
+    entries = tokenizer.get_vocab()
+    pieces = [""] * (max(entries.values()) + 1)
+    for piece, number in entries.items():
+        pieces[number] = piece
+    mark = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
+    if mark:
+        return np.array([not piece.startswith(mark) for piece in pieces])
     return np.array([not piece[:1].isalnum() or piece[:1] in "ĠĊĉ" for piece in pieces])

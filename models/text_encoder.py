@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .bounds import split_hub_id
 from .checkpoints import CheckpointError, load_checkpoint
+from .tokenizing import TOKENIZER_FILES, TokenizerError, read_tokenizer, text_only, vocabulary_size
 
 log = logging.getLogger("cogito.encoding")
 
@@ -30,7 +31,8 @@ class TextEncoder:
 
     Args:
         model: any model with an `encoder` that takes ids and mask.
-        tokenizer: a fast one whose ids the model knows; its settings for cutting and padding are switched off.
+        tokenizer: a fast one whose ids the model knows; its settings for cutting and padding are not used, and the
+            name of a special token in a text, such as "[MASK]", is read as text.
         device: where to compute; None takes the first GPU, or the CPU of a machine without one.
 
     Raises:
@@ -41,9 +43,9 @@ class TextEncoder:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str | torch.device | None = None
     ) -> None:
         config = model.config
-        if len(tokenizer) > config.vocab_size:
+        if vocabulary_size(tokenizer) > config.vocab_size:
             raise CheckpointError(
-                f"tokenizer: has {len(tokenizer):,} entries, the model knows {config.vocab_size:,}; "
+                f"tokenizer: has {vocabulary_size(tokenizer):,} entries, the model knows {config.vocab_size:,}; "
                 "fix: take the tokenizer that the model was trained with"
             )
         special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")}
@@ -53,10 +55,7 @@ class TextEncoder:
                 f"tokenizer: has no {', '.join(missing)} token; fix: take the one that the model was trained with"
             )
         self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
-        self._tokenizer = tokenizer.backend_tokenizer
-        # Truncation and padding set in tokenizer.json would cut texts without a warning.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = text_only(tokenizer)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._encoder = model.get_submodule("encoder").eval().to(self.device, torch.float32)
         self.num_concepts: int = config.num_concepts
@@ -160,11 +159,18 @@ def load_encoder(
 
 
 def _read_tokenizer(place: str | Path) -> PreTrainedTokenizerFast:
-    hub = None if Path(place).is_dir() else split_hub_id(str(place))
-    name, revision = hub or (str(place), None)
+    folder = Path(place)
     try:
-        return PreTrainedTokenizerFast.from_pretrained(name, revision=revision or "main")
-    except Exception as error:  # the tokenizers library raises bare Exception
+        hub = None if folder.is_dir() else split_hub_id(str(place))
+        if hub:
+            from huggingface_hub import snapshot_download
+
+            patterns = [*TOKENIZER_FILES, "config.json"]
+            folder = Path(snapshot_download(hub[0], revision=hub[1], allow_patterns=patterns))
+        return read_tokenizer(folder)
+    except TokenizerError as error:
+        raise CheckpointError(str(error)) from error
+    except Exception as error:  # of the Hub's client
         raise CheckpointError(
             f"tokenizer {place}: cannot be read: {str(error).splitlines()[0]}; fix: name a folder or Hub id with a "
             "tokenizer.json as `tokenizer`"

@@ -17,7 +17,7 @@ from tasks.checkpoints.publishing import publish_checkpoint
 from tasks.data.corpus import prepare_corpus
 from tasks.data.hub import asked_wait, gave_up, is_transient
 from tasks.data.sources import Source
-from tasks.data.task_data import PreparedTask, prepare_task
+from tasks.data.task_data import Family, PreparedTask, prepare_task
 from tasks.errors import BAD_INPUT, PAUSED, Paused, StageError, UserError
 from tasks.finetuning.cell import Cell
 from tasks.finetuning.scoring import score_task
@@ -170,9 +170,11 @@ def prepare_data(spec: DataSpec, source: Source, data_root: Path | None, tokeniz
 
 
 @stage("data", "prepare-{name}")
-def prepare_task_data(name: str, protocol: CellProtocol, tokenizer: Path, source: Source) -> PreparedTask:
-    """Tokenise a task."""
-    return prepare_task(TASKS[name], protocol, tokenizer, source, cogito_home())
+def prepare_task_data(
+    name: str, protocol: CellProtocol, tokenizer: Path, source: Source, family: Family
+) -> PreparedTask:
+    """Tokenise a task for a family of models."""
+    return prepare_task(TASKS[name], protocol, tokenizer, source, cogito_home(), family)
 
 
 @stage("pretraining", "pretrain")

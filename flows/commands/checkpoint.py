@@ -12,7 +12,7 @@ from tasks.analysis.stage import analyse_concepts
 from tasks.checkpoints.converting import checkpoint_facts, convert_checkpoint
 from tasks.checkpoints.encoding import EncodeOptions, encode_file
 from tasks.checkpoints.finding import resolve_checkpoint
-from tasks.checkpoints.inputs import find_evaluation_inputs
+from tasks.checkpoints.inputs import find_evaluation_inputs, longest_text
 from tasks.data.corpus import prepare_corpus
 from tasks.data.sources import find_dataset, find_tokenizer, resolve_data_root
 from tasks.errors import UserError
@@ -62,7 +62,7 @@ def analyse(
     found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
     if found.family == "plain":
         raise UserError(f"checkpoint {found.name}: is a plain {found.variant} and has no concepts to analyse")
-    spec = evaluation_spec(found, None, None, None, overrides or [])
+    spec = evaluation_spec(found, longest_text(found, tokenizer_folder), overrides or [])
     source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
     corpus = prepare_corpus(spec.data, source, home, mirror, tokenizer_folder=tokenizer_folder)
     folder = RunFolder(home.root / "analyses" / f"{found.weights_sha256[:16]}-{corpus.corpus_id}")

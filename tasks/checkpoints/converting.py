@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from models.family import DECODERS
+from models.tokenizing import holds_tokenizer
 from tasks.checkpoints.finding import reading
-from tasks.data.sources import TOKENIZER_FILES
+from tasks.data.tokenizers import copy_tokenizer
 from tasks.errors import UserError
 from tasks.spec.experiment import fitting_heads
 from tasks.store.files import building, read_json, write_manifest
@@ -35,7 +36,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         uses.append("start another pretraining from it (training.init_from)")
     if pretrained and DECODERS[config.decoder_type].diffusion:
         uses.append("fill masks (models.generation)")
-    has_tokenizer = (checkpoint.folder / "tokenizer.json").is_file()
+    has_tokenizer = holds_tokenizer(checkpoint.folder)
     if not has_tokenizer:
         uses = [f"{use} --tokenizer ID" if use.startswith(("evaluate", "analyse", "encode")) else use for use in uses]
     return {
@@ -79,10 +80,11 @@ def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | N
     try:
         with building(target) as folder:
             save_checkpoint(model, folder)
-            files = [(tokenizer or checkpoint.folder) / name for name in TOKENIZER_FILES]
-            for path in [*files, checkpoint.folder / "experiment.json"]:
-                if path.is_file():
-                    shutil.copyfile(path, folder / path.name)
+            if tokenizer or holds_tokenizer(checkpoint.folder):
+                copy_tokenizer(tokenizer or checkpoint.folder, folder)
+            stated = checkpoint.folder / "experiment.json"
+            if stated.is_file():
+                shutil.copyfile(stated, folder / stated.name)
             write_manifest(folder)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}); fix: name another folder") from None

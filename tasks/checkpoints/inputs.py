@@ -6,9 +6,10 @@ The modules of `models` are imported inside a function: they import torch, which
 import logging
 from pathlib import Path
 
+from models.tokenizing import TokenizerError, holds_tokenizer, vocabulary_size
 from tasks.checkpoints.finding import reading, resolve_checkpoint
-from tasks.data.corpus import load_tokenizer
 from tasks.data.sources import find_tokenizer
+from tasks.data.tokenizers import CONCEPT_TOKENS, PLAIN_TOKENS, load_tokenizer
 from tasks.errors import UserError
 from tasks.store.files import read_json
 from tasks.store.home import Home
@@ -29,20 +30,39 @@ def find_evaluation_inputs(
 
     Raises:
         UserError: there is no such checkpoint, it is corrupt, it has no tokenizer and none is given, or the tokenizer
-            has more tokens than the checkpoint.
+            lacks a token or has more of them than the checkpoint.
     """
     checkpoint = resolve_checkpoint(name, home, data_root)
     folder = find_tokenizer(tokenizer, home, data_root) if tokenizer else checkpoint.folder
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"checkpoint {name}: has no tokenizer.json; fix: --tokenizer ID or DIR")
-    log.info("%s: %s", checkpoint.name, check_weights(checkpoint))
+    if not holds_tokenizer(folder):
+        raise UserError(f"checkpoint {name}: has no tokenizer; fix: --tokenizer ID or DIR")
+    account = check_weights(checkpoint)
+    loaded = load_tokenizer(folder, PLAIN_TOKENS if checkpoint.family == "plain" else CONCEPT_TOKENS)
     vocabulary = read_json(checkpoint.folder / "config.json").get("vocab_size")
-    if isinstance(vocabulary, int) and (size := len(load_tokenizer(folder))) > vocabulary:
+    if isinstance(vocabulary, int) and (size := vocabulary_size(loaded)) > vocabulary:
         raise UserError(
             f"tokenizer: has {size} tokens, {checkpoint.name} has {vocabulary}; "
             "fix: --tokenizer with the tokenizer that the checkpoint was trained with"
         )
+    log.info("%s: %s", checkpoint.name, account)
     return checkpoint, folder
+
+
+def longest_text(checkpoint: Checkpoint, tokenizer: Path) -> int | None:
+    """Tokens of the longest text that a checkpoint reads; None: nothing limits it.
+
+    Raises:
+        UserError: a plain encoder counts positions from a padding other than the tokenizer's.
+    """
+    if checkpoint.family == "concept":
+        config = read_json(checkpoint.folder / "config.json")
+        return int(config.get("max_sequence_length") or config.get("max_position_embeddings") or 512)
+    from models.plain_inputs import longest_input
+
+    try:
+        return longest_input(checkpoint.folder, load_tokenizer(tokenizer, PLAIN_TOKENS))
+    except TokenizerError as error:
+        raise UserError(f"checkpoint {checkpoint.name}: {error}") from None
 
 
 def check_weights(checkpoint: Checkpoint) -> str:

@@ -9,8 +9,6 @@ transformers and tokenizers are imported late: they take seconds, and a prepared
 
 import hashlib
 import logging
-import shutil
-import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -20,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from models.tokenizing import text_only, vocabulary_size
 from tasks.data.overlap import Overlap
 from tasks.data.python_docs import iterate_documents
-from tasks.data.sources import TOKENIZER_FILES, Source, check_unchanged, find_tokenizer, tokenizer_fingerprint
+from tasks.data.sources import Source, check_unchanged, find_tokenizer
 from tasks.data.splits import Split, open_split
 from tasks.data.text_files import checked_text
+from tasks.data.tokenizers import copy_tokenizer, load_tokenizer, tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.spec.pretraining import PYTHON_DOCS, DataSpec
 from tasks.store.files import built_once, content_hash, read_json, write_json
@@ -37,9 +37,6 @@ log = logging.getLogger("cogito.corpus")
 CONTRACT_VERSION = 2
 DOCUMENTS_PER_BATCH = 256
 SPECIAL_TOKENS = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
-
-# The lazy modules of transformers break when several threads import from them at once.
-_IMPORTING = threading.Lock()
 
 # Called with the number done and the number in all (None when unknown).
 Progress = Callable[[int, int | None], None]
@@ -89,32 +86,6 @@ def prepare_corpus(
     for warning in facts["warnings"]:  # at each use: data that is odd stays so
         log.warning(warning)
     return CorpusResult(corpus_id=corpus_id, folder=target, tokenizer=target / "tokenizer", reused=reused, **facts)
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a folder and check that it has the special tokens that the models need.
-
-    Raises:
-        UserError: the tokenizer cannot be read, or lacks a special token.
-    """
-    with _IMPORTING:
-        from transformers import PreTrainedTokenizerFast
-
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise UserError(f"tokenizer {folder}: cannot be read: {reason}; fix: copy or download it again") from error
-    missing = [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None and name != "unk"]
-    if missing:
-        raise UserError(
-            f"tokenizer {folder}: has no {', '.join(missing)} token; "
-            "fix: use a tokenizer like BERT's, or train one with data.train_tokenizer_vocab_size"
-        )
-    # Truncation and padding in tokenizer.json are meant for the tokenizer's own model; here they would lose text.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    return tokenizer
 
 
 def _documents(spec: DataSpec, rows: Split | None) -> Iterator[str]:
@@ -195,13 +166,11 @@ def _tokenise(
 ) -> dict[str, Any]:
     started = time.monotonic()
     tokenizer = load_tokenizer(tokenizer_folder)
-    encode = tokenizer.backend_tokenizer.encode_batch_fast
-    vocab_size = len(tokenizer)
+    encode = text_only(tokenizer).encode_batch_fast
+    vocab_size = vocabulary_size(tokenizer)
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
     (folder / "tokenizer").mkdir()
-    for name in TOKENIZER_FILES:
-        if (tokenizer_folder / name).is_file():
-            shutil.copyfile(tokenizer_folder / name, folder / "tokenizer" / name)
+    copy_tokenizer(tokenizer_folder, folder / "tokenizer")
     writers = {side: _BlockWriter(folder / side, spec, dtype, tokenizer, vocab_size) for side in ("train", "held_out")}
     done = 0
     warnings: list[str] = []

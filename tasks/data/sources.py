@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from models.tokenizing import TOKENIZER_FILES, holds_tokenizer
 from tasks.data.hub import hub_api, hub_endpoint, hub_reachable, is_transient, plain_text
 from tasks.data.python_docs import embedded_fingerprint
 from tasks.errors import UserError
@@ -23,18 +24,6 @@ from tasks.store.files import content_hash, file_sha256, read_json, write_json, 
 from tasks.store.home import Home, user_path
 
 log = logging.getLogger("cogito.sources")
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 
 
 @dataclass(frozen=True)
@@ -98,14 +87,14 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
         UserError: no mirror has it, and the Hub does not have it or cannot be reached.
     """
     if folder := local_folder(name, data_root):
-        if not (folder / "tokenizer.json").is_file():
-            raise UserError(f"tokenizer {folder}: has no tokenizer.json; fix: save a fast tokenizer there")
+        if not holds_tokenizer(folder):
+            raise UserError(f"tokenizer {folder}: has no tokenizer.json or vocabulary; fix: save a tokenizer there")
         return folder
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         with writing(home.cache / "hub"):
-            return _snapshot(name, home, allow_patterns=list(TOKENIZER_FILES))
+            return _snapshot(name, home, allow_patterns=[*TOKENIZER_FILES, "config.json"])
     except LocalEntryNotFoundError:
         raise UserError(
             f"tokenizer {name!r}: not in the data root and the Hub cannot be reached; "
@@ -113,12 +102,6 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
         ) from None
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(f"tokenizer {name!r}: the Hub has no such repository ({type(error).__name__})") from None
-
-
-def tokenizer_fingerprint(folder: Path) -> str:
-    """The identity of a tokenizer: the content of its files, wherever they lie."""
-    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return content_hash({name: file_sha256(folder / name) for name in present})
 
 
 def local_folder(name: str, data_root: Path | None) -> Path | None:

@@ -1,7 +1,8 @@
 """Downstream data, tokenised once for all seeds: a folder of arrays that a fine-tuning job reads.
 
 `train.npz`, `selection.npz` (on which the epoch is chosen) and `eval-LABEL.npz` hold `[CLS] a [SEP] b [SEP]` as one
-flat array with offsets, the length of each first text, the labels and, for pairs, word-overlap features.
+flat array with offsets, the length of each first text, the labels and, for pairs, word-overlap features. For a plain
+encoder the template of its own tokenizer gives the rows, and the type of every token in place of the first lengths.
 scikit-learn is imported late: it takes seconds, and prepared data needs it not at all.
 """
 
@@ -10,17 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from tasks.data.corpus import load_tokenizer
+from models.tokenizing import text_only
 from tasks.data.labels import NO_LABEL, Warn, check_published_counts, read_labels
 from tasks.data.made_tasks import made_fingerprint, make_split
 from tasks.data.overlap import check_overlap
-from tasks.data.sources import Source, check_unchanged, find_dataset, tokenizer_fingerprint
+from tasks.data.plain_rows import plain_rows
+from tasks.data.sources import Source, check_unchanged, find_dataset
 from tasks.data.splits import open_split
 from tasks.data.text_files import checked_text
+from tasks.data.tokenizers import CONCEPT_TOKENS, PLAIN_TOKENS, load_tokenizer, tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.spec.benchmarks import Task
 from tasks.spec.evaluation import CellProtocol
@@ -28,6 +31,8 @@ from tasks.store.files import built_once, content_hash, read_json, write_json
 from tasks.store.home import Home
 
 log = logging.getLogger("cogito.task_data")
+
+Family = Literal["concept", "plain"]
 
 CONTRACT_VERSION = 3
 # Part of train held out for choosing the epoch: 10 %, at least 200, at most 2,000 examples.
@@ -56,8 +61,10 @@ def find_task_source(task: Task, data: str, home: Home, data_root: Path | None) 
     return find_dataset(task.dataset, home, data_root)
 
 
-def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: Source, home: Home) -> PreparedTask:
-    """Tokenise the splits of a task, unless that has been done before.
+def prepare_task(
+    task: Task, protocol: CellProtocol, tokenizer: Path, source: Source, home: Home, family: Family = "concept"
+) -> PreparedTask:
+    """Tokenise the splits of a task for a family of models, unless that has been done before.
 
     Raises:
         UserError: the data set lacks a split or column, or holds a value that is not allowed.
@@ -67,9 +74,9 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
     row = [*data, task.selection_split, task.metrics]
     splits = [(split.name, split.label) for split in task.eval_splits]
     fingerprints = [source.fingerprint, tokenizer_fingerprint(tokenizer)]
-    identity = content_hash([CONTRACT_VERSION, *fingerprints, row, splits, settings])
+    identity = content_hash([CONTRACT_VERSION, family, *fingerprints, row, splits, settings])
     target = home.cache / "tasks" / f"{task.name}-{identity}"
-    build = partial(_tokenise_splits, task, protocol, tokenizer, source, home)
+    build = partial(_tokenise_splits, task, protocol, tokenizer, source, home, family)
     built_once(home.lock(f"task-{identity}"), target, build)
     for warning in read_json(target / "warnings.json"):  # at each use: data that is odd stays so
         log.warning(warning)
@@ -80,15 +87,16 @@ def prepare_task(task: Task, protocol: CellProtocol, tokenizer: Path, source: So
 def load_examples(folder: Path, part: str) -> dict[str, np.ndarray]:
     """The arrays of a part: `ids` flat, `offsets` [n + 1], `first_lengths` and `labels` [n], `features` [n, f].
 
-    `first_lengths` counts [CLS], the first text and its [SEP]; a single text has no features (f = 0).
+    `first_lengths` counts [CLS], the first text and its [SEP]; for a plain encoder `token_types`, flat as `ids`, stands
+    in its place. A single text has no features (f = 0).
     """
     with np.load(folder / f"{part}.npz") as arrays:
         return dict(arrays)
 
 
-def special_ids(folder: Path) -> dict[str, int]:
-    """The id of the padding token, as `pad_token_id`."""
-    return read_json(folder / "special.json")
+def padding(folder: Path) -> dict[str, Any]:
+    """`pad_token_id` and `padding_side` ("left" or "right") of the rows of a batch."""
+    return read_json(folder / "padding.json")
 
 
 def selection_split(labels: np.ndarray, regression: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -113,8 +121,7 @@ def encode_pairs(
 
     Returns the ids, flat, offsets [n + 1], and lengths [n] of `[CLS] a [SEP]`.
     """
-    encode = tokenizer.backend_tokenizer.encode_batch_fast
-    tokenizer.backend_tokenizer.no_truncation()
+    encode = text_only(tokenizer).encode_batch_fast
     texts = [[encoding.ids for encoding in encode(list(column), add_special_tokens=False)] for column in columns]
     rows, first_lengths = [], []
     for parts in zip(*texts, strict=True):
@@ -128,6 +135,10 @@ def encode_pairs(
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     flat = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
     return flat, offsets, np.asarray(first_lengths, dtype=np.int64)
+
+
+def _concept_rows(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int) -> dict[str, np.ndarray]:
+    return dict(zip(("ids", "offsets", "first_lengths"), encode_pairs(tokenizer, columns, max_length), strict=True))
 
 
 def cut_longest_first(lengths: Sequence[int], budget: int) -> list[int]:
@@ -178,22 +189,23 @@ def _read_split(task: Task, data: str, source: Source, home: Home, warn: Warn, s
 
 
 def _tokenise_splits(
-    task: Task, protocol: CellProtocol, tokenizer_folder: Path, source: Source, home: Home, folder: Path
+    task: Task, protocol: CellProtocol, tokenizer_folder: Path, source: Source, home: Home, family: Family, folder: Path
 ) -> None:
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder, PLAIN_TOKENS if family == "plain" else CONCEPT_TOKENS)
+    make_rows = plain_rows if family == "plain" else _concept_rows
     warnings: list[str] = []
     read = partial(_read_split, task, protocol.data, source, home, warnings.append)
 
     def save(part: str, rows: _Rows, chosen: np.ndarray | None = None) -> None:
         chosen = np.arange(len(rows.labels)) if chosen is None else np.sort(chosen)
         pairs = [rows.texts[index] for index in chosen]
-        ids, offsets, first_lengths = encode_pairs(tokenizer, list(zip(*pairs, strict=True)), protocol.max_length)
+        arrays = make_rows(tokenizer, list(zip(*pairs, strict=True)), protocol.max_length)
         features = np.zeros((len(chosen), 0))
         if task.is_pair:
             features = np.array([overlap_features(first, second) for first, second in pairs])
         labels = rows.labels[chosen].astype(np.float64 if task.is_regression else np.int64)
-        file = folder / f"{part}.npz"
-        np.savez(file, ids=ids, offsets=offsets, first_lengths=first_lengths, labels=labels, features=features)
+        arrays |= {"labels": labels, "features": features}
+        np.savez(folder / f"{part}.npz", allow_pickle=False, **arrays)
 
     train = read("train")
     evaluated = {split.label: read(split.name) for split in task.eval_splits}
@@ -222,7 +234,8 @@ def _tokenise_splits(
     if protocol.max_train_examples is not None and protocol.max_train_examples < len(chosen):
         chosen = np.random.default_rng(SPLIT_SEED).choice(chosen, protocol.max_train_examples, replace=False)
     save("train", train, chosen)
-    write_json(folder / "special.json", {"pad_token_id": tokenizer.pad_token_id})
+    side = tokenizer.padding_side if family == "plain" else "right"
+    write_json(folder / "padding.json", {"pad_token_id": tokenizer.pad_token_id, "padding_side": side})
     write_json(folder / "warnings.json", warnings)
     check_unchanged(source)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from transformers import PreTrainedModel
 from models.checkpoints import CheckpointError, LoadReport, load_classifier, save_checkpoint
 from models.heads import PairHead
 from models.plain import load_plain_classifier
-from tasks.data.task_data import load_examples, special_ids
+from models.plain_inputs import reads_segments
+from tasks.data.task_data import load_examples, padding
 from tasks.errors import StageError
 from tasks.jobs.messages import FinetuningJob, report_progress
 from tasks.scores.metrics import METRICS
@@ -49,27 +51,38 @@ def make_batch(
     device: torch.device,
     *,
     apart: bool = False,
+    padding_side: str = "right",
 ) -> dict[str, torch.Tensor]:
     """input_ids and attention_mask [B, N], labels [B], padded to the longest sequence of the batch.
 
     With `apart` both texts of a pair stand alone, `[CLS] a [SEP]` and `[CLS] b [SEP]`, under names that end in _a, _b.
+    Examples with `token_types` also give token_type_ids [B, N].
     """
     offsets = examples["offsets"]
-    rows = [examples["ids"][offsets[index] : offsets[index + 1]] for index in indices]
+
+    def rows_of(name: str) -> list[np.ndarray]:
+        return [examples[name][offsets[index] : offsets[index + 1]] for index in indices]
+
+    rows = rows_of("ids")
     labels = torch.from_numpy(examples["labels"][indices])
     batch = {"labels": (labels.float() if labels.is_floating_point() else labels).to(device)}
     if not apart:
-        return batch | _pad(rows, pad_token_id, device, "")
+        batch |= _pad(rows, pad_token_id, device, "", padding_side)
+        if "token_types" in examples:
+            batch["token_type_ids"] = _pad(rows_of("token_types"), 0, device, "", padding_side)["input_ids"]
+        return batch
     firsts = examples["first_lengths"][indices]
     a = [row[:first] for row, first in zip(rows, firsts, strict=True)]
     b = [np.concatenate([row[:1], row[first:]]) for row, first in zip(rows, firsts, strict=True)]
     return batch | _pad(a, pad_token_id, device, "_a") | _pad(b, pad_token_id, device, "_b")
 
 
-def _pad(rows: list[np.ndarray], pad_token_id: int, device: torch.device, suffix: str) -> dict[str, torch.Tensor]:
+def _pad(
+    rows: list[np.ndarray], pad_token_id: int, device: torch.device, suffix: str, side: str = "right"
+) -> dict[str, torch.Tensor]:
     tensors = [torch.from_numpy(row.astype(np.int64)) for row in rows]
-    input_ids = pad_sequence(tensors, batch_first=True, padding_value=pad_token_id)
-    mask = pad_sequence([torch.ones_like(tensor) for tensor in tensors], batch_first=True)
+    input_ids = pad_sequence(tensors, batch_first=True, padding_value=pad_token_id, padding_side=side)
+    mask = pad_sequence([torch.ones_like(tensor) for tensor in tensors], batch_first=True, padding_side=side)
     return {f"input_ids{suffix}": input_ids.to(device), f"attention_mask{suffix}": mask.to(device)}
 
 
@@ -97,9 +110,9 @@ def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
         training = _train(model, task, job, device)
     predictions = {}
     for split in task.eval_splits:
-        examples = load_examples(job.data, f"eval-{split.label}")
+        examples = _examples(job.data, f"eval-{split.label}", model)
         output = "cosine" if job.start == "zero_shot" else "logits"
-        outputs = _predict(model, examples, special_ids(job.data)["pad_token_id"], device, job.precision, output)
+        outputs = _predict(model, examples, padding(job.data), device, job.precision, output)
         predictions[split.label] = folder / f"predictions-{split.label}.parquet"
         _write_predictions(predictions[split.label], examples["labels"], outputs, task.is_regression)
     kept = folder / "model" if job.protocol.keep_model and job.start == "checkpoint" else None
@@ -145,8 +158,8 @@ class _Training:
 
 def _train(model: PreTrainedModel, task: Task, job: FinetuningJob, device: torch.device) -> _Training:
     """Train to the end and leave the model with the weights of its best epoch."""
-    protocol, pad = job.protocol, special_ids(job.data)["pad_token_id"]
-    train, selection = load_examples(job.data, "train"), load_examples(job.data, "selection")
+    protocol, pad = job.protocol, padding(job.data)
+    train, selection = _examples(job.data, "train", model), _examples(job.data, "selection", model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay, fused=True
     )
@@ -163,7 +176,7 @@ def _train(model: PreTrainedModel, task: Task, job: FinetuningJob, device: torch
     losses: list[float] = []
     for step, batch_indices in enumerate(_batches(lengths, protocol.global_batch_size, job.seed, steps), start=1):
         model.train()
-        batch = make_batch(train, batch_indices, pad, device, apart=_reads_apart(model))
+        batch = make_batch(train, batch_indices, device=device, apart=_reads_apart(model), **pad)
         with _computing(job.precision, device):
             loss = model(**batch).loss
         loss.backward()
@@ -191,6 +204,14 @@ def _reads_apart(model: PreTrainedModel) -> bool:
     return isinstance(getattr(model, "head", None), PairHead)
 
 
+def _examples(data: Path, part: str, model: PreTrainedModel) -> dict[str, np.ndarray]:
+    """The arrays of a part, without the token types where the model knows no segments."""
+    examples = load_examples(data, part)
+    if not reads_segments(model):
+        examples.pop("token_types", None)
+    return examples
+
+
 def _batches(lengths: np.ndarray, batch_size: int, seed: int, steps: int) -> Iterator[np.ndarray]:
     generators = (np.random.default_rng((seed, epoch)) for epoch in count())
     epochs = (length_grouped_batches(lengths, batch_size, generator) for generator in generators)
@@ -205,7 +226,7 @@ def _computing(precision: Precision, device: torch.device) -> torch.autocast:
 def _predict(
     model: PreTrainedModel,
     examples: dict[str, np.ndarray],
-    pad: int,
+    pad: dict[str, Any],
     device: torch.device,
     precision: Precision,
     answer: str,
@@ -217,7 +238,7 @@ def _predict(
     outputs: list[np.ndarray] = []
     for start in range(0, len(order), EVAL_BATCH_SIZE):
         indices = order[start : start + EVAL_BATCH_SIZE]
-        batch = make_batch(examples, indices, pad, device, apart=_reads_apart(model))
+        batch = make_batch(examples, indices, device=device, apart=_reads_apart(model), **pad)
         batch.pop("labels")
         with _computing(precision, device):
             outputs.append(model(**batch)[answer].float().cpu().numpy())

@@ -31,8 +31,8 @@ from models.geometry import GeometryStream
 from models.objectives import CorruptionSettings, word_starts
 from models.pretraining_step import PretrainingStep
 from models.rounding import chaos_warning, rounding_error
-from tasks.data.corpus import load_tokenizer
 from tasks.data.token_blocks import Batch, BatchPlan, HeldOutBatches, MicroBatches, TokenBlocks, clean_batches
+from tasks.data.tokenizers import load_tokenizer
 from tasks.errors import StageError
 from tasks.jobs.messages import PAUSE_REQUEST, TERMINATED, PretrainingJob, answer_pause, report_progress, report_warning
 from tasks.pretraining.guards import TrainingGuard

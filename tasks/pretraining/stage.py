@@ -7,7 +7,8 @@ import logging
 from typing import Any
 
 from models.family import VARIANTS
-from tasks.data.sources import tokenizer_fingerprint
+from models.tokenizing import holds_tokenizer
+from tasks.data.tokenizers import tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.jobs.devices import lease_for_training, visible_devices
 from tasks.jobs.launch import claimed_job, run_job
@@ -95,7 +96,7 @@ def pretrain(
 
 
 def _compare_tokenizers(init_from: Checkpoint, corpus: CorpusResult) -> None:
-    known = (init_from.folder / "tokenizer.json").is_file()
+    known = holds_tokenizer(init_from.folder)
     if known and tokenizer_fingerprint(init_from.folder) != tokenizer_fingerprint(corpus.tokenizer):
         log.warning(
             "training.init_from: the tokenizer files of %s are others than those of %s: "

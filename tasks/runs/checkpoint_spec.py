@@ -38,12 +38,21 @@ def evaluation_head(spec: ExperimentSpec, checkpoint: Checkpoint) -> str:
 
 
 def evaluation_spec(
-    checkpoint: Checkpoint, tasks: list[str] | None, seeds: int | None, head: str | None, overrides: list[str]
+    checkpoint: Checkpoint,
+    longest: int | None,
+    overrides: list[str],
+    *,
+    tasks: list[str] | None = None,
+    seeds: int | None = None,
+    head: str | None = None,
 ) -> ExperimentSpec:
     """The spec of an evaluation: the checkpoint's own with the requested changes.
 
+    Args:
+        longest: as `tasks.checkpoints.inputs.longest_text` gives it.
+
     Raises:
-        UserError: an unknown task or head, or pairs longer than the checkpoint's positions.
+        UserError: an unknown task or head, or pairs longer than the checkpoint reads.
     """
     foreign = [key for key in overrides if key.partition(".")[0] not in ("evaluation", "analysis", "data")]
     if foreign:
@@ -51,7 +60,7 @@ def evaluation_spec(
             f"--set {foreign[0]}: would be ignored, the checkpoint is trained; "
             "allowed: keys of evaluation, analysis and data"
         )
-    raw = own_spec(checkpoint).model_dump(mode="json")
+    raw = own_spec(checkpoint, longest).model_dump(mode="json")
     evaluation: dict[str, Any] = raw["evaluation"]
     if tasks:
         evaluation["tasks"] = tasks
@@ -63,11 +72,11 @@ def evaluation_spec(
     if head is not None:
         evaluation["head"] = head
     spec = build_spec(raw, overrides, "evaluation")
-    positions = _positions(read_json(checkpoint.folder / "config.json"))
-    if spec.evaluation.max_length > positions:
+    wanted = spec.evaluation.max_length
+    if longest is not None and wanted > longest:
         raise UserError(
-            f"evaluation.max_length: got {spec.evaluation.max_length}; {checkpoint.name} has {positions} positions; "
-            f"fix: --set evaluation.max_length={positions}"
+            f"evaluation.max_length: got {wanted}; {checkpoint.name} reads at most {longest} tokens; "
+            f"fix: --set evaluation.max_length={longest}"
         )
     return spec
 
@@ -82,10 +91,11 @@ def stored_spec(spec: ExperimentSpec, checkpoint: Checkpoint | None) -> dict[str
     return spec.model_dump(mode="json", include=None if known else FOREIGN_SECTIONS)
 
 
-def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
+def own_spec(checkpoint: Checkpoint, longest: int | None) -> ExperimentSpec:
     """The spec that a checkpoint was made by, from `experiment.json` in its folder.
 
-    Without that file the model section has the shape that `config.json` states, and all else is the default.
+    Without that file the model section has the shape that `config.json` states, texts are no longer than it reads, and
+    all else is the default.
 
     Raises:
         UserError: one of the files is not readable.
@@ -99,7 +109,7 @@ def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
             raise UserError(f"{path}: is not a readable experiment: {reason}; fix: remove the file") from None
     config = read_json(checkpoint.folder / "config.json")
     try:
-        return _spec_of(checkpoint, config)
+        return _spec_of(checkpoint, config, longest)
     except (ValueError, TypeError, OverflowError) as error:
         reason = first_mistake(error) if isinstance(error, ValueError) else str(error)
         raise UserError(
@@ -108,9 +118,8 @@ def own_spec(checkpoint: Checkpoint) -> ExperimentSpec:
         ) from None
 
 
-def _spec_of(checkpoint: Checkpoint, config: dict[str, Any]) -> ExperimentSpec:
+def _spec_of(checkpoint: Checkpoint, config: dict[str, Any], longest: int | None) -> ExperimentSpec:
     """The defaults with the shape of a checkpoint."""
-    positions = _positions(config)
     names = {"num_concepts": ("num_concepts", "concept_num"), "num_layers": ("num_layers", "num_hidden_layers")}
     shared = (
         "hidden_size",
@@ -126,13 +135,8 @@ def _spec_of(checkpoint: Checkpoint, config: dict[str, Any]) -> ExperimentSpec:
     return ExperimentSpec.model_validate(
         {
             "name": "evaluation",
-            "data": {"block_tokens": min(512, positions)},
+            "data": {"block_tokens": min(512, longest or 512)},
             "model": {} if checkpoint.family == "plain" else {**stated, "variant": checkpoint.variant},
-            "evaluation": {"max_length": min(128, positions)},
+            "evaluation": {"max_length": min(128, longest or 128)},
         }
     )
-
-
-def _positions(config: dict[str, Any]) -> int:
-    """The longest text in tokens, as the configuration of a concept model or of a plain encoder says."""
-    return int(config.get("max_sequence_length") or config.get("max_position_embeddings") or 512)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.checkpoints.finding import resolve_checkpoint
-from tasks.checkpoints.inputs import check_weights, find_evaluation_inputs
+from tasks.checkpoints.inputs import check_weights, find_evaluation_inputs, longest_text
 from tasks.checkpoints.publishing import choose_store
-from tasks.data.corpus import data_identity, load_tokenizer
+from tasks.data.corpus import data_identity
 from tasks.data.sources import Source, find_dataset, find_tokenizer
 from tasks.data.task_data import find_task_source
+from tasks.data.tokenizers import load_tokenizer
 from tasks.errors import UserError, try_all
 from tasks.pretraining.stage import check_processes, count_processes, pretraining_identity
 from tasks.pretraining.tracking import check_login
@@ -129,7 +130,8 @@ def find_evaluation(
         UserError: something is missing, or does not fit the checkpoint.
     """
     found, folder = find_evaluation_inputs(checkpoint, tokenizer, request.home, request.data_root)
-    spec = evaluation_spec(found, tasks, seeds, head, overrides or [])
+    changes: dict[str, Any] = {"tasks": tasks, "seeds": seeds, "head": head}
+    spec = evaluation_spec(found, longest_text(found, folder), overrides or [], **changes)
     evaluation_head(spec, found)
     sources = _find_tasks(spec.evaluation, request)
     corpus = None

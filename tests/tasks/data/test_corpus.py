@@ -22,8 +22,9 @@ from tasks.data.corpus import (
     train_tokenizer,
     unigram_cross_entropy,
 )
-from tasks.data.sources import find_dataset, find_tokenizer, resolve_data_root, tokenizer_fingerprint
+from tasks.data.sources import find_dataset, find_tokenizer, resolve_data_root
 from tasks.data.token_blocks import TokenBlocks
+from tasks.data.tokenizers import tokenizer_fingerprint
 from tasks.errors import UserError
 from tasks.spec.pretraining import DataSpec
 from tasks.store.home import Home

@@ -13,8 +13,9 @@ from tasks.store.home import Home
 READ = """
 import sys
 from tasks.store.home import cogito_home
-from tasks.data.sources import find_dataset, find_tokenizer, tokenizer_fingerprint
+from tasks.data.sources import find_dataset, find_tokenizer
 from tasks.data.splits import open_split
+from tasks.data.tokenizers import tokenizer_fingerprint
 home = cogito_home()
 source = find_dataset("lab/texts", home, None)
 rows = [row for _, row in open_split(source, None, "train", ["text"], home)]

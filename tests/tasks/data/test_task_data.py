@@ -24,9 +24,9 @@ from tasks.data.task_data import (
     find_task_source,
     load_examples,
     overlap_features,
+    padding,
     prepare_task,
     selection_split,
-    special_ids,
 )
 from tasks.errors import UserError
 from tasks.finetuning.loop import make_batch
@@ -220,7 +220,7 @@ def test_unlabelled_rows_are_dropped_and_the_rest_is_kept_in_order(
     seen = [set(texts_of(parts[part], tokenizer)) for part in ("train", "selection")]
     labelled = {a + b for a, b, y in zip(*train.values(), strict=True) if y >= 0}
     assert not seen[0] & seen[1] and seen[0] | seen[1] == labelled
-    assert special_ids(prepared.folder) == {"pad_token_id": tokenizer.pad_token_id}
+    assert padding(prepared.folder) == {"pad_token_id": tokenizer.pad_token_id, "padding_side": "right"}
 
 
 def test_labels_outside_the_table_are_an_error(home: Home, tmp_path: Path, tokenizer_folder: Path) -> None:

@@ -1,0 +1,141 @@
+"""Tokenizers as transformers finds them, and texts that are read as nothing but text.
+
+Folders of the Hub often name no special tokens: those of bert-base-uncased follow from the `model_type` in its
+config.json, and `AutoTokenizer` knows them by it. transformers and tokenizers take seconds to import, and most commands
+need neither, so functions import them.
+"""
+
+import json
+import logging
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .family import LEGACY_MODEL_TYPES, MODEL_TYPE
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger("cogito.tokenizer")
+
+# Each of them alone can hold a vocabulary.
+SENTENCE_PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCE_PIECES)
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+# Where the settings of two tokenizers with one vocabulary differ, one of these texts shows it.
+PROBES = ("Don't STOP  at 3.5%, naïve Café!", "「東京」 Straße\n\tÉté")
+
+
+class TokenizerError(ValueError):
+    """A tokenizer cannot be read."""
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the vocabulary of a tokenizer, in any of its forms."""
+    return any((folder / name).is_file() for name in VOCABULARIES)
+
+
+def foreign_model_type(folder: Path) -> str | None:
+    """The `model_type` that decides what the tokenizer beside it is; None without one, and for our own models."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return kind if isinstance(kind, str) and kind not in (MODEL_TYPE, *LEGACY_MODEL_TYPES) else None
+
+
+def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a folder, as `AutoTokenizer` makes it; no code of the folder is run.
+
+    Beside a model of ours it is what its tokenizer.json says, whichever class once wrote that: our models were trained
+    with this reading.
+
+    Raises:
+        TokenizerError: a file is missing or broken, or the tokenizer needs a package that is not installed.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    own = foreign_model_type(folder) is None and (folder / "config.json").is_file()
+    pieces = [name for name in SENTENCE_PIECES if (folder / name).is_file()]
+    if pieces and not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+        raise TokenizerError(
+            f"tokenizer {folder}: has no tokenizer.json but {pieces[0]}, which the package sentencepiece reads; "
+            "fix: pip install sentencepiece, or save the tokenizer with a tokenizer.json elsewhere"
+        )
+    try:
+        if own:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise TokenizerError(f"tokenizer {folder}: cannot be read: {reason}; fix: copy or download it again") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise TokenizerError(
+            f"tokenizer {folder}: is a {type(tokenizer).__name__}, which has no fast form; "
+            "fix: an encoder whose tokenizer has one (a tokenizer.json)"
+        )
+    _warn_of_two_readings(tokenizer, folder)
+    return tokenizer
+
+
+def _warn_of_two_readings(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+    """transformers makes some classes anew from vocabulary and settings, and drops what else tokenizer.json says."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    path = folder / "tokenizer.json"
+    if type(tokenizer) is PreTrainedTokenizerFast or not path.is_file():
+        return
+    stored, made = Tokenizer.from_file(str(path)), tokenizer.backend_tokenizer
+    for text in PROBES:
+        one, other = (each.encode(text, add_special_tokens=False).tokens for each in (made, stored))
+        if one != other:
+            log.warning(
+                "tokenizer %s: transformers' %s reads %r otherwise than its tokenizer.json does, and is followed; "
+                "fix: state do_lower_case and the like in tokenizer_config.json",
+                folder,
+                type(tokenizer).__name__,
+                text,
+            )
+            return
+
+
+def text_only(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
+    """A copy of the backend that reads texts as text alone, without cutting or padding them.
+
+    The name of a special token in a text, such as "[MASK]", is read as these characters. `encode_special_tokens` keeps
+    it from being taken out of the text; a unigram or word-level model would still find it in its vocabulary, so it is
+    split after its first character.
+
+    Raises:
+        TokenizerError: the tokenizer has parts in Python, which cannot be copied.
+    """
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.pre_tokenizers import PreTokenizer, Sequence, Split
+
+    try:
+        stated = json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception as error:
+        raise TokenizerError(f"tokenizer {tokenizer.name_or_path}: cannot be copied: {error}") from error
+    added = stated["added_tokens"]
+    special = {*tokenizer.all_special_tokens, *(token["content"] for token in added if token["special"])}
+    for token in added:
+        token["special"] = token["content"] in special
+    backend = Tokenizer.from_str(json.dumps(stated | {"truncation": None, "padding": None}))
+    backend.encode_special_tokens = True
+    names = sorted(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in special if len(token) > 1)
+    steps: list[PreTokenizer] = [backend.pre_tokenizer] if backend.pre_tokenizer else []
+    if names:
+        backend.pre_tokenizer = Sequence([*steps, Split(Regex("|".join(names)), "isolated")])
+    return backend
+
+
+def vocabulary_size(tokenizer: "PreTrainedTokenizerFast") -> int:
+    """The highest id plus one, which is what a model needs; ids may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
