@@ -921,6 +921,9 @@ TABLES: dict[str, tuple[dict[str, list[Any]], str]] = {
     "labels of lists": (GOOD_ROWS | {"label": [[0], [1]] * 4}, "numbers"),
     "no gold label": (GOOD_ROWS | {"label": [-1] * 8}, "allowed: 0 to 1"),
     "no rows": ({key: values[:0] for key, values in GOOD_ROWS.items()}, "mrpc"),
+    "one label": (GOOD_ROWS | {"label": [1] * 8}, "all its labels are 1"),
+    "truth values": (GOOD_ROWS | {"label": [True, False] * 4}, "numbers"),
+    "half a pair of surrogates": (GOOD_ROWS | {"sentence1": [b"\xed\xa0\x80"] * 8}, "allowed: text"),
     "one row": ({key: values[:1] for key, values in GOOD_ROWS.items()}, "mrpc"),
 }
 
@@ -973,6 +976,9 @@ CORPORA: dict[str, tuple[dict[str, list[Any]], dict[str, Any], str]] = {
     "no split": ({"text": ["some text"] * 9}, {"split": "trian"}, "trian"),
     "no held-out split": ({"text": ["some text " * 50] * 9}, {"held_out_split": "none"}, "none"),
     "no configuration": ({"text": ["some text"] * 9}, {"config": "none"}, "none"),
+    "held out of itself": ({"text": ["some text " * 50] * 9}, {"held_out_split": "train"}, "share rows"),
+    "slices that meet": ({"text": ["a b"] * 9}, {"split": "train[:5]", "held_out_split": "train[4:]"}, "share rows"),
+    "lines of no .txt": ({"text": ["some text"] * 9}, {"txt_document": "line"}, "data.txt_document"),
     "split that computes": ({"text": ["some text"] * 9}, {"split": "train[__import__('os')]"}, "split"),
 }
 

@@ -429,3 +429,47 @@ def test_a_tokenizer_that_cuts_or_pads_by_itself_still_loses_nothing(home: Home,
     assert sorted(read_back(corpus, "train") + read_back(corpus, "held_out")) == sorted(texts)
     pad = load_tokenizer(corpus.tokenizer).pad_token_id
     assert not (TokenBlocks(corpus.folder, "train").tokens == pad).any()
+
+
+def test_rows_without_text_are_left_out_and_counted(home: Home, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = make_texts(60)
+    (root / TEXT).mkdir()
+    rows = [{"text": text} for text in texts[:30]] + [{"text": None}, {"other": 1}, {"text": " "}]
+    rows += [{"text": text} for text in texts[30:]]
+    (root / TEXT / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    corpus = prepare(make_spec(), home, root)
+    assert sorted(read_back(corpus, "train") + read_back(corpus, "held_out")) == sorted(texts)
+    assert "3 of 63 documents hold no text and are left out, the first is" in caplog.text
+    assert "train.jsonl:31" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [("\ud800", "is not valid Unicode"), (12, "holds int; allowed: text"), (["a"], "holds list")]
+)
+def test_a_row_that_holds_no_text_is_named(home: Home, root: Path, value: Any, says: str) -> None:
+    (root / TEXT).mkdir()
+    rows = [{"text": text} for text in make_texts(20)] + [{"text": value}]
+    (root / TEXT / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=rf"data set 'ada/tales': .*train\.jsonl:21: column 'text' {says}; .*fix: "
+    ) as caught:
+        prepare(make_spec(), home, root)
+    assert str(caught.value).count("fix:") == 1 and list(home.corpora.iterdir()) == []
+
+
+def test_a_document_of_txt_is_a_file_or_a_line(home: Home, root: Path) -> None:
+    texts = [text.replace("\n", " ").strip() for text in make_texts(60)]
+    (root / TEXT).mkdir()
+    for number in range(6):
+        (root / TEXT / f"{number}.txt").write_text("\n".join(texts[number * 10 : number * 10 + 10]), encoding="utf-8")
+    files = prepare(make_spec(held_out_share=0.5), home, root)
+    lines = prepare(make_spec(txt_document="line"), home, root)
+    assert files.train_documents + files.held_out_documents == 6
+    assert sorted(read_back(lines, "train") + read_back(lines, "held_out")) == sorted(texts)
+    assert files.corpus_id != lines.corpus_id
+
+
+def test_bundled_text_takes_no_part_of_a_data_set() -> None:
+    for key, value in {"held_out_split": "train", "split": "train[:10]", "config": "a", "txt_document": "line"}.items():
+        with pytest.raises(ValueError, match=f"{key} would be ignored by builtin/python_docs; fix: drop it"):
+            DataSpec.model_validate({"dataset": "builtin/python_docs", key: value})
