@@ -6,7 +6,7 @@ Loading never falls back: a weight that is missing, left over or of another shap
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,13 @@ def read_checkpoint(folder: Path) -> StoredModel:
             config = ConceptConfig.from_dict(raw)
             _known_architecture(config, folder)  # before gigabytes are read
             stored = read_weights(folder)
-            weights = stored.tensors
+            weights, notes = stored.tensors, stored.notes
         else:
             stored = read_weights(folder)
-            config, weights = legacy.translate(raw, stored.tensors)
+            config, weights, more = legacy.translate(raw, stored.tensors)
+            notes = [*stored.notes, *more]
         config.dtype = None  # of the stored weights; the module has fp32
-        return StoredModel(config, _known_architecture(config, folder), weights, stored.precision, stored.notes)
+        return StoredModel(config, _known_architecture(config, folder), weights, stored.precision, notes)
     except CheckpointError:
         raise
     except Exception as error:  # the libraries raise anything for what a stranger wrote
@@ -173,11 +174,15 @@ def load_checkpoint(path: str | Path) -> PreTrainedModel:
     Raises:
         CheckpointError: it is not a whole checkpoint of this family.
     """
-    folder = _local_folder(path)
+    return load_reported(_local_folder(path))[0]
+
+
+def load_reported(folder: Path) -> tuple[PreTrainedModel, LoadReport]:
+    """As `load_checkpoint` of a folder, and what was loaded, with notes on whatever is not as plain as that."""
     stored = check_checkpoint(folder)
     model = _build(CLASSES[stored.architecture], stored.config, "cpu")
-    _fill(model, stored.weights, folder)
-    return model.eval()
+    report = _fill(model, stored.weights, folder)
+    return model.eval(), replace(report, precision=stored.precision, notes=stored.notes)
 
 
 def load_classifier(

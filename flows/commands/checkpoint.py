@@ -1,5 +1,6 @@
 """Look at checkpoints and convert those of earlier code."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,7 @@ def show(checkpoint: CheckpointName, data_root: DataRoot = None, as_json: AsJson
         return
     for name, value in facts.items():
         text = "; ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value
-        if value is not None:
+        if value is not None and value != []:
             print(f"{name.replace('_', ' '):18}{text}")
 
 
@@ -46,7 +47,8 @@ def convert(
     """Write a checkpoint of the earlier code in our format; it then also loads in plain transformers."""
     home, mirror = cogito_home(), resolve_data_root(data_root)
     found = resolve_checkpoint(old, home, mirror)
-    convert_checkpoint(found, new, find_tokenizer(tokenizer, home, mirror) if tokenizer else None)
+    for note in convert_checkpoint(found, new, find_tokenizer(tokenizer, home, mirror) if tokenizer else None):
+        print(f"{found.name}: {note}", file=sys.stderr)
     print(new)
 
 

@@ -24,10 +24,10 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: its weights do not fit its configuration.
     """
-    from models.checkpoints import load_checkpoint
+    from models.checkpoints import load_reported
 
     with reading(checkpoint.name):
-        model = load_checkpoint(checkpoint.folder)
+        model, report = load_reported(checkpoint.folder)
     config = model.config
     pretrained = type(model).__name__ == "ConceptModelForMaskedLM"
     encoder = [name for name, on in (("BiXT", config.use_bixt), ("recursive", config.recursive)) if on]
@@ -56,11 +56,13 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "positions": config.max_sequence_length,
         "tokenizer": "in the folder" if has_tokenizer else "none",
         "weights_sha256": checkpoint.weights_sha256,
+        "precision": report.precision,
+        "notes": report.notes,
         "uses": uses,
     }
 
 
-def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | None) -> None:
+def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | None) -> list[str]:
     """Write a checkpoint in our format, with the remote code that plain transformers needs and a manifest.
 
     Args:
@@ -68,15 +70,18 @@ def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | N
         target: a folder that does not exist yet.
         tokenizer: folder of its tokenizer; None takes the files beside the weights, if there are any.
 
+    Returns:
+        Notes on what was left out, filled in or turned into fp32.
+
     Raises:
         UserError: the target exists, or the checkpoint's weights do not fit its configuration.
     """
     if target.exists():
         raise UserError(f"{target}: exists already; fix: name a new folder")
-    from models.checkpoints import load_checkpoint, save_checkpoint
+    from models.checkpoints import load_reported, save_checkpoint
 
     with reading(checkpoint.name):
-        model = load_checkpoint(checkpoint.folder)
+        model, report = load_reported(checkpoint.folder)
     try:
         with building(target) as folder:
             save_checkpoint(model, folder)
@@ -88,3 +93,4 @@ def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | N
             write_manifest(folder)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}); fix: name another folder") from None
+    return report.notes

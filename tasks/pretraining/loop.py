@@ -431,6 +431,8 @@ def _warm_start(model: ConceptModelForMaskedLM, folder: Path) -> LoadReport:
         raise StageError(f"training.init_from: {error}") from error
     print(f"warm start: {len(report.loaded)} weights loaded")
     print(f"{len(report.new)} new: {', '.join(report.new)}; {len(report.dropped)} dropped: {', '.join(report.dropped)}")
+    for note in report.notes:
+        print(f"training.init_from: {note}")
     return report
 
 
