@@ -19,6 +19,7 @@ from tasks.prefect_entry import (
     FlowRunContext,
     TaskRunContext,
     create_image_artifact,
+    create_markdown_artifact,
     create_progress_artifact,
     update_progress_artifact,
 )
@@ -51,8 +52,23 @@ def show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def show_image(path: Path, key: str, description: str) -> None:
     """Show a PNG file as an artifact."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    show(create_image_artifact, f"data:image/png;base64,{data}", key=key, description=description)
+    show(create_image_artifact, _address(path.read_bytes()), key=key, description=description)
+
+
+def show_summary(report: Path, picture: bytes, key: str) -> None:
+    """Show the first screen of a run's `report.md` as an artifact, its summary picture inside it.
+
+    Args:
+        picture: the summary picture as PNG.
+    """
+    first_screen = report.read_text(encoding="utf-8").partition("\nContents: ")[0]
+    text = first_screen.replace("](report/summary.svg)", f"]({_address(picture)})")
+    show(create_markdown_artifact, text, key=key, description="What came out")
+
+
+def _address(png: bytes) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def artifact_key(*parts: str) -> str:

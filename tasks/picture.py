@@ -194,7 +194,7 @@ def _task_lines(record: RunRecord) -> list[Score | str]:
 
 
 def _title(score: Score) -> str:
-    return f"{SCORE_NAMES.get(score.task, score.task)} {score.metric.replace('f1', 'F1')}".replace("$", r"\$")
+    return f"{SCORE_NAMES.get(score.task, score.task[:20])} {score.metric.replace('f1', 'F1')}"
 
 
 def _draw_tasks(axes: Any, lines: list[Score | str], record: RunRecord, others: Mapping[str, RunRecord]) -> None:
@@ -207,15 +207,16 @@ def _draw_tasks(axes: Any, lines: list[Score | str], record: RunRecord, others: 
             axes.text(0.5, place, text, color=BELOW, va="center", ha="center", weight="bold")
             continue
         beside = _beside(line, record, others)
-        for marker, color, title, value in beside:
-            axes.plot(value, place, marker, color=color, ms=6, mfc="none", label=title, zorder=5)
+        for marker, color, title, value in beside:  # a little lower, where the score does not hide it
+            axes.plot(value, place + 0.22, marker, color=color, ms=5.5, mfc="none", label=title, zorder=5)
         axes.plot([line.floor] * 2, [place - 0.32, place + 0.32], color=INK, lw=2, label="floor", zorder=1)
         marker, color, filled, title = MARKS[floor_mark(line)]
         if line.interval is not None:
             axes.plot(line.interval, [place, place], color=color, lw=2.2, zorder=3)
         axes.plot(line.value, place, marker, color=color, ms=8, mfc=color if filled else "none", label=title, zorder=4)
         lowest = min([lowest, line.value, *(line.interval or ()), *(value for *_, value in beside)])
-    titles = [line if isinstance(line, str) else _title(line) for line in lines]
+    titles = [line[:20] if isinstance(line, str) else _title(line) for line in lines]
+    titles = [title.replace("$", r"\$") for title in titles]  # a dollar sign begins a formula
     axes.set_yticks(range(len(lines)), titles)
     axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=(max(-1.05, lowest - 0.05), 1.03))
     axes.set_title("Tasks: score with its 95 % interval")

@@ -17,6 +17,8 @@ import numpy as np
 from tasks.store.files import replacing
 
 Points = Sequence[Mapping[str, float]]
+# Values of runs by line and by place on the axis: a number, or the name of a configuration.
+Series = dict[str, dict[Any, list[float]]]
 # The ranks that runs are compared by, of the figures of `models.geometry`. The first is the "Eff. Rank" of the log.
 RANKS = ("nuclear_rank_of_mean", "effective_rank_of_mean", "effective_rank_per_sample_mean")
 
@@ -128,17 +130,16 @@ def plot_curve(points: Points, unigram_entropy: float | None, path: Path) -> Non
 
 def plot_curves(runs: Mapping[str, Points], unigram_entropy: float | None, path: Path) -> None:
     """The losses of several runs over steps: training as a thin line, held-out text as dots."""
-    with _axes(path, 9, 4 + 0.12 * len(runs)) as (figure, axes):  # with room for the legend
+    with _axes(path, 7, 4 + 0.14 * len(runs)) as (figure, axes):  # with room for the legend
         for number, (name, points) in enumerate(runs.items()):
             color = COLORS[number % len(COLORS)]
-            axes.plot([p["step"] for p in points], [p["task_loss"] for p in points], lw=0.6, alpha=0.35, color=color)
+            axes.plot([p["step"] for p in points], [p["task_loss"] for p in points], lw=0.8, alpha=0.6, color=color)
             evaluated = [p for p in points if "eval_loss" in p]
             steps, losses = [p["step"] for p in evaluated], [p["eval_loss"] for p in evaluated]
             style = ("-", "--", ":", "-.")[number // 10 % 4]  # there are ten colours
-            label = name.replace("$", r"\$")  # a dollar sign begins a formula
-            axes.plot(steps, losses, marker=".", color=color, ls=style, label=label)
+            axes.plot(steps, losses, marker=".", color=color, ls=style, label=_literal(name))
         _finish_losses(axes, unigram_entropy, "Pretraining losses: training and held-out")
-        figure.legend(loc="outside lower center", ncols=2, fontsize="x-small")
+        figure.legend(loc="outside lower center", ncols=2, fontsize="small")
 
 
 def _finish_losses(axes: Any, unigram_entropy: float | None, title: str) -> None:
@@ -158,3 +159,57 @@ def plot_over_steps(points: Points, path: Path, *, name: str, title: str, limit:
             axes.legend()
         axes.set(xlabel="step", ylabel=name.replace("_", " "), title=title)
         axes.grid(alpha=0.3)
+
+
+def plot_swept(measured: Mapping[str, Series], path: Path, *, axis: str, narrow: bool = False) -> None:
+    """A panel per figure: every run as a dot, and per line the means of the runs at a place with their spread (sd).
+
+    Args:
+        axis: the swept key along the axis; empty where the places are configurations.
+        narrow: one panel below the other.
+    """
+    columns = 1 if narrow else min(3, len(measured))
+    rows = -(-len(measured) // columns)
+    lines = list(dict.fromkeys(line for series in measured.values() for line in series))
+    size = (4.2, 2.4 * rows + 0.5) if narrow else (10.0 * columns / 3, 2.4 * rows + 0.5)
+    with drawing(*size) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels[len(measured) :]:
+            axes.set_axis_off()
+        for axes, (name, series) in zip(panels, measured.items(), strict=False):
+            for line, places in series.items():
+                _swept_line(axes, places, COLORS[lines.index(line) % len(COLORS)], line, numeric=bool(axis))
+            axes.set_title(_literal(name))
+            axes.set_xlabel(_literal(axis))
+            axes.grid(alpha=0.25)
+            numbers = [place for places in series.values() for place in places if axis]
+            if numbers and min(numbers) > 0 and max(numbers) / min(numbers) >= 20:
+                axes.set_xscale("log")
+            if not axis:
+                axes.tick_params(axis="x", rotation=30 if len(next(iter(series.values()))) > 2 else 0)
+                axes.margins(x=0.3)
+        handles, labels = panels[0].get_legend_handles_labels()
+        if any(lines):
+            figure.legend(handles, labels, loc="outside lower center", ncols=1 if narrow else 3, fontsize="small")
+        content = to_svg(figure) if path.suffix == ".svg" else to_png(figure)
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def _swept_line(axes: Any, places: Mapping[Any, list[float]], color: str, label: str, *, numeric: bool) -> None:
+    ordered = sorted(places) if numeric else list(places)
+    positions = ordered if numeric else list(range(len(ordered)))
+    for position, place in zip(positions, ordered, strict=True):
+        axes.plot([position] * len(places[place]), places[place], "o", color=color, ms=3.5, alpha=0.55)
+    means = [float(np.mean(places[place])) for place in ordered]
+    spreads = [float(np.std(places[place], ddof=1)) if len(places[place]) > 1 else 0.0 for place in ordered]
+    style = "-" if numeric else "none"
+    axes.errorbar(
+        positions, means, yerr=spreads, color=color, ls=style, marker="_", ms=11, lw=1.4, label=_literal(label)
+    )
+    if not numeric:
+        axes.set_xticks(positions, [_literal(str(place)) for place in ordered])
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", r"\$")  # a dollar sign begins a formula

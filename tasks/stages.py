@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.analysis.stage import analyse_concepts
-from tasks.artifacts import artifact_key, show, show_image, show_progress
+from tasks.artifacts import artifact_key, show, show_image, show_progress, show_summary
 from tasks.checkpoints.publishing import publish_checkpoint
 from tasks.data.corpus import prepare_corpus
 from tasks.data.hub import asked_wait, gave_up, is_transient
@@ -27,6 +27,7 @@ from tasks.interruption import pausing, stopping
 from tasks.jobs.messages import Progress
 from tasks.log.experiment_log import write_row
 from tasks.log.rows import render_row
+from tasks.picture import read_curve, summary_picture
 from tasks.plots import plot_curve, plot_live_geometry
 from tasks.prefect_entry import (
     Cancelled,
@@ -60,6 +61,7 @@ from tasks.store.records import (
     PublishResult,
     RunRecord,
     Score,
+    load_record,
 )
 from tasks.store.stage_table import check_stage
 
@@ -264,8 +266,13 @@ def write_log_row(log: Path, record: RunRecord) -> bool:
 
 @stage("report", "write-report")
 def make_report(folder: Path) -> list[Path]:
-    """Write the report of the folder of a run or a sweep."""
-    return write_report(folder, cogito_home())
+    """Write the report of the folder of a run or a sweep, and show the first screen of a run's."""
+    paths = write_report(folder, cogito_home())
+    if (folder / "record.json").is_file():
+        points, _ = read_curve(folder / "pretraining" / "curve.jsonl")
+        picture = summary_picture(load_record(RunFolder(folder)), points=points)
+        show_summary(paths[0], picture, artifact_key("summary", folder.name))
+    return paths
 
 
 def row_markdown(record: RunRecord) -> str:

@@ -64,26 +64,40 @@ def _chromium() -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a page did while it opened: the addresses it asked for, the true widths of its images, its errors."""
+    """What a page did while it opened: the addresses it asked for, the widths of its images, its errors.
+
+    Attributes:
+        overflow: pixels by which it is wider than the window.
+        ground: the colour behind its text.
+    """
 
     requests: list[str]
     image_widths: list[int]
     errors: list[str]
+    overflow: int
+    ground: str
 
 
-def inspect_page(url: str) -> Inspection:
-    """Open a page and watch it; data inside the page itself is no request."""
+def inspect_page(url: str, *, width: int = WIDTH, dark: bool = False) -> Inspection:
+    """Open a page in a window of some width and watch it; data inside the page itself is no request."""
     with _chromium() as browser:
+        size = {"width": width, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        preferred = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preferred]})
         browser.get("about:blank")
         browser.get_log("performance")  # what the browser's own first page asked for
         browser.get(url)
         widths = browser.execute_script(
             "return [...document.images].map(image => image.complete && image.naturalWidth)"
         )
+        overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
         errors = [entry["message"] for entry in browser.get_log("browser")]
-    return Inspection([address for address in asked if not address.startswith("data:")], widths, errors)
+    requests = [address for address in asked if not address.startswith("data:")]
+    return Inspection(requests, widths, errors, overflow, ground)
 
 
 def open_page(

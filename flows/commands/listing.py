@@ -13,7 +13,7 @@ from tasks.review.rendering import delta_text, shown
 from tasks.review.reproduction import Agreement
 from tasks.review.rescoring import Change
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
-from tasks.scores.showing import COLUMNS, console_rows
+from tasks.scores.showing import BELOW_FLOOR_HINT, COLUMNS, console_rows, floor_mark
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord
 
@@ -28,6 +28,9 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     for row in console_rows(record.scores):
         table.add_row(*row)
     terminal.print(table)
+    for score in record.primary_scores():
+        if floor_mark(score) == "below floor":
+            terminal.print(f"{score.task} {score.metric} below floor: {BELOW_FLOOR_HINT}", style="red", markup=False)
     _print_training(record, terminal)
     _print_analysis(record, terminal)
     for name, stage in record.stages.items():

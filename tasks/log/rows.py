@@ -13,7 +13,7 @@ from typing import Any
 
 from models.family import VARIANTS
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
-from tasks.scores.showing import log_cell, metric_text
+from tasks.scores.showing import BELOW_FLOOR_HINT, floor_mark, log_cell, metric_text
 from tasks.secrets import redact
 from tasks.spec.benchmarks import SCORE_NAMES, TASKS
 from tasks.store.records import RunRecord
@@ -183,6 +183,9 @@ def _conclusion(record: RunRecord) -> str:
         above = sum(score.above_floor for score in scores)
         head = f"{_head_name(record.head)}: " if record.head else ""
         sentences.append(f"{head}{above} of {len(scores)} scores above their floor.")
+    below = [score.task for score in scores if floor_mark(score) == "below floor"]
+    if below:
+        sentences.append(f"Below floor: {', '.join(map(_score_name, _in_order(below)))}: {BELOW_FLOOR_HINT}.")
     if record.kind == "evaluation" and _effective_rank(record):
         sentences.append(f"Eff. rank {_effective_rank(record).replace(' <br>', ',')}.")
     for start, title in (("random", "random start"), ("zero_shot", "zero-shot")):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tasks.checkpoints.publishing import public_name
 from tasks.report.rendering import first_line
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
+from tasks.scores.showing import START_TITLES
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.records import RunRecord
 
@@ -31,6 +32,19 @@ def why_missing(record: RunRecord, stage: str) -> str:
     if state.status == "complete":
         return f"the record holds no result of it, though {stage} is complete"
     return f"{stage} {state.status}" + (f" ({first_line(state.message)})" if state.message.strip() else "")
+
+
+def failures(record: RunRecord) -> list[tuple[str, str | None]]:
+    """What did not end well, and its message."""
+    stages = [(f"{name} {stage.status}", stage) for name, stage in record.stages.items()]
+    return [
+        *((title, stage.message) for title, stage in stages if stage.status != "complete"),
+        *(
+            (f"fine-tuning of {cell.task}, seed {cell.seed}, {START_TITLES[cell.start]} failed", cell.error)
+            for cell in record.cells
+            if cell.status == "failed"
+        ),
+    ]
 
 
 def loss_mark(record: RunRecord) -> str:

@@ -7,23 +7,28 @@ and the filters below alone.
 
 import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
 from markupsafe import Markup
 
 from tasks.log.rows import code_span
-from tasks.review.sweeps import mean_text
+from tasks.report.explanations import PLOTS
+from tasks.review.sweeps import mean_text, pooled_mark
 from tasks.scores.showing import show
 from tasks.secrets import redact
 
 PICTURES = "report"  # the folder of the pictures beside report.md
+NARROW = "_narrow"  # ends the name of a picture's shape for narrow screens
 
 # An underscore inside a word is no markup, and names are easier to read without backslashes.
 _MARKUP = re.compile(r"([\\`*\[\]<>&~|]|(?<![^\W_])_|_(?![^\W_]))")
@@ -35,14 +40,21 @@ class Plot:
     """A picture of a report.
 
     Attributes:
-        draw: writes it as a PNG to `path`; None where it could not be measured.
+        draw: writes it as an SVG to `path`; None where it could not be measured.
         gap: why not.
+        alt: what it shows, in words.
     """
 
     name: str
     title: str
     draw: Callable[..., None] | None
     gap: str = ""
+    alt: str = ""
+
+    @property
+    def caption(self) -> str:
+        """What a reader needs to know to judge it."""
+        return PLOTS.get(self.name, "")
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,14 @@ class Report:
 
 
 def to_markdown(report: Report) -> str:
-    """The report as Markdown; its pictures lie in the folder PICTURES beside it."""
+    """The report as Markdown, with a list of its contents; its pictures lie in the folder PICTURES beside it."""
     text = _environment(finalize=_escape).get_template(report.template).render(report.facts, title=report.title)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    lines, headings = text.split("\n"), list(_headings(_parser().parse(text)))
+    if len(headings) > 1:
+        links = " · ".join(f"[{text.content}](#{_anchor(text)})" for _, text in headings[1:])
+        lines.insert((headings[1][0].map or [0])[0], f"Contents: {links}\n")
+    return "\n".join(lines)
 
 
 def to_html(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
@@ -67,18 +84,20 @@ def to_html(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
     Args:
         markdown: the result of `to_markdown`.
         title: the title of the page.
-        pictures: PNG by name; an image that is not among them is left out.
+        pictures: SVG by name; an image that is not among them is left out. One whose name ends in NARROW replaces the
+            one without on a narrow screen.
     """
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser = _parser()
     tokens = parser.parse(markdown)
+    for heading, text in _headings(tokens):
+        heading.attrSet("id", _anchor(text))
     for token in tokens:
         for child in token.children or []:
             if child.type == "image":
-                data = pictures.get(PurePosixPath(str(child.attrGet("src"))).stem)
-                if data is None:
-                    child.type, child.content = "text", ""
-                else:
-                    child.attrSet("src", f"data:image/png;base64,{base64.b64encode(data).decode()}")
+                name = PurePosixPath(str(child.attrGet("src"))).stem
+                alt = RendererHTML(parser).renderInlineAsText(child.children, parser.options, {})
+                child.type = "html_inline"
+                child.content = _picture(name, alt, pictures) if name in pictures else ""
             elif child.type == "link_open":
                 target = str(child.attrGet("href"))
                 if target.endswith("/report.md") and "://" not in target:  # one page leads to the next page
@@ -86,6 +105,36 @@ def to_html(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
                 child.attrSet("rel", "noreferrer")
     body = Markup(parser.renderer.render(tokens, parser.options, {}))
     return _environment().get_template("page.html.j2").render(title=redact(title), body=body)
+
+
+def _parser() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+def _headings(tokens: Sequence[Token]) -> Iterator[tuple[Token, Token]]:
+    """The heading of every section, and its text."""
+    for opening, text in pairwise(tokens):
+        if opening.type == "heading_open" and opening.tag == "h2":
+            yield opening, text
+
+
+def _anchor(heading: Token) -> str:
+    """The name that a link to a heading uses, here and where Markdown is shown: `what-was-run`."""
+    text = "".join(child.content for child in heading.children or [])
+    return re.sub(r"[^\w-]", "", text.strip().casefold().replace(" ", "-"))
+
+
+def _picture(name: str, alt: str, pictures: Mapping[str, bytes]) -> Markup:
+    """A picture inside the page, with its narrow shape where it has one."""
+
+    def address(name: str) -> str:
+        return f"data:image/svg+xml;base64,{base64.b64encode(pictures[name]).decode()}"
+
+    image = Markup('<img src="{}" alt="{}">').format(address(name), alt)
+    if name + NARROW not in pictures:
+        return image
+    source = Markup('<source media="(max-width: 44rem)" srcset="{}">').format(address(name + NARROW))
+    return Markup("<picture>{}{}</picture>").format(source, image)
 
 
 def _environment(**options: Any) -> Environment:
@@ -105,6 +154,7 @@ def _environment(**options: Any) -> Environment:
         "fenced": _fenced,
         "figure": _figure,
         "first_line": first_line,
+        "floor_mark": pooled_mark,
         "link": _link,
         "mean": mean_text,
         "moment": _moment,

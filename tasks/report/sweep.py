@@ -13,6 +13,7 @@ from tasks.plots import RANKS, plot_curves
 from tasks.report.baseline import primary_pairs
 from tasks.report.facts import MADE_DATA, loss_mark
 from tasks.report.rendering import Plot, Report
+from tasks.report.swept import Swept, swept, swept_plots
 from tasks.review.sides import Side, run_side
 from tasks.review.sweeps import read_comparison, verdict_rows
 from tasks.store.files import is_safe_name
@@ -94,16 +95,17 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: S
         baseline: a run to compare with.
     """
     records = [run.record for run in runs if run.record]
+    found = swept([(run.experiment, run.record) for run in runs if run.record])
+    runs = sorted(runs, key=lambda run: (run.record is None, found.place(run.run_id)))
+    rows = sorted(rows, key=lambda row: (not row["runs"], [found.place(run_id) for run_id in row["runs"][:1]]))
+    plots = [*swept_plots(found, records), *_loss_plots(runs, found)]
     entropies = {run.entropy for run in runs if run.points}
-    curves = {run.run_id: run.points for run in runs if run.points}
-    entropy = next(iter(entropies)) if len(entropies) == 1 else None
-    drawn = partial(plot_curves, curves, unigram_entropy=entropy)
-    plots = [Plot("losses", "Losses over steps", drawn)] if curves else []
     others = [(run, run.side) for run in runs if run.side and baseline and run.run_id != baseline.name]
     compared = [(run, primary_pairs(side, baseline)) for run, side in others if baseline]
     facts = {
-        "rows": rows,
+        "rows": [(row, found.cells(row["runs"][0]) if row["runs"] else None) for row in rows],
         "runs": runs,
+        "swept": found,
         "ranks": (RANKS[0], RANKS[2]),
         "complete": sum(record.status == "complete" for record in records),
         "made_data": MADE_DATA if any(record.made_data for record in records) else "",
@@ -113,14 +115,29 @@ def sweep_report(folder: Path, rows: Rows, runs: Sequence[SweepRun], baseline: S
         "baseline": baseline.record if baseline else None,
         "compared": compared,
         "refused": [(run, pair) for run, pairs in compared for pair in pairs.values() if pair.figure.refused],
-        "loss_plots": plots,
-        "different_texts": bool(curves) and entropy is None,
+        "swept_plots": [plot for plot in plots if plot.name == "swept"],
+        "loss_plots": [plot for plot in plots if plot.name == "losses"],
+        "different_texts": bool(entropies) and (len(entropies) > 1 or None in entropies),
         "names": list(dict.fromkeys(name for row in rows for name in row.get("figures", {}))),
         "verdicts": verdict_rows(rows),
         "stages": list(dict.fromkeys(name for record in records for name in record.stages)),
         "total": sum(run.seconds for run in runs),
     }
     return Report(f"Sweep {folder.name}", "sweep.md.j2", facts, plots)
+
+
+def _loss_plots(runs: Sequence[SweepRun], found: Swept) -> list[Plot]:
+    """The losses of all runs, each under the values of its swept keys."""
+    labels = [found.label(run.run_id) for run in runs]
+    drawn = [(run, label) for run, label in zip(runs, labels, strict=True) if run.points]
+    curves = {label if labels.count(label) == 1 else f"{label} ({run.run_id})": run.points for run, label in drawn}
+    if not curves:
+        return []
+    entropies = {run.entropy for run, _ in drawn}
+    entropy = next(iter(entropies)) if len(entropies) == 1 else None
+    last = [f"{label} {points[-1]['task_loss']:.3f}" for label, points in curves.items()]
+    alt = f"Training loss at the end: {'; '.join(last)}" + (f"; unigram entropy {entropy:.3f}" if entropy else "")
+    return [Plot("losses", "Losses over steps", partial(plot_curves, curves, unigram_entropy=entropy), alt=alt)]
 
 
 def _columns(runs: Sequence[SweepRun]) -> dict[tuple[str, str, int, float], dict[str, Score]]:

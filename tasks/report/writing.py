@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tasks.errors import UserError
-from tasks.report.rendering import PICTURES, Report, to_html, to_markdown
+from tasks.report.explanations import PLOTS
+from tasks.report.rendering import NARROW, PICTURES, Report, to_html, to_markdown
 from tasks.report.run import run_report
 from tasks.report.sweep import read_sweep, sweep_report
 from tasks.review.sides import run_side
@@ -20,7 +21,7 @@ from tasks.store.home import Home, RunFolder
 from tasks.store.records import load_record
 
 # Every picture that a report may have.
-DRAWN = ("loss", "learning_rate", "gradient_norm", "ranks", "singular_values", "similarity", "losses")
+DRAWN = (*PLOTS, "summary", "summary" + NARROW, "swept" + NARROW)
 
 
 def write_report(
@@ -82,11 +83,13 @@ def _write(report: Report, folder: Path) -> list[Path]:
     try:
         for plot in report.plots:
             if plot.draw is not None:
-                path = folder / PICTURES / f"{plot.name}.png"
+                path = folder / PICTURES / f"{plot.name}.svg"
                 plot.draw(path=path)
                 pictures[plot.name] = path.read_bytes()
-        for name in set(DRAWN) - pictures.keys():  # left by an earlier report; other files stay
+        for name in DRAWN:  # left by an earlier report, whose pictures were PNG; other files stay
             (folder / PICTURES / f"{name}.png").unlink(missing_ok=True)
+            if name not in pictures:
+                (folder / PICTURES / f"{name}.svg").unlink(missing_ok=True)
         markdown = to_markdown(report)
         write_atomic(folder / "report.md", markdown)
         write_atomic(folder / "report.html", to_html(markdown, report.title, pictures))

@@ -7,6 +7,7 @@ sides have their predictions, else an unpaired one, which is wider. Example:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import computed_field
@@ -36,7 +37,7 @@ class Figure(Result):
         task, metric, start: of a score; None for a loss or a rank.
         delta, interval: B - A and its 95 % interval.
         sd: standard deviation over seeds of A and of B.
-        at_floor, no_predictions: `A`, `B` or both.
+        at_floor, below_floor, no_predictions: `A`, `B` or both.
         refused: why the two cannot be compared.
     """
 
@@ -53,6 +54,7 @@ class Figure(Result):
     unreliable: bool = False
     sd: tuple[float, float] | None = None
     at_floor: tuple[str, ...] = ()
+    below_floor: tuple[str, ...] = ()
     no_predictions: tuple[str, ...] = ()
     refused: str | None = None
 
@@ -137,6 +139,16 @@ def compare_scores(a: Side, b: Side, *, primary: bool = False) -> list[Figure]:
     return [_score(a, b, key) for key in sorted(keys, key=place)]
 
 
+def compare_starts(side: Side, start: Start = "random") -> list[Figure]:
+    """The scores of a run's checkpoint (B) beside those of the same tasks from another start (A)."""
+    own = {key: entry for key, entry in side.entries.items() if key[2] == "checkpoint"}
+    other: dict[ScoreKey, Entry] = {
+        (label, metric, "checkpoint"): entry for (label, metric, began), entry in side.entries.items() if began == start
+    }
+    keys = {key: entry for key, entry in own.items() if key in other}
+    return compare_scores(replace(side, entries={key: other[key] for key in keys}), replace(side, entries=keys))
+
+
 def _single(name: str, a: float | None, b: float | None, refused: str | None) -> Figure:
     """A figure that is a single value of each side, so that no interval is known."""
     delta = None if refused or a is None or b is None else b - a
@@ -170,7 +182,8 @@ def _score(a: Side, b: Side, key: ScoreKey) -> Figure:
         start=start,
         a=one and one.value,
         b=other and other.value,
-        at_floor=tuple(letter for letter, entry in lettered if entry.at_floor),
+        at_floor=tuple(letter for letter, entry in lettered if entry.floor_mark == "at floor"),
+        below_floor=tuple(letter for letter, entry in lettered if entry.floor_mark == "below floor"),
         refused=refused,
         **facts,
     )

@@ -43,8 +43,8 @@ def delta_text(figure: Figure, *, fraction: bool = False) -> str:
     if figure.sd is not None:
         sds = [shown(figure, sd, fraction=fraction).rstrip("%") for sd in figure.sd]
         notes.append("sd over seeds " + " and ".join(sds))
-    if figure.at_floor:
-        notes.append(f"{' and '.join(figure.at_floor)} at floor")
+    for letters, mark in ((figure.at_floor, "at floor"), (figure.below_floor, "below floor")):
+        notes += [f"{' and '.join(letters)} {mark}"] if letters else []
     # The difference of the columns as they are shown, so that the table adds up
     delta = round(figure.b, _digits(figure)) - round(figure.a, _digits(figure))
     return f"{shown(figure, delta, sign=True, fraction=fraction)} ({', '.join(notes)})"

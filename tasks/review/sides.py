@@ -20,7 +20,7 @@ from tasks.log.rows import render_row
 from tasks.plots import RANKS
 from tasks.scores.intervals import interval_from_value
 from tasks.scores.metrics import METRICS
-from tasks.scores.showing import is_above_floor
+from tasks.scores.showing import floor_mark, shared_mark
 from tasks.store.files import is_safe_name
 from tasks.store.home import Home, RunFolder, user_path
 from tasks.store.records import RunRecord, Score, Start, find_run, load_record, read_record
@@ -81,9 +81,9 @@ class Entry:
         return self.scores[0].sd if len(self.sources) == 1 else float(np.std(values, ddof=1)) if values else None
 
     @property
-    def at_floor(self) -> bool:
-        """Whether no source lies above its floor; of a row the floor is not known."""
-        return bool(self.sources) and not any(is_above_floor(score) for score in self.scores)
+    def floor_mark(self) -> str:
+        """`at floor` or `below floor`; nothing where a source lies above, or for a row, whose floor is not known."""
+        return shared_mark(map(floor_mark, self.scores))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tasks.review.rendering import delta_text, markdown_table
 from tasks.review.sides import Side, pooled, run_side
 from tasks.scores.intervals import mean_interval
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
+from tasks.scores.showing import FloorMark, floor_mark, shared_mark
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.files import content_hash, read_json, write_atomic, write_json
 from tasks.store.home import Home
@@ -80,13 +81,20 @@ def verdict_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def mean_text(figure: Mapping[str, Any]) -> str:
-    """A mean over seeds, with its interval where it has one."""
+    """A mean over seeds, from two seeds on with their standard deviation and the interval of the mean."""
+    values = figure.get("values", [])
+    spread = f", sd {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
     interval = " ({:z.3f} to {:z.3f})".format(*figure["interval"]) if figure.get("interval") else ""
-    return f"{figure['mean']:z.3f}{interval}"
+    return f"{figure['mean']:z.3f}{spread}{interval}"
+
+
+def pooled_mark(figure: Mapping[str, Any]) -> str:
+    """The mark of a score over seeds: `below floor`, `at floor` or nothing; of no score nothing."""
+    return str(figure.get("mark") or ("at floor" if figure.get("at_floor") else ""))  # earlier comparisons: `at_floor`
 
 
 def _cell(figure: Mapping[str, Any] | None) -> str:
-    return "--" if figure is None else mean_text(figure) + (" at floor" if figure.get("at_floor") else "")
+    return "--" if figure is None else f"{mean_text(figure)} {pooled_mark(figure)}".strip()
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class _Run:
         failed: how it ended where it is not complete.
         left_plateau: whether the held-out loss is clearly below the unigram entropy; None where it is not known.
         figures: by name; of an evaluation also those of its pretraining.
-        at_floor: for every score among the figures whether it is at its floor.
+        marks: of every score among the figures where it stands beside its floor.
     """
 
     name: str
@@ -108,7 +116,7 @@ class _Run:
     side: Side | None = None
     left_plateau: bool | None = None
     figures: dict[str, float] = field(default_factory=dict)
-    at_floor: dict[str, bool] = field(default_factory=dict)
+    marks: dict[str, FloorMark] = field(default_factory=dict)
 
 
 def _read_run(name: str, home: Home, run_id: str) -> _Run:
@@ -136,7 +144,7 @@ def _read_run(name: str, home: Home, run_id: str) -> _Run:
         side=side,
         left_plateau=left,
         figures=figures | {score.task: score.value for score in scores if score.value is not None},
-        at_floor={score.task: not score.above_floor for score in scores},
+        marks={score.task: floor_mark(score) for score in scores},
     )
 
 
@@ -153,10 +161,9 @@ def _summary(runs: list[_Run]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in dict.fromkeys(name for run in runs for name in run.figures):
         values = [run.figures[name] for run in runs if name in run.figures]
-        at_floor = [run.at_floor[name] for run in runs if name in run.at_floor]
         figures[name] = {"mean": float(np.mean(values)), "values": values, "interval": mean_interval(values)}
-        if at_floor:
-            figures[name]["at_floor"] = all(at_floor)
+        if mark := shared_mark(run.marks[name] for run in runs if name in run.marks):
+            figures[name]["mark"] = mark
     left = [run.left_plateau for run in runs if run.left_plateau is not None]
     return {
         "name": runs[0].name,

@@ -4,6 +4,7 @@ The log shows accuracy and F1 in percent; every other medium shows fractions, as
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,6 +70,14 @@ def floor_mark(score: Score) -> FloorMark:
 def is_above_floor(score: Score) -> bool:
     """Whether the whole interval lies above the floor."""
     return floor_mark(score) == "above floor"
+
+
+def shared_mark(marks: Iterable[FloorMark]) -> str:
+    """The mark of a mean over several scores of a task: nothing where one of them lies above its floor."""
+    found = set(marks)
+    if not found or "above floor" in found:
+        return ""
+    return "below floor" if found == {"below floor"} else "at floor"
 
 
 def metric_text(metric: str, value: float) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from browser import find_chromium, inspect_page
 from command import cogito
@@ -23,13 +25,15 @@ from factories import (
 from markdown_it import MarkdownIt
 
 from tasks.errors import UserError
+from tasks.finetuning.scoring import score_split
 from tasks.report.rendering import to_html, to_markdown
 from tasks.report.run import run_report
 from tasks.report.writing import write_report
 from tasks.review.sides import run_side
 from tasks.review.sweeps import compare_runs
+from tasks.scores.intervals import paired_difference_interval
 from tasks.store.home import Home, RunFolder
-from tasks.store.records import CellResult, RunRecord, StageRecord, load_record
+from tasks.store.records import CellResult, RunRecord, StageRecord, Start, load_record
 
 SECTIONS = [
     "Summary",
@@ -41,8 +45,10 @@ SECTIONS = [
     "Time and cost",
     "Planned and done",
 ]
-PICTURES = {"loss", "learning_rate", "gradient_norm", "ranks", "singular_values", "similarity"}
+PICTURES = {"summary", "loss", "learning_rate", "gradient_norm", "ranks", "singular_values", "similarity"}
+DRAWN = {*PICTURES, "summary_narrow"}
 RANKS = {"nuclear_rank_of_mean": 15.9, "effective_rank_of_mean": 30.1, "effective_rank_per_sample_mean": 33.3}
+STARTS: dict[Start, float] = {"checkpoint": 0.9, "random": 0.6}  # the share of right answers
 BASELINE = "tsdae_H512L6C128_20260201_120000"
 
 
@@ -120,9 +126,10 @@ def test_a_report_has_every_section_and_every_picture(home: Home) -> None:
     assert text == report_of(folder)
     assert re.findall(r"^## (.*)$", text, flags=re.M) == SECTIONS
     assert "not measured" not in text.casefold()
-    assert set(re.findall(r"\]\(report/(\w+)\.png\)", text)) == PICTURES
-    assert {path.stem for path in (folder / "report").iterdir()} == PICTURES
-    assert page.count('src="data:image/png;base64,') == len(PICTURES)
+    assert set(re.findall(r"\]\(report/(\w+)\.svg\)", text)) == PICTURES
+    assert {path.name for path in (folder / "report").iterdir()} == {f"{name}.svg" for name in DRAWN}
+    assert page.count('src="data:image/svg+xml;base64,') == len(PICTURES)
+    assert page.count("<source") == 1, "the summary picture has a shape for narrow screens"
     assert "prefers-color-scheme: dark" in page
 
 
@@ -153,7 +160,7 @@ def test_a_score_is_marked_at_floor_unless_its_interval_lies_above(home: Home) -
         make_score("wnli", 0.6, 0.5, interval=(0.58, 0.62), above_floor=False),
     ]
     cells = {row[0]: row for row in rows(section(report_of(put_run(home, scores=scores)), "Scores"))}
-    marks = {task: row[6] for task, row in cells.items()}
+    marks = {task: row[4] for task, row in cells.items()}
     assert marks == {
         "mrpc": "above floor",
         "qqp": "**at floor**",
@@ -164,8 +171,8 @@ def test_a_score_is_marked_at_floor_unless_its_interval_lies_above(home: Home) -
         "rte": "**at floor**",
         "wnli": "**at floor**",
     }
-    assert cells["stsb"][3] == "failed" and cells["stsb"][7] == "**42: failed**"
-    assert cells["sst2"][3] == "undefined"
+    assert cells["stsb"][2] == "failed" and cells["stsb"][8] == "**42: failed**"
+    assert cells["sst2"][2] == "undefined (nan to nan)"
 
 
 def test_a_score_stands_with_all_that_judges_it(home: Home) -> None:
@@ -177,28 +184,48 @@ def test_a_score_stands_with_all_that_judges_it(home: Home) -> None:
         make_score("stsb", 0.3, 0.0, start="zero_shot"),
         make_score("rte", 0.6, 0.5, start_from="mnli", unreliable=True),
     ]
-    found = rows(section(report_of(put_run(home, scores=scores)), "Scores"))
-    assert found[0] == [
+    text = section(report_of(put_run(home, scores=scores)), "Scores")
+    names = (
+        "task | metric | checkpoint | floor | mark | random start | difference | zero-shot | word overlap | per seed"
+    )
+    assert f"| {names} | sd | n |" in text
+    mrpc, stsb, rte = rows(text)
+    assert mrpc == [
         "mrpc",
         "f1 (primary)",
-        "checkpoint",
-        "0.822",
-        "0.792 to 0.842",
+        "0.822 (0.792 to 0.842)",
         "0.812 (majority)",
         "**at floor**",
+        "0.700 (0.670 to 0.720) **below floor**",
+        "+0.1220 (+0.0859 to +0.1581, unpaired): better",
+        "--",
+        "0.700",
         "42: 0.834, 43: 0.810",
         "0.017",
         "408",
-        "0.700",
     ]
-    assert [(row[0], row[2]) for row in found] == [
-        ("mrpc", "checkpoint"),
-        ("mrpc", "random start"),
-        ("stsb", "checkpoint"),
-        ("stsb", "zero-shot"),
-        ("rte", "model fine-tuned on mnli"),
-    ]
-    assert "interval unreliable" in found[4][6]
+    assert stsb[5:8] == ["--", "--", "0.300 (0.270 to 0.320)"] and stsb[4] == "above floor"
+    assert rte[0] == "rte, model fine-tuned on mnli" and rte[4] == "above floor, **interval unreliable**"
+
+
+def test_the_difference_to_a_random_start_is_paired_over_the_examples(home: Home) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 500)
+    answers = {name: np.where(rng.random(500) < right, labels, 1 - labels) for name, right in STARTS.items()}
+    cells, scores = [], []
+    for start, predictions in answers.items():
+        path = home.run(RUN_ID).cell("mrpc", 42, start) / "predictions-mrpc.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"label": labels, "prediction": predictions}), path)
+        cell = CellResult(task="mrpc", seed=42, start=start, status="complete", predictions={"mrpc": path})
+        cells.append(cell)
+        scores += score_split("mrpc", [cell], labels, {42: predictions}, {})
+    text = report_of(put_run(home, cells=cells, scores=scores))
+    f1 = next(row for row in rows(section(text, "Scores")) if row[1].startswith("f1"))
+    low, high = paired_difference_interval("f1", labels, [answers["random"]], [answers["checkpoint"]])
+    delta = scores[0].value - next(s for s in scores if (s.metric, s.start) == ("f1", "random")).value
+    assert f1[6] == f"+{delta:.4f} (+{low:.4f} to +{high:.4f}): better"
+    assert "Beside a random start: better on MRPC." in section(text, "Summary")
 
 
 def test_time_is_shared_out_and_plans_stand_beside_what_came(home: Home) -> None:
@@ -241,7 +268,7 @@ def test_a_diverged_run_shows_what_there_is(home: Home) -> None:
     assert "**pretraining failed**: step 12: the loss (nan) is not finite" in reason and "second line" in reason
     assert "**finetuning skipped**: pretraining failed" in reason
     training = section(text, "Pretraining")
-    assert "not measured: pretraining failed (step 12" in training and "report/loss.png" in training
+    assert "not measured: pretraining failed (step 12" in training and "report/loss.svg" in training
     assert "Not measured: finetuning skipped (pretraining failed)" in section(text, "Scores")
     assert "Not measured: analysis skipped (pretraining failed)" in section(text, "Concepts")
     planned = {row[0]: row[1:] for row in rows(section(text, "Planned and done"))}
@@ -300,13 +327,11 @@ def test_an_old_or_broken_folder_is_told_piece_by_piece(home: Home) -> None:
 def test_a_picture_of_an_earlier_report_does_not_stay(home: Home) -> None:
     folder = put_run(home)
     written(folder, home)
-    kept = folder / "report" / "mine.png"
-    kept.write_bytes(b"")
+    for name in ("mine.png", "loss.png"):  # the pictures of earlier versions were PNG
+        (folder / "report" / name).write_bytes(b"")
     (folder / "analysis" / "geometry.npz").unlink()
     written(folder, home)
-    assert {path.stem for path in (folder / "report").iterdir()} == PICTURES - {"similarity", "singular_values"} | {
-        "mine"
-    }
+    assert {path.stem for path in (folder / "report").iterdir()} == DRAWN - {"similarity", "singular_values"} | {"mine"}
 
 
 EVIL = '<script>alert(1)</script> ![x](https://evil.example/x.png) | "quoted" <img src=//evil.example> &amp; `code`'
@@ -333,7 +358,7 @@ def test_no_text_of_a_record_becomes_markup(home: Home) -> None:
     assert "<script" not in page.casefold() and "javascript:" not in page
     assert page.count("<img") == len(PICTURES), "no picture but our own"
     assert "&lt;script&gt;alert(1)&lt;/script&gt; ![x](https://evil.example/x.png)" in page, "shown letter by letter"
-    assert not re.findall(r'(?:src|href)="(?!data:image/png)', page)
+    assert not re.findall(r'(?:src|href|srcset)="(?!data:image/svg\+xml|#)', page)
     # Neither file leans on the other: the Markdown is safe where HTML is allowed, and the page for any Markdown.
     assert "<script" not in MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     assert "<script" not in to_html("<script>alert(1)</script>", "<script>", {})
@@ -364,7 +389,7 @@ def test_the_same_records_give_the_same_bytes(home: Home, tmp_path: Path) -> Non
         written(folder, home, output=tmp_path / name)
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
-    assert contents[0] == contents[1] and len(contents[0]) == 2 + len(PICTURES)
+    assert contents[0] == contents[1] and len(contents[0]) == 2 + len(DRAWN)
     moved = Home(tmp_path / "elsewhere")
     moved.runs.joinpath(RUN_ID).mkdir()
     (moved.runs / RUN_ID).rmdir()
@@ -477,10 +502,10 @@ def sweep(home: Home) -> Path:
 def test_a_sweep_has_a_line_and_a_page_per_run(home: Home, sweep: Path) -> None:
     text, page = written(sweep, home)
     first, second = rows(section(text, "Runs"))
-    assert first[0] == "[first_1](runs/first_1/report.md)" and first[2] == "complete" and second[2] == "**failed**"
+    assert first[0] == "[first_1](runs/first_1/report.md)" and first[1] == "complete" and second[1] == "**failed**"
     for run_id in ("first_1", "second_2"):
         assert f'href="runs/{run_id}/report.html"' in page and (sweep / "runs" / run_id / "report.html").is_file()
-    assert page.count("<img") == 1 and "report/losses.png" in text
+    assert page.count("<img") == 1 and "report/losses.svg" in text
     assert written(sweep, home, output=sweep / "again") == (text, page)
     scores = section(text, "Scores")
     assert "mrpc f1, n 408, floor 0.812 | stsb pearson, n 408, floor 0.000 | mrpc f1, n 99, floor 0.812" in scores
@@ -506,7 +531,7 @@ def test_a_sweep_stands_beside_a_baseline(home: Home, sweep: Path, tmp_path: Pat
 def test_a_run_of_a_sweep_may_be_gone(home: Home, sweep: Path) -> None:
     (home.run("second_2").record).unlink()
     text, _ = written(sweep, home)
-    assert rows(section(text, "Runs"))[1][:3] == ["`second_2`", "second", "**no record**"]
+    assert rows(section(text, "Runs"))[1][:2] == ["`second_2`", "**no record**"]
     assert "`second_2`: its record is gone or cannot be read" in text
     (sweep / "comparison.json").write_text('[{"name": "x", "runs": ["../../etc"]}]')
     with pytest.raises(UserError, match="is no comparison of a sweep"):
@@ -596,8 +621,9 @@ def test_the_page_opens_from_disk_without_a_network(home: Home, sweep: Path, tmp
     put_run(home, name=EVIL, status="failed", stages={"data": StageRecord(status="failed", message=EVIL)})
     put_baseline(home)
     pages = [write_report(RUN_ID, home, baseline=BASELINE, output=tmp_path / "run")[1], write_report(sweep, home)[1]]
-    for page, pictures in zip(pages, (len(PICTURES), 1), strict=True):
-        seen = inspect_page(page.as_uri())
+    for page, pictures, (width, dark) in zip(pages, (len(PICTURES), 1), ((400, True), (1400, False)), strict=True):
+        seen = inspect_page(page.as_uri(), width=width, dark=dark)
         assert seen.requests == [page.as_uri()], "nothing but the page itself is asked for"
         assert len(seen.image_widths) == pictures and min(seen.image_widths) > 0
-        assert seen.errors == []
+        assert (seen.errors, seen.overflow) == ([], 0)
+        assert seen.ground == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
