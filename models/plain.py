@@ -150,10 +150,12 @@ def _last_layer(cls: type[PreTrainedModel], config: PreTrainedConfig, expected: 
 
 def _check_architecture(raw: dict[str, Any], cls: type[PreTrainedModel], path: Path) -> None:
     """Refuse a file of one family under the config of another: some would load, and compute something else."""
-    for name in raw.get("architectures") or []:
+    names = raw.get("architectures")
+    for name in names if isinstance(names, list) else []:
         stated = getattr(transformers, str(name), None)
-        prefix = getattr(stated, "base_model_prefix", cls.base_model_prefix)
-        if prefix != cls.base_model_prefix:
+        if not (isinstance(stated, type) and issubclass(stated, PreTrainedModel)):
+            continue  # of another library
+        if stated.base_model_prefix != cls.base_model_prefix:
             raise CheckpointError(f"{path}: architectures names {name}, model_type is {raw['model_type']}")
 
 

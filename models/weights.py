@@ -18,6 +18,8 @@ Weights = dict[str, torch.Tensor]
 
 # Names for the types of numbers that are read; all are turned into fp32.
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
+# How many names a message states.
+SHOWN = 8
 # What wraps a module while it is trained leaves its name within the names of the weights.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
@@ -108,8 +110,8 @@ def _check_numbers(weights: Weights, folder: Path) -> str:
 def some(names: Any) -> str:
     """The first names of many, in order."""
     ordered = sorted(names)
-    more = f" and {len(ordered) - 20:,} more" if len(ordered) > 20 else ""
-    return ", ".join(name[:100] for name in ordered[:20]) + more
+    more = f" and {len(ordered) - SHOWN:,} more" if len(ordered) > SHOWN else ""
+    return ", ".join(name[:100] for name in ordered[:SHOWN]) + more
 
 
 def first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from flows.commands.options import AsJson, DataRoot, Overrides, SpecPath, SpecPa
 from models import family
 from tasks.data.sources import resolve_data_root
 from tasks.errors import UserError, try_all, unknown_name
+from tasks.jobs.devices import precision_warnings
 from tasks.runs.whereabouts import missing_inputs, text_documents
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.reading import load_spec
@@ -65,7 +66,8 @@ def check(specs: SpecPaths, overrides: Overrides = None, data_root: DataRoot = N
 
     def check_file(path: Path) -> None:
         spec = load_spec(path, overrides or [])
-        for warning in [*spec.warnings, *missing_inputs(spec, home, mirror)]:
+        precision = precision_warnings(spec.training.mixed_precision)
+        for warning in [*spec.warnings, *precision, *missing_inputs(spec, home, mirror)]:
             print(f"{path}: warning: {warning}", file=sys.stderr)
         if note := text_documents(spec, mirror):
             print(f"{path}: note: {note}", file=sys.stderr)

@@ -24,9 +24,7 @@ def analyse_concepts(
     Raises:
         StageError: the job failed.
     """
-    identity = content_hash(
-        [CONTRACT_VERSION, checkpoint.weights_sha256, corpus.corpus_id, spec.model_dump(mode="json")]
-    )
+    identity = content_hash([CONTRACT_VERSION, checkpoint.model_hashes, corpus.corpus_id, spec.model_dump(mode="json")])
     with claimed_job(run.analysis, identity, home, AnalysisResult) as done:
         if done is not None:
             return done

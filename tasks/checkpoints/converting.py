@@ -11,6 +11,7 @@ from typing import Any
 from models.family import DECODERS
 from models.tokenizing import holds_tokenizer
 from tasks.checkpoints.finding import reading
+from tasks.checkpoints.inputs import weights_text
 from tasks.data.tokenizers import copy_tokenizer
 from tasks.errors import UserError
 from tasks.spec.experiment import fitting_heads
@@ -24,6 +25,8 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: its weights do not fit its configuration.
     """
+    if checkpoint.family == "plain":
+        return _plain_facts(checkpoint)
     from models.checkpoints import load_reported
 
     with reading(checkpoint.name):
@@ -55,10 +58,36 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "positions": config.max_sequence_length,
         "tokenizer": "in the folder" if has_tokenizer else "none",
+        "weights": weights_text(len(report.loaded), report.new, report.dropped),
         "weights_sha256": checkpoint.weights_sha256,
         "precision": report.precision,
         "notes": report.notes,
         "uses": uses,
+    }
+
+
+def _plain_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is known of a plain encoder, under the same keys."""
+    from models.plain import check_plain
+
+    with reading(checkpoint.name):
+        report = check_plain(checkpoint.folder)
+    config = read_json(checkpoint.folder / "config.json")
+    has_tokenizer = holds_tokenizer(checkpoint.folder)
+    return {
+        "name": checkpoint.name,
+        "origin": checkpoint.origin,
+        "revision": checkpoint.revision,
+        "model_type": checkpoint.variant,
+        "class": ", ".join(map(str, config.get("architectures") or [])) or None,
+        "variant": "a plain encoder, without concepts",
+        "vocab_size": config.get("vocab_size"),
+        "tokenizer": "in the folder" if has_tokenizer else "none",
+        "weights": weights_text(len(report.loaded), report.new, report.dropped),
+        "weights_sha256": checkpoint.weights_sha256,
+        "precision": report.precision,
+        "notes": report.notes,
+        "uses": ["evaluate as a yardstick" + ("" if has_tokenizer else " --tokenizer ID")],
     }
 
 

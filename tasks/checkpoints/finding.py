@@ -148,6 +148,7 @@ def _describe(
             revision=revision,
             variant=_variant(folder, config, name),
             weights_sha256=_checked_hash(folder, weights),
+            config_sha256=file_sha256(folder / "config.json"),
             family="plain" if _is_plain(config) else "concept",
             run_id=run_id or (stated_run if isinstance(stated_run, str) else None),
         )

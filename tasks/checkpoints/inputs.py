@@ -3,7 +3,7 @@
 The modules of `models` are imported inside a function: they import torch, which would slow the command.
 """
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.tokenizing import TokenizerError, holds_tokenizer, vocabulary_size
@@ -14,8 +14,6 @@ from tasks.errors import UserError
 from tasks.store.files import read_json
 from tasks.store.home import Home
 from tasks.store.records import Checkpoint
-
-log = logging.getLogger("cogito.checkpoints")
 
 
 def find_evaluation_inputs(
@@ -36,7 +34,7 @@ def find_evaluation_inputs(
     folder = find_tokenizer(tokenizer, home, data_root) if tokenizer else checkpoint.folder
     if not holds_tokenizer(folder):
         raise UserError(f"checkpoint {name}: has no tokenizer; fix: --tokenizer ID or DIR")
-    account = check_weights(checkpoint)
+    check_weights(checkpoint)
     loaded = load_tokenizer(folder, PLAIN_TOKENS if checkpoint.family == "plain" else CONCEPT_TOKENS)
     vocabulary = read_json(checkpoint.folder / "config.json").get("vocab_size")
     if isinstance(vocabulary, int) and (size := vocabulary_size(loaded)) > vocabulary:
@@ -44,7 +42,6 @@ def find_evaluation_inputs(
             f"tokenizer: has {size} tokens, {checkpoint.name} has {vocabulary}; "
             "fix: --tokenizer with the tokenizer that the checkpoint was trained with"
         )
-    log.info("%s: %s", checkpoint.name, account)
     return checkpoint, folder
 
 
@@ -65,8 +62,8 @@ def longest_text(checkpoint: Checkpoint, tokenizer: Path) -> int | None:
         raise UserError(f"checkpoint {checkpoint.name}: {error}") from None
 
 
-def check_weights(checkpoint: Checkpoint) -> str:
-    """Compare the weights of a checkpoint with its config before a run is opened for it; returns the account of them.
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Compare the weights of a checkpoint with its config before a run is opened for it.
 
     Raises:
         UserError: they do not fit each other.
@@ -75,14 +72,10 @@ def check_weights(checkpoint: Checkpoint) -> str:
     from models.plain import check_plain
 
     with reading(checkpoint.name):
-        if checkpoint.family == "plain":
-            report = check_plain(checkpoint.folder)
-            return weights_text(len(report.loaded), report.new, report.dropped, report.notes)
-        stored = check_checkpoint(checkpoint.folder)
-        return weights_text(len(stored.weights), [], [], stored.notes)
+        (check_plain if checkpoint.family == "plain" else check_checkpoint)(checkpoint.folder)
 
 
-def weights_text(loaded: int, new: list[str], dropped: list[str], notes: list[str]) -> str:
+def weights_text(loaded: int, new: list[str], dropped: list[str], notes: Sequence[str] = ()) -> str:
     """What became of the weights of a checkpoint: how many were loaded, which are new, which were left out."""
 
     def names(weights: list[str]) -> str:

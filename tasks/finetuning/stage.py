@@ -2,6 +2,7 @@
 
 import logging
 
+from models.weight_files import SAFETENSORS
 from tasks.checkpoints.inputs import weights_text
 from tasks.data.task_data import PreparedTask
 from tasks.finetuning.cell import Cell
@@ -35,12 +36,12 @@ def finetune(
         StageError: the job failed.
     """
     settings = cell.protocol.model_dump(mode="json", exclude={"seeds", "data"}, exclude_defaults=True)
-    weights, source = checkpoint.weights_sha256, checkpoint.folder
+    model, source = checkpoint.model_hashes, checkpoint.folder
     if begin is not None:
         assert begin.model is not None, "a cell that others start from keeps its model"
-        weights, source = file_sha256(begin.model / "model.safetensors"), begin.model
+        model, source = [file_sha256(begin.model / name) for name in (SAFETENSORS, "config.json")], begin.model
     chosen = [cell.head, cell.seed, cell.start, cell.precision]
-    identity = content_hash([CONTRACT_VERSION, weights, data.identity, settings, *chosen])
+    identity = content_hash([CONTRACT_VERSION, model, data.identity, settings, *chosen])
     folder = run.cell(data.task, cell.seed, cell.start)
     with claimed_job(folder, identity, home, CellResult) as done:
         if done is not None and (done.model is None or is_complete(done.model)):

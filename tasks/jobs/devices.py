@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -48,6 +49,24 @@ def visible_devices() -> tuple[Device, ...]:
         return tuple(Device("cuda", index, max(1, cores // len(gpus))) for index in gpus)
     jobs = min(cores, MAX_CPU_JOBS)
     return tuple(Device("cpu", str(number), max(1, cores // jobs)) for number in range(jobs))
+
+
+@cache
+def emulates_bf16() -> bool:
+    """Whether jobs run on a CPU that has no instructions for bf16, as far as torch can tell."""
+    if visible_devices()[0].kind != "cpu":
+        return False
+    import torch
+
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # earlier versions of torch do not tell
+    return bool(known) and not any(has for name, has in known.items() if "bf16" in name)
+
+
+def precision_warnings(mixed_precision: str) -> list[str]:
+    """What is worth knowing of a requested precision on this machine."""
+    if mixed_precision != "bf16" or not emulates_bf16():
+        return []
+    return ["training.mixed_precision bf16: this CPU has no instructions for it, so it is emulated and slow; fix: auto"]
 
 
 def usable_cores() -> int:

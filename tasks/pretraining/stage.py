@@ -10,7 +10,7 @@ from models.family import VARIANTS
 from models.tokenizing import holds_tokenizer
 from tasks.data.tokenizers import tokenizer_fingerprint
 from tasks.errors import UserError
-from tasks.jobs.devices import lease_for_training, visible_devices
+from tasks.jobs.devices import lease_for_training, precision_warnings, visible_devices
 from tasks.jobs.launch import claimed_job, run_job
 from tasks.jobs.messages import OnProgress, PretrainingJob, finished_result
 from tasks.spec.experiment import ExperimentSpec, pretraining_part, training_steps, warmup_steps
@@ -26,7 +26,7 @@ CONTRACT_VERSION = 2
 
 def pretraining_identity(spec: ExperimentSpec, data_identity: str, init_from: Checkpoint | None = None) -> str:
     """The identity of a training: data, model, objective, training and start, but neither place nor time."""
-    start = [init_from.weights_sha256] if init_from else []
+    start = init_from.model_hashes if init_from else []
     return content_hash([CONTRACT_VERSION, data_identity, pretraining_part(spec), *start])
 
 
@@ -154,7 +154,7 @@ def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, ide
 
 
 def _warn_of_settings(spec: ExperimentSpec, train_blocks: int) -> None:
-    for warning in spec.warnings:
+    for warning in [*spec.warnings, *precision_warnings(spec.training.mixed_precision)]:
         log.warning("%s", warning)
     steps = training_steps(spec, train_blocks)
     if (warmup := warmup_steps(spec, steps)) < spec.training.warmup_steps:

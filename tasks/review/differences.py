@@ -35,6 +35,7 @@ NEVER_IN_A_ROW = (
     "tokenizer",
     "device",
     "precision",
+    "fine-tuning precision",
     "texts behind the rank",
 )
 
@@ -102,6 +103,8 @@ def _run_facts(side: Side) -> dict[str, Any]:
             "checkpoint.revision": record.checkpoint.revision,
             "checkpoint.weights": record.checkpoint.weights_sha256[:12],
         }
+    if precisions := sorted({score.precision for score in record.scores if score.precision}):
+        facts["fine-tuning precision"] = " and ".join(precisions)
     if trained.corpus is not None:
         names = ("corpus_id", "dataset", "source_fingerprint", "tokenizer_name", "train_tokens")
         facts |= {f"corpus.{name}": getattr(trained.corpus, name) for name in names}

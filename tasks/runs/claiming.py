@@ -16,6 +16,7 @@ from typing import Literal
 
 from tasks.data.task_data import PreparedTask
 from tasks.errors import Paused, RunPaused
+from tasks.finetuning.cell import training_precision
 from tasks.runs.checkpoint_spec import evaluation_head, stored_spec
 from tasks.runs.environment import describe_environment
 from tasks.runs.request import Request
@@ -51,13 +52,14 @@ class _Claim:
 def evaluation_identity(
     spec: ExperimentSpec, head: str, corpus: CorpusResult | None, tasks: dict[str, PreparedTask]
 ) -> str:
-    """The identity of an evaluation: head, protocols, and the very texts and labels that it reads."""
+    """The identity of an evaluation: head, protocols, precision, and the very texts and labels that it reads."""
     protocols = {name: spec.evaluation.for_task(name).model_dump(mode="json", exclude_defaults=True) for name in tasks}
     data = {name: task.identity for name, task in tasks.items()}
     analysis = spec.analysis.model_dump(mode="json")
     zero_shot = ["zero_shot"] if spec.evaluation.zero_shot else []
     text = corpus.corpus_id if corpus else None
-    return content_hash([head, protocols, data, spec.evaluation.random_start, analysis, text, *zero_shot])
+    others = [spec.evaluation.random_start, analysis, text, training_precision(), *zero_shot]
+    return content_hash([head, protocols, data, *others])
 
 
 def open_training_run(
@@ -83,7 +85,7 @@ def open_evaluation_run(
 ) -> AbstractContextManager[tuple[RunFolder, RunRecord]]:
     """Work at the evaluation run of a checkpoint under an evaluation section, as `open_training_run` does."""
     head = evaluation_head(spec, checkpoint)
-    identity = content_hash([checkpoint.name, checkpoint.revision, checkpoint.weights_sha256, evaluation])
+    identity = content_hash([checkpoint.name, checkpoint.revision, checkpoint.model_hashes, evaluation])
     return _work_at(_Claim("evaluation", head, spec, identity, evaluation, head, checkpoint), request)
 
 

@@ -166,7 +166,9 @@ class TrainingSpec(Spec):
     warmup_steps: Whole = Field(1500, ge=0, le=BILLION)
     weight_decay: Number = Field(0.01, ge=0, le=MILLION)
     max_grad_norm: Number = Field(1.0, gt=0, le=BILLION, description="gradient clipping by global norm")
-    mixed_precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    mixed_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on a GPU, fp32 on a CPU; the weights themselves are fp32 in any case"
+    )
     seed: Whole = Field(42, ge=0, lt=2**31)
     init_from: Text | None = Field(
         None, description="warm start: a run id, folder or Hub id[@revision]; None: random weights"

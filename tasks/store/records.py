@@ -142,9 +142,17 @@ class Checkpoint(Result):
     origin: Literal["run", "local", "hub"]
     revision: str | None = Field(None, description="resolved Hub commit")
     weights_sha256: str
+    config_sha256: str = Field(
+        "", description="of config.json, without which weights mean nothing; empty: not recorded"
+    )
     variant: str = Field(description="row of the variants; the model_type of a plain encoder")
     family: Literal["concept", "plain"] = "concept"
     run_id: str | None = None
+
+    @property
+    def model_hashes(self) -> list[str]:
+        """What stands for the model in an identity: the same weights under another config are another model."""
+        return [self.weights_sha256, self.config_sha256]
 
 
 class CellResult(Result):

@@ -240,6 +240,11 @@ REFUSED: dict[str, tuple[str, Damage, str]] = {
         "weights are those of a roberta",
     ),
     "another family's class": ("bert", stated(architectures=["RobertaModel"]), "architectures names RobertaModel"),
+    "a class that is a number": (
+        "bert",
+        lambda f: [stated(architectures=[7])(f), stated(model_type="vit")(f)],
+        "vit is",
+    ),
     "quantized by its config": ("bert", stated(quantization_config={"bits": 4}), "quantization_config"),
     "quantized weights": ("bert", weighted(lambda w: w.update({QUERY: w[QUERY].to(torch.int8)})), "type int8"),
     "whole numbers for weights": (

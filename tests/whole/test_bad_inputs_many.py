@@ -714,7 +714,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config without a kind": (change_config(model_type=...), "model_type"),
     "kind is a list": (change_config(model_type=["bert"]), "model_type"),
     "kind is a mapping": (change_config(model_type={"a": 1}), "model_type"),
-    "config of a plain encoder": (change_config(model_type="bert", vocab_size=100), "tokenizer"),
+    "config of a plain encoder": (change_config(model_type="bert", vocab_size=100), "weights are missing (197)"),
     "config of earlier code": (change_config(model_type="concept_encoder"), "corrupt"),
     "unknown variant": (change_config(variant="perceiver"), "variant"),
     "variant is a number": (change_config(variant=7), "variant"),
@@ -857,6 +857,12 @@ PLAIN = {
     "no heads": ({"num_attention_heads": 0}, "num_attention_heads"),
     "unknown activation": ({"hidden_act": "os.system"}, "config.json"),
     "a billion labels": ({"num_labels": 10**9}, "num_labels"),
+    "more layers than its file": ({"num_hidden_layers": 2}, "weights are missing (16): bert.encoder.layer.1"),
+    "an encoder-decoder": ({"model_type": "t5"}, "encoder-decoder"),
+    "a decoder": ({"model_type": "gpt2"}, "made to generate text"),
+    "a causal encoder": ({"is_decoder": True}, "is_decoder"),
+    "another family": ({"model_type": "distilbert"}, "architectures names BertModel"),
+    "quantized": ({"quantization_config": {"quant_method": "gptq"}}, "quantized"),
     "code of its own": ({"auto_map": {"AutoModel": "evil.Model"}, "model_type": "evil"}, "model_type"),
 }
 

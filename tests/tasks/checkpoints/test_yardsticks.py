@@ -93,6 +93,11 @@ def test_a_plain_encoder_is_evaluated_by_the_same_command(bert: Path, tmp_path: 
     row = next(line for line in log.read_text().splitlines() if result["run_id"] in line)
     assert "`tiny-bert` (local)" in row and "analysis skipped (a plain encoder has no concepts)" in row
 
+    assert "weights loaded, 4 (bert.pooler" in done.stderr
+    facts = answer(cogito("checkpoint", "show", bert, "--json", home=home))
+    assert facts["weights"].startswith("21 weights loaded, 4 (bert.pooler.dense.bias, ")
+    assert (facts["model_type"], facts["class"], facts["tokenizer"]) == ("bert", "BertForMaskedLM", "in the folder")
+
     for more, message in (
         (["--head", "via_decoder"], "tiny-bert is a plain bert without concepts"),
         (["--set", "evaluation.max_length=64"], "evaluation.max_length 64 exceeds the model's 48 positions"),
