@@ -5,6 +5,7 @@ The modules of `models` are imported inside a function: they import torch, which
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from models.tokenizing import TokenizerError, holds_tokenizer, vocabulary_size
 from tasks.checkpoints.finding import reading, resolve_checkpoint
@@ -42,22 +43,26 @@ def find_evaluation_inputs(
             f"tokenizer: has {size} tokens, {checkpoint.name} has {vocabulary}; "
             "fix: --tokenizer with the tokenizer that the checkpoint was trained with"
         )
+    if checkpoint.family == "plain":
+        _check_pairs(checkpoint, loaded)
     return checkpoint, folder
 
 
 def longest_text(checkpoint: Checkpoint, tokenizer: Path) -> int | None:
-    """Tokens of the longest text that a checkpoint reads; None: nothing limits it.
-
-    Raises:
-        UserError: a plain encoder counts positions from a padding other than the tokenizer's.
-    """
+    """Tokens of the longest text that a checkpoint reads; None: nothing limits it."""
     if checkpoint.family == "concept":
         config = read_json(checkpoint.folder / "config.json")
         return int(config.get("max_sequence_length") or config.get("max_position_embeddings") or 512)
     from models.plain_inputs import longest_input
 
+    return longest_input(checkpoint.folder, load_tokenizer(tokenizer, PLAIN_TOKENS))
+
+
+def _check_pairs(checkpoint: Checkpoint, tokenizer: Any) -> None:
+    from models.plain_inputs import check_pairs
+
     try:
-        return longest_input(checkpoint.folder, load_tokenizer(tokenizer, PLAIN_TOKENS))
+        check_pairs(checkpoint.folder, tokenizer)
     except TokenizerError as error:
         raise UserError(f"checkpoint {checkpoint.name}: {error}") from None
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from models.family import VARIANTS
 from tasks.errors import UserError
+from tasks.spec.base import MILLION
 from tasks.spec.experiment import ExperimentSpec, check_head
 from tasks.spec.reading import build_spec
 from tasks.store.files import read_json
@@ -136,7 +137,10 @@ def _spec_of(checkpoint: Checkpoint, config: dict[str, Any], longest: int | None
         {
             "name": "evaluation",
             "data": {"block_tokens": min(512, longest or 512)},
-            "model": {} if checkpoint.family == "plain" else {**stated, "variant": checkpoint.variant},
+            # A plain encoder is none of ours: this section says nothing of it, and `longest` is its limit.
+            "model": {"max_sequence_length": MILLION}
+            if checkpoint.family == "plain"
+            else {**stated, "variant": checkpoint.variant},
             "evaluation": {"max_length": min(128, longest or 128)},
         }
     )

@@ -100,7 +100,7 @@ def test_a_plain_encoder_is_evaluated_by_the_same_command(bert: Path, tmp_path: 
 
     for more, message in (
         (["--head", "via_decoder"], "tiny-bert is a plain bert without concepts"),
-        (["--set", "evaluation.max_length=64"], "evaluation.max_length 64 exceeds the model's 48 positions"),
+        (["--set", "evaluation.max_length=64"], "evaluation.max_length: got 64; tiny-bert reads at most 48 tokens"),
     ):
         refused = cogito(*words, *more, home=home, COGITO_SERVER="off")
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
@@ -150,7 +150,7 @@ def test_an_earlier_checkpoint_is_shown_converted_and_evaluated(bert: Path, tmp_
     ]
     words = ["evaluate", old, "--tasks", "mrpc", "--log", tmp_path / "log.md", *settings]
     refused = cogito(*words, home=home, COGITO_SERVER="off")
-    assert refused.returncode == 2 and "has no tokenizer.json; fix: --tokenizer" in refused.stderr
+    assert refused.returncode == 2 and "has no tokenizer; fix: --tokenizer" in refused.stderr
     done = cogito(*words, "--tokenizer", bert, "--json", home=home, COGITO_SERVER="off")
     assert done.returncode == 0, done.stderr
     record = load_record(Home(home).run(answer(done)["run_id"]))

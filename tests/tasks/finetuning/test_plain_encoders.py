@@ -1,16 +1,18 @@
 """Plain encoders of every family, from the data of a task to a step of training: segments, padding and positions."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from encoder_folders import CONVERTED_DEBERTA, FAMILIES, encoder_folder
-from transformers import AutoConfig, XLNetConfig, XLNetForSequenceClassification
+from tokenizers import Tokenizer
+from transformers import AutoConfig, PreTrainedTokenizerFast, XLNetConfig, XLNetForSequenceClassification
 
 from models.plain import load_plain_classifier
-from models.plain_inputs import longest_input, reads_segments
+from models.plain_inputs import check_pairs, longest_input, reads_segments
 from models.tokenizing import TokenizerError
 from tasks.data.plain_rows import plain_rows
 from tasks.data.task_data import find_task_source, load_examples, padding, prepare_task
@@ -87,9 +89,9 @@ def test_the_longest_input_is_read_and_no_longer_one(folders: dict[str, Path], f
                 logits(longest + 1)
 
 
-def test_what_limits_an_encoder(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_what_limits_an_encoder(folders: dict[str, Path]) -> None:
     """The table, a shorter model_max_length, and for DeBERTa whatever its tokenizer says."""
-    bert, roberta, deberta = (folders[family] for family in ("bert", "roberta", "deberta-v2"))
+    bert, deberta = folders["bert"], folders["deberta-v2"]
     tokenizer = load_tokenizer(bert)
     assert tokenizer.model_max_length > 1e20 and longest_input(bert, tokenizer) == 64
     for stated, expected in ((48, 48), (512, 64), (int(1e30), 64)):
@@ -100,8 +102,25 @@ def test_what_limits_an_encoder(folders: dict[str, Path], tmp_path: Path) -> Non
     for stated, expected in ((48, 48), (512, 512), (int(1e30), 64)):
         tokenizer.model_max_length = stated
         assert longest_input(deberta, tokenizer) == expected
+
+
+def test_a_tokenizer_that_does_not_fit_the_encoder_is_told(
+    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bert, roberta, modern = (load_tokenizer(folders[family]) for family in ("bert", "roberta", "modernbert"))
     with pytest.raises(TokenizerError, match="pads with id 0, the encoder counts positions after padding with id 1"):
-        longest_input(roberta, load_tokenizer(bert))
+        check_pairs(folders["roberta"], bert)
+    with caplog.at_level(logging.WARNING, "cogito.tokenizer"):
+        for family, folder in folders.items():
+            check_pairs(folder, load_tokenizer(folder, PLAIN_TOKENS))
+            assert caplog.text == "", family
+        check_pairs(folders["bert"], roberta)
+        assert "the second segment has no use" in caplog.text
+    stated = json.loads(modern.backend_tokenizer.to_str())
+    stated["post_processor"]["pair"][-1]["SpecialToken"]["type_id"] = 2
+    three = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(stated)), pad_token="[PAD]")
+    with pytest.raises(TokenizerError, match="tells 3 segments apart, the encoder has 2"):
+        check_pairs(folders["bert"], three)
 
 
 def test_an_encoder_that_pads_on_the_left_gets_its_padding_there(folders: dict[str, Path], tmp_path: Path) -> None:
