@@ -165,7 +165,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
         noisy_ids: Tensor | None = None,
         t: Tensor | None = None,
         loss_weights: Tensor | None = None,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         elbo: bool = False,
         num_items_in_batch: Tensor | None = None,
         token_type_ids: Tensor | None = None,
@@ -180,7 +180,8 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
             noisy_ids: [B, N], what the decoder reads; None: what the encoder reads.
             t: [B], noise level of diffusion; None: the share of masks in what the decoder reads.
             loss_weights: [B, N], factor of every labelled position; None: 1.
-            label_smoothing: share of the probability spread over the vocabulary.
+            smoothing: share of the probability spread over the vocabulary. Not `label_smoothing`: transformers' Trainer
+                takes whatever has `label` in its name for labels, and without it reports no evaluation loss.
             elbo: weight every position by 1 / max(t, ELBO_MIN_T).
             num_items_in_batch: what the summed loss is divided by; None divides by the weights of the labels here.
             token_type_ids: not read: the model has no segments.
@@ -205,7 +206,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
                 if t is None:
                     raise ValueError("elbo weights tokens by 1 / t, but t is not given")
                 loss_weights = t.clamp(min=ELBO_MIN_T).reciprocal()[:, None].expand_as(labels)
-            loss = self.task_loss(concepts, reads, labels, loss_weights, label_smoothing, num_items_in_batch)
+            loss = self.task_loss(concepts, reads, labels, loss_weights, smoothing, num_items_in_batch)
         return ConceptOutput(loss=loss, logits=logits, concepts=concepts)
 
     def _check_fills_masks(self, input_ids: Tensor) -> None:

@@ -15,6 +15,8 @@ class ConceptConfig(PretrainedConfig):
     """
 
     model_type = MODEL_TYPE
+    # What transformers' Trainer leaves out of its predictions, so that they are the logits.
+    keys_to_ignore_at_inference = ["concepts", "concepts_b", "cosine", "hidden_states"]  # noqa: RUF012
     attribute_map = {"num_hidden_layers": "num_layers"}  # noqa: RUF012  (transformers declares it so)
 
     vocab_size: int = 50_368  # V

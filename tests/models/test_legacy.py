@@ -183,7 +183,7 @@ def test_a_pretrained_model_of_the_earlier_code_answers_the_same(tmp_path: Path,
         each = functional.cross_entropy(logits.flatten(0, 1), chosen.flatten(), reduction="none", label_smoothing=0.1)
         weights = (1 / t.clamp(min=0.1))[:, None].expand(B, N)[chosen != -100]
         expected = (each.view(B, N)[chosen != -100] * weights).sum() / weights.sum()
-        elbo = model(ids, mask, labels=chosen, noisy_ids=noisy, t=t, elbo=True, label_smoothing=0.1)
+        elbo = model(ids, mask, labels=chosen, noisy_ids=noisy, t=t, elbo=True, smoothing=0.1)
         close(elbo.loss, expected)
     else:
         out = model(ids, mask, labels=chosen)
@@ -315,9 +315,9 @@ def test_the_answers_of_the_earlier_code_itself(golden: Path, name: str) -> None
         masked = expected["noise_mask"].bool() & expected["attention_mask"].bool()
         inputs = {key: expected[key] for key in ("input_ids", "attention_mask", "noisy_ids", "t")}
         inputs["labels"] = torch.where(masked, expected["input_ids"], -100)
-        smoothed = model(**inputs, label_smoothing=0.1)
+        smoothed = model(**inputs, smoothing=0.1)
         close(smoothed.loss.reshape(1), expected["loss_unweighted_smoothed"])
-        close(model(**inputs, label_smoothing=0.1, elbo=True).loss.reshape(1), expected["loss_elbo_smoothed"])
+        close(model(**inputs, smoothing=0.1, elbo=True).loss.reshape(1), expected["loss_elbo_smoothed"])
         expected["loss"] = expected["loss_plain"]
     else:
         inputs = {key: expected[key] for key in ("input_ids", "attention_mask", "labels") if key in expected}
