@@ -32,7 +32,7 @@ class Overlap:
         self.found += self._left.pop(_key(texts), 0)
         if self.found and self.found >= REFUSED_SHARE * self.total:
             raise UserError(
-                f"{self._what}: {self.found:,} or more of the {self.total:,} held-out examples are also in train; "
+                f"{self._what}: {self.found:,} or more of the {self.total:,} held-out examples are in both; "
                 f"allowed: less than half; fix: {self._fix}"
             )
 
@@ -41,7 +41,7 @@ class Overlap:
         if not self.found:
             return []
         share = f"{self.found:,} of the {self.total:,} held-out examples ({self.found / self.total:.1%})"
-        return [f"{self._what}: {share} are also in train: what is measured on them is too good"]
+        return [f"{self._what}: {share} are in both: what is measured on them is too good"]
 
 
 def check_overlap(

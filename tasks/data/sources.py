@@ -139,28 +139,20 @@ def download_dataset(source: Source, config: str | None, home: Home) -> Path:
 
 
 def is_downloaded(repo: str, home: Home) -> bool:
-    """Whether files of a Hub repository lie in the cache, from a download that was complete."""
-    complete = home.root / "cache" / "hub" / "complete"  # `home.cache` would create the folder
-    return any(read_json(done)["repository"] == repo for done in complete.glob("*.json"))
+    """Whether files of a Hub repository lie in the cache."""
+    folder = home.root / "cache" / "hub"  # `home.cache` would create it
+    return any(any(folder.glob(f"{kind}--{repo.replace('/', '--')}/snapshots/*")) for kind in ("models", "datasets"))
 
 
 def _snapshot(repo: str, home: Home, **options: Any) -> Path:
-    """Download files of a Hub repository into the cache; without a network, those of the last complete download.
+    """Download files of a Hub repository into the cache; without a network, those of an earlier download.
 
-    The library, offline, returns whatever files are there: those of a download that was cut off, too.
+    Of a download that was cut off the client takes nothing: it keeps the list of all files of a commit.
     """
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    done = home.cache / "hub" / "complete" / f"{content_hash([repo, options])}.json"
-    if hub_reachable():
-        folder = Path(hub_api().snapshot_download(repo, cache_dir=home.cache / "hub", **options))
-        write_json(done, {"repository": repo, "folder": folder.relative_to(home.cache).as_posix()})
-    elif done.exists() and (folder := home.cache / read_json(done)["folder"]).is_dir():
-        if options.get("revision") is None:
-            log.warning("the Hub cannot be reached: using %s as downloaded before", repo)
-    else:
-        raise LocalEntryNotFoundError(f"{repo} was not downloaded in full")
-    return folder
+    offline = not hub_reachable()
+    if offline and options.get("revision") is None:
+        log.warning("the Hub cannot be reached: using %s as downloaded before", repo)
+    return Path(hub_api().snapshot_download(repo, cache_dir=home.cache / "hub", local_files_only=offline, **options))
 
 
 def _hub_commit(name: str, revision: str | None) -> str:

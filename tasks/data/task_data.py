@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,6 +162,11 @@ class _Rows:
     texts: list[tuple[str, ...]]
     labels: np.ndarray
 
+    def take(self, indices: np.ndarray) -> "_Rows":
+        """The rows at these places, in their own order."""
+        indices = np.sort(indices)
+        return _Rows([self.texts[index] for index in indices], self.labels[indices])
+
 
 def _read_split(task: Task, data: str, source: Source, home: Home, warn: Warn, split: str) -> _Rows:
     """The rows of a split that have a label; GLUE hides those of its test splits as -1."""
@@ -168,11 +174,8 @@ def _read_split(task: Task, data: str, source: Source, home: Home, warn: Warn, s
     columns = [*task.text_columns, task.label_column]
     if data == "made":
         made = make_split(task.name, split)
-        texts, given, names = (
-            list(zip(*(made[name] for name in task.text_columns), strict=True)),
-            made[columns[-1]],
-            None,
-        )
+        texts = list(zip(*(made[name] for name in task.text_columns), strict=True))
+        given, names = made[task.label_column], None
     else:
         rows = open_split(source, task.config, split, columns, home)
         texts, given = [], []
@@ -196,48 +199,56 @@ def _tokenise_splits(
     warnings: list[str] = []
     read = partial(_read_split, task, protocol.data, source, home, warnings.append)
 
-    def save(part: str, rows: _Rows, chosen: np.ndarray | None = None) -> None:
-        chosen = np.arange(len(rows.labels)) if chosen is None else np.sort(chosen)
-        pairs = [rows.texts[index] for index in chosen]
-        arrays = make_rows(tokenizer, list(zip(*pairs, strict=True)), protocol.max_length)
-        features = np.zeros((len(chosen), 0))
+    def save(part: str, rows: _Rows) -> None:
+        arrays = make_rows(tokenizer, list(zip(*rows.texts, strict=True)), protocol.max_length)
+        features = np.zeros((len(rows.labels), 0))
         if task.is_pair:
-            features = np.array([overlap_features(first, second) for first, second in pairs])
-        labels = rows.labels[chosen].astype(np.float64 if task.is_regression else np.int64)
+            features = np.array([overlap_features(first, second) for first, second in rows.texts])
+        labels = rows.labels.astype(np.float64 if task.is_regression else np.int64)
         arrays |= {"labels": labels, "features": features}
         np.savez(folder / f"{part}.npz", allow_pickle=False, **arrays)
 
-    train = read("train")
-    evaluated = {split.label: read(split.name) for split in task.eval_splits}
-    chosen = np.arange(len(train.labels))
-    selection = None
+    whole = read("train")
+    evaluated = {split: read(split.name) for split in task.eval_splits}
+    chosen = np.arange(len(whole.labels))
     if protocol.select_on == "dev":
-        save("selection", evaluated[task.eval_splits[0].label])
+        selection = evaluated[task.eval_splits[0]]
     elif task.selection_split is not None:
         selection = read(task.selection_split)
-        save("selection", selection)
     else:
         try:
-            chosen, held_out = selection_split(train.labels, task.is_regression)
+            chosen, held_out = selection_split(whole.labels, task.is_regression)
         except ValueError as error:  # scikit-learn: more classes than examples in the part
             raise UserError(
-                f"task {task.name}: split train of {source.name} has {len(train.labels)} labelled examples, too few to "
+                f"task {task.name}: split train of {source.name} has {len(whole.labels)} labelled examples, too few to "
                 f"hold a part out ({error}); fix: a larger data set, or --set evaluation.select_on=dev"
             ) from None
-        save("selection", train, held_out)
-    for split in task.eval_splits:
-        for other, rows in {"train": train, task.selection_split: selection}.items():
-            if rows is not None:
-                what = f"task {task.name}: splits {split.name} and {other} of {source.name}"
-                warnings += check_overlap(rows.texts, evaluated[split.label].texts, what, "mirror the data set again")
-        save(f"eval-{split.label}", evaluated[split.label])
+        selection = whole.take(held_out)
+    place, scored = f"task {task.name} of {source.name}", {split.name: rows for split, rows in evaluated.items()}
+    warnings += _check_apart(place, {"train": whole}, scored)
+    if protocol.select_on != "dev":
+        selecting = {"the examples that choose the epoch": selection}
+        warnings += _check_apart(place, {"train": whole.take(chosen)}, selecting)
+        if task.selection_split is not None:
+            warnings += _check_apart(place, selecting, scored)
+    save("selection", selection)
+    for split, rows in evaluated.items():
+        save(f"eval-{split.label}", rows)
     if protocol.max_train_examples is not None and protocol.max_train_examples < len(chosen):
         chosen = np.random.default_rng(SPLIT_SEED).choice(chosen, protocol.max_train_examples, replace=False)
-    save("train", train, chosen)
+    save("train", whole.take(chosen))
     side = tokenizer.padding_side if family == "plain" else "right"
     write_json(folder / "padding.json", {"pad_token_id": tokenizer.pad_token_id, "padding_side": side})
     write_json(folder / "warnings.json", warnings)
     check_unchanged(source)
+
+
+def _check_apart(place: str, seen: dict[str, _Rows], held_out: dict[str, _Rows]) -> list[str]:
+    """Warnings of held-out examples that stand among those that a model has seen, or was chosen by."""
+    fix, warnings = "remove the repeated rows, or mirror the data set again", []
+    for (name, rows), (other, others) in product(held_out.items(), seen.items()):
+        warnings += check_overlap(others.texts, rows.texts, f"{place}: {name} and {other}", fix)
+    return warnings
 
 
 def overlap_features(first: str, second: str) -> tuple[float, float, float, float]:

@@ -939,7 +939,7 @@ def put_task(root: Path, rows: dict[str, list[Any]]) -> Path:
     folder = root / "mirror" / "nyu-mll" / "glue" / "mrpc"
     folder.mkdir(parents=True)
     for split in ("train", "validation", "test"):
-        own = [f"{text} {split}" if isinstance(text, str) else text for text in rows["sentence1"]]
+        own = [f"{text} {split} {n}" if isinstance(text, str) else text for n, text in enumerate(rows["sentence1"])]
         pq.write_table(pa.table(rows | {"sentence1": own}), folder / f"{split}-00000-of-00001.parquet")
     splits = "".join(f"  - split: {name}\n    path: mrpc/{name}-*\n" for name in ("train", "validation", "test"))
     (folder.parent / "README.md").write_text(f"---\nconfigs:\n- config_name: mrpc\n  data_files:\n{splits}---\n")

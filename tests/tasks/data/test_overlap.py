@@ -30,7 +30,7 @@ def test_the_rule(size: int, data: st.DataObject) -> None:
     held_out = [(f"text {number}",) for number in range(size)]
     train = [("other",), *((f" text\t{number}\n",) for number in range(shared))]
     if shared * 2 >= size and shared:
-        with pytest.raises(UserError, match=f"or more of the {size} held-out examples are also in train"):
+        with pytest.raises(UserError, match=f"or more of the {size} held-out examples are in both"):
             check_overlap(train, held_out, "x", "y")
     else:
         told = check_overlap(train, held_out, "x", "y")
@@ -77,7 +77,7 @@ CORPORA: dict[str, tuple[dict[str, list[str]], dict[str, Any], str]] = {
     "a copy with other line ends": (
         {"train": TEXTS, "validation": [text.replace(" ", "\r\n") + "\n" for text in TEXTS]},
         {"held_out_split": "validation", "train_tokenizer_vocab_size": 300, "tokenizer": None},
-        "held-out examples are also in train",
+        "held-out examples are in both",
     ),
 }
 
@@ -100,10 +100,10 @@ def test_a_corpus_with_a_few_duplicates(
     assert (made.train_documents, made.held_out_documents) == (360, 50)
     again = corpus(home, tmp_path, tokenizer, {}, held_out_split="validation")
     assert again.reused and len(again.warnings) == 1, "told again when it is used again"
-    assert caplog.text.count("10 of the 50 held-out examples (20.0%) are also in train") == 2
+    assert caplog.text.count("10 of the 50 held-out examples (20.0%) are in both") == 2
     caplog.clear()
     made = corpus(home, tmp_path, tokenizer, {"train": TEXTS}, split="train[:300]", held_out_split="train[300:]")
-    assert (made.train_documents, made.held_out_documents) == (300, 100) and "also in train" not in caplog.text
+    assert (made.train_documents, made.held_out_documents) == (300, 100) and "in both" not in caplog.text
 
 
 def pairs(start: int, stop: int) -> list[tuple[str, str, int]]:
@@ -125,16 +125,14 @@ def task(home: Home, root: Path, tokenizer: Path, name: str, splits: dict[str, l
 
 
 def test_a_task_whose_validation_is_its_train(home: Home, tmp_path: Path, tokenizer: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"task mrpc: splits validation and train of nyu-mll/glue: 20 or more of the 40"
-    ):
+    with pytest.raises(UserError, match=r"task mrpc of nyu-mll/glue: validation and train: 20 or more of the 40"):
         task(home, tmp_path, tokenizer, "mrpc", {"train": pairs(0, 300), "validation": pairs(100, 140)})
     assert not list((home.cache / "tasks").glob("*"))
 
 
 def test_labels_that_differ_do_not_hide_a_copy(home: Home, tmp_path: Path, tokenizer: Path) -> None:
     flipped = [(one, other, 1 - label) for one, other, label in pairs(0, 40)]
-    with pytest.raises(UserError, match="are also in train"):
+    with pytest.raises(UserError, match="are in both"):
         task(home, tmp_path, tokenizer, "mrpc", {"train": pairs(0, 300), "validation": flipped})
 
 
@@ -143,18 +141,35 @@ def test_a_task_with_a_few_duplicates(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         made = task(home, tmp_path, tokenizer, "qqp", {"train": pairs(0, 303), "validation": pairs(300, 340)})
-    assert "task qqp: splits validation and train of nyu-mll/glue: 3 of the 40 held-out examples (7.5%)" in caplog.text
+    assert "task qqp of nyu-mll/glue: validation and train: 3 of the 40 held-out examples (7.5%)" in caplog.text
     assert len(load_examples(made.folder, "eval-qqp")["labels"]) == 40
 
 
 def test_a_test_split_on_which_the_epoch_is_chosen(home: Home, tmp_path: Path, tokenizer: Path) -> None:
     splits = {"train": pairs(0, 300), "validation": pairs(300, 340), "test": pairs(300, 340)}
-    with pytest.raises(UserError, match=r"task paws: splits test and validation of .*: 20 or more of the 40"):
+    with pytest.raises(
+        UserError, match=r"task paws of .*: test and the examples that choose the epoch: 20 or more of the 40"
+    ):
         task(home, tmp_path, tokenizer, "paws", splits)
+
+
+def test_rows_that_stand_twice_in_train(home: Home, tmp_path: Path, tokenizer: Path) -> None:
+    """A part of train chooses the epoch: it must not be trained on, which a file that holds everything twice does."""
+    splits = {"train": pairs(0, 300) * 2, "validation": pairs(300, 340)}
+    with pytest.raises(
+        UserError, match=r"task mrpc of .*: the examples that choose the epoch and train: 100 or more of the 200"
+    ):
+        task(home, tmp_path / "twice", tokenizer, "mrpc", splits)
+    task(home, tmp_path / "dev", tokenizer, "mrpc", splits, select_on="dev")
+    selecting = {"train": pairs(0, 300), "validation": pairs(0, 30), "test": pairs(300, 340)}
+    with pytest.raises(
+        UserError, match=r"task paws of .*: the examples that choose the epoch and train: 15 or more of the 30"
+    ):
+        task(home, tmp_path / "paws", tokenizer, "paws", selecting)
 
 
 def test_the_real_stsb_passes(home: Home, shared_data: Path, tokenizer: Path, caplog: pytest.LogCaptureFixture) -> None:
     protocol = EvaluationSpec.model_validate({"tasks": ("stsb",), "max_length": 16}).for_task("stsb")
     with caplog.at_level(logging.WARNING):
         prepare_task(TASKS["stsb"], protocol, tokenizer, find_dataset("nyu-mll/glue", home, shared_data), home)
-    assert "6 of the 1,500 held-out examples (0.4%) are also in train" in caplog.text
+    assert "6 of the 1,500 held-out examples (0.4%) are in both" in caplog.text

@@ -136,7 +136,8 @@ def test_marks_and_line_ends(home: Home, tmp_path: Path, mark: bytes, name: str,
 @pytest.mark.parametrize("name", ["train.csv", "train.tsv", "train.txt", "train.jsonl"])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
 def test_other_encodings_are_refused(home: Home, tmp_path: Path, name: str, encoding: str) -> None:
-    content = {"train.jsonl": '{"text": "caf\xe9"}\n'}.get(name, "text\ncaf\xe9 x\n")
+    word = "cafe" if encoding == "utf-16-le" else "caf\xe9"  # reads as UTF-8 with a NUL after every letter
+    content = {"train.jsonl": f'{{"text": "{word}"}}\n'}.get(name, f"text\n{word} x\n")
     write(tmp_path, {name: content.encode(encoding)})
     message = refusal(home, tmp_path)
     assert name in message and "UTF-8" in message

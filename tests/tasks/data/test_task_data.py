@@ -293,7 +293,9 @@ def write_mirror(root: Path, task: Task) -> None:
         count = 500 if split == "train" else 60
         random = np.random.default_rng(number)
         texts = {name: random.choice(SENTENCES, count) for name in task.text_columns}
-        rows: dict[str, Any] = {name: [f"{text} {split}" for text in chosen] for name, chosen in texts.items()}
+        rows: dict[str, Any] = {
+            name: [f"{text} {split} {n}" for n, text in enumerate(chosen)] for name, chosen in texts.items()
+        }
         rows[task.label_column] = [labels[n % len(labels)] for n in range(count)]
         pq.write_table(pa.table(rows), folder / f"{split}-00000-of-00001.parquet")
         files.append(f"  - split: {split}\n    path: {folder.name}/{split}-*\n")

@@ -7,7 +7,6 @@ from command import TINY, cogito
 
 from tasks.runs.whereabouts import missing_inputs, text_documents
 from tasks.spec.experiment import ExperimentSpec
-from tasks.store.files import write_json
 from tasks.store.home import Home
 
 HUB = {
@@ -42,7 +41,7 @@ def test_what_is_here_is_not_missing(home: Home, tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("HF_HUB_OFFLINE")
     for name in ("lab/words", "nyu-mll/glue"):
         folder(tmp_path, name)
-    write_json(home.cache / "hub/complete/1.json", {"repository": "lab/texts", "folder": "x"})
+    folder(home.cache, "hub/datasets--lab--texts/snapshots/1")
     folder(home.runs, "some_run")
     assert missing_inputs(make(training={"init_from": "some_run"}), home, tmp_path) == [
         "task paws: 'google-research-datasets/paws' is neither under the data root nor in the cache: "
