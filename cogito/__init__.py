@@ -7,18 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cogito.interface import check_log, compare, load_spec, read_log
+    from cogito.interface import check_log, compare, load_checkpoint, load_encoder, load_spec, read_log
     from flows.in_python import run_evaluation, run_experiment
-    from models.checkpoints import CheckpointError, load_checkpoint
-    from models.text_encoder import load_encoder
+    from models.checkpoints import CheckpointError
     from tasks.errors import Paused, StageError, UserError
 
 # Where each name lies.
 _NAMES = {
-    "cogito.interface": ("check_log", "compare", "load_spec", "read_log"),
+    "cogito.interface": ("check_log", "compare", "load_checkpoint", "load_encoder", "load_spec", "read_log"),
     "flows.in_python": ("run_evaluation", "run_experiment"),
-    "models.checkpoints": ("CheckpointError", "load_checkpoint"),
-    "models.text_encoder": ("load_encoder",),
+    "models.checkpoints": ("CheckpointError",),
     "tasks.errors": ("Paused", "StageError", "UserError"),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}

@@ -27,6 +27,7 @@ COMMANDS = {
     "sweep": "flows.commands.run:sweep",
     "evaluate": "flows.commands.run:evaluate",
     "reproduce": "flows.commands.run:reproduce",
+    "runs": "flows.commands.runs:runs",
     "compare": "flows.commands.result:compare",
     "rescore": "flows.commands.result:rescore",
     "report": "flows.commands.result:report",

@@ -58,6 +58,7 @@ def experiment(
 
 def _experiment(spec: ExperimentSpec, request: Request) -> State:
     inputs = take_over(Inputs) or find_inputs(spec, request)
+    spec = inputs.spec
     started = time.monotonic()
     data, corpus = prepare_corpus(spec.data, inputs.corpus, request.data_root)
     tasks = prepare_tasks(spec, inputs.tasks, corpus.tokenizer, after=[data])

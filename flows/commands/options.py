@@ -17,7 +17,10 @@ SpecPaths = Annotated[list[Path], typer.Argument(help="Experiment files.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. training.epochs=1.")
 ]
-CheckpointName = Annotated[str, typer.Argument(help="Run id, folder, or Hub id with an optional @revision.")]
+RUN_HELP = "A run: its id, the beginning of it, or the name of its experiment; see `cogito runs`."
+CheckpointName = Annotated[
+    str, typer.Argument(help="A run (id, its beginning, or experiment), a folder, or a Hub id[@revision].")
+]
 Tokenizer = Annotated[str | None, typer.Option(help="Hub id or folder, for a checkpoint without one.")]
 DataRoot = Annotated[
     Path | None,

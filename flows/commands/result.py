@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.listing import print_changes, print_comparison
-from flows.commands.options import AsJson, LogPath, print_json
+from flows.commands.options import RUN_HELP, AsJson, LogPath, print_json
 from tasks.errors import UserError
 from tasks.log.experiment_log import default_log
 from tasks.report.writing import write_report
@@ -14,7 +14,7 @@ from tasks.review.comparisons import compare_all
 from tasks.review.rendering import updated_baselines
 from tasks.review.rescoring import rescore_run
 from tasks.store.home import cogito_home
-from tasks.store.records import find_run
+from tasks.store.run_names import find_run
 
 
 def compare(
@@ -36,7 +36,7 @@ def compare(
             print_comparison(one)
 
 
-def rescore(run: Annotated[str, typer.Argument(help="Run id.")], log: LogPath = None, as_json: AsJson = False) -> None:
+def rescore(run: Annotated[str, typer.Argument(help=RUN_HELP)], log: LogPath = None, as_json: AsJson = False) -> None:
     """Score a run again from its stored predictions with today's code; updates its record and row."""
     folder, log_path = find_run(run, cogito_home()), default_log(log)
     changes = rescore_run(folder, log_path)
@@ -48,7 +48,7 @@ def rescore(run: Annotated[str, typer.Argument(help="Run id.")], log: LogPath = 
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="Id or folder of a run or of a sweep.")],
+    run: Annotated[str, typer.Argument(help="A run, or the id of a sweep, or the folder of either.")],
     baseline: Annotated[str | None, typer.Option(metavar="RUN", help="Id or folder of a run to compare with.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder; default that of the run.")] = None,
 ) -> None:

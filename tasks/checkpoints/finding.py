@@ -32,8 +32,9 @@ from tasks.store.files import (
     remove_tree,
     write_atomic,
 )
-from tasks.store.home import Home, user_path
+from tasks.store.home import Home, RunFolder, user_path
 from tasks.store.records import Checkpoint, load_record
+from tasks.store.run_names import run_called
 
 CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja"}
 
@@ -46,7 +47,8 @@ def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> 
     """Find a checkpoint, bring it to this machine's disk and check it.
 
     Args:
-        name: a run id, a folder (or one of that name under `data_root`), or a Hub id `account/name[@revision]`.
+        name: a run, a folder (or one of that name under `data_root`), or a Hub id `account/name[@revision]`. A run is
+            named by its id; where no folder has that name, also as `run_called` takes it.
         home: where runs lie and downloads are kept.
         data_root: a folder that is searched for the name before the Hub is.
 
@@ -57,7 +59,7 @@ def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> 
     if not name.strip():
         raise UserError("checkpoint: got an empty name; allowed: a run id, a folder, or account/name[@revision]")
     if is_safe_name(name) and _is_folder(home.root / "runs" / name):
-        return _from_run(name, home)
+        return _from_run(home.run(name))
     places = [user_path(name)]
     if data_root is not None and ".." not in Path(name).parts:
         places.append(data_root / name)
@@ -68,7 +70,8 @@ def resolve_checkpoint(name: str, home: Home, data_root: Path | None = None) -> 
             folder = place.resolve()
             run_id = folder.name if folder.parent == home.published.resolve() else None
             return _describe(folder, name=folder.name, origin="local", run_id=run_id)
-    return _from_hub(name, home)
+    run = run_called(name, home)
+    return _from_run(run) if run else _from_hub(name, home)
 
 
 def check_safetensors(path: Path) -> None:
@@ -111,9 +114,8 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _from_run(run_id: str, home: Home) -> Checkpoint:
-    run = home.run(run_id)
-    record = load_record(run)
+def _from_run(run: RunFolder) -> Checkpoint:
+    run_id, record = run.run_id, load_record(run)
     if record.kind == "evaluation" and record.checkpoint is not None:
         origin = record.checkpoint.model_dump(include={"name", "origin", "revision", "run_id"})
         return _describe(record.checkpoint.folder, **origin)
@@ -231,7 +233,7 @@ def _from_hub(name: str, home: Home) -> Checkpoint:
     if hub is None or (near and "/" not in name):
         raise UserError(
             f"checkpoint {name!r}: {hint}neither a run id, a folder, nor a Hub id; "
-            "allowed: a run id of `cogito log show`, a folder, or account/name[@revision]"
+            "allowed: a run id of `cogito runs`, a folder, or account/name[@revision]"
         )
     repo, revision = hub[0], hub[1] or "main"
     kept = home.cache / "checkpoints" / repo.replace("/", "--")
@@ -252,7 +254,7 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
             return reference.read_text()
         raise UserError(
             f"checkpoint {name!r}: neither a run id, a folder, nor reachable on the Hub (offline); fix: name a run of "
-            "`cogito log show` or a folder, or connect to the Hub"
+            "`cogito runs` or a folder, or connect to the Hub"
         )
     try:
         commit = str(hub_api().model_info(repo, revision=revision).sha)

@@ -56,7 +56,7 @@ def _training_cells(record: RunRecord) -> list[str]:
     done = record.pretraining
     return [
         f"{record.created.astimezone(UTC):%Y-%m-%d}",
-        code_span(record.run_id),
+        code_span(record.run_id) + (f" <br> {_plain(record.name)}" if record.row_form >= 2 else ""),
         " ".join(f"{letter}{model.get(key, '?')}" for letter, key in _SIZES),
         _data(data),
         _plain(record.environment.machine),

@@ -19,6 +19,7 @@ from tasks.review.sides import run_side
 from tasks.store.files import write_atomic
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import load_record
+from tasks.store.run_names import run_called
 
 # Every picture that a report may have.
 DRAWN = (*PLOTS, "summary", "summary" + NARROW, "swept" + NARROW)
@@ -69,11 +70,13 @@ def _find(name: str | Path, home: Home) -> tuple[Path, Home]:
                 return folder, home
             if (folder / "comparison.json").is_file():
                 return folder, Home(folder.parent.parent) if folder.parent.name == "sweeps" else home
+    if run := run_called(str(name), home):
+        return run.root, home
     known = {path.parent.name for path in (*runs.glob("*/record.json"), *sweeps.glob("*/comparison.json"))}
     near = get_close_matches(Path(name).name, sorted(known), n=1, cutoff=0.5)
     raise UserError(
         f"no run or sweep {str(name)!r}: {f'did you mean {near[0]!r}? ' if near else ''}allowed: the id or folder of "
-        f"one of the {len(known)} runs and sweeps under {home.root}; fix: `cogito log show` lists the runs, "
+        f"one of the {len(known)} runs and sweeps under {home.root}; fix: `cogito runs` lists them, "
         "COGITO_HOME names where they lie"
     )
 

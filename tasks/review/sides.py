@@ -23,7 +23,8 @@ from tasks.scores.metrics import METRICS
 from tasks.scores.showing import floor_mark, shared_mark
 from tasks.store.files import is_safe_name
 from tasks.store.home import Home, RunFolder, user_path
-from tasks.store.records import RunRecord, Score, Start, find_run, load_record, read_record
+from tasks.store.records import RunRecord, Score, Start, load_record, read_record
+from tasks.store.run_names import find_run
 
 # The columns that an evaluation row takes from the row of its checkpoint.
 OF_THE_CHECKPOINT = ("architecture", "pretraining_data", "epochs", "concept_losses", "task_loss", "eff_rank")

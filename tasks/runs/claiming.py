@@ -25,7 +25,7 @@ from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.store.files import content_hash, read_json, remove_tree, write_json
 from tasks.store.home import Home, RunFolder, claim_run
 from tasks.store.locks import hold, work_lock
-from tasks.store.records import Checkpoint, CorpusResult, RunRecord, load_record
+from tasks.store.records import ROW_FORM, Checkpoint, CorpusResult, RunRecord, load_record
 from tasks.store.stage_table import Kind
 
 logger = logging.getLogger("cogito.runs")
@@ -180,6 +180,7 @@ def _find_or_claim(claim: _Claim, request: Request) -> RunFolder:
             evaluation_identity=claim.evaluation,
             environment=describe_environment(request.log),
             head=claim.head,
+            row_form=ROW_FORM,
             checkpoint=claim.checkpoint,
         )
         try:

@@ -37,12 +37,14 @@ class Inputs:
     """Everything that an experiment reads.
 
     Attributes:
+        spec: the experiment's, with a start that is named by its run id.
         corpus: the pretraining text.
         tasks: source of every task by name.
         data_identity: identity of text, tokenizer and data settings.
         init_from: the checkpoint that pretraining starts from; None: random weights.
     """
 
+    spec: ExperimentSpec
     corpus: Source
     tasks: dict[str, Source]
     data_identity: str
@@ -103,12 +105,13 @@ def find_inputs(spec: ExperimentSpec, request: Request) -> Inputs:
     }
     found = try_all(checks)
     corpus, identity = found["corpus"]
+    spec = _with_start(spec, found["start"], request)
     if not request.fresh:
         pretraining = pretraining_identity(spec, identity, found["start"])
         run = training_run(pretraining, request.home, request.repeats)
         if run is not None:
             check_processes(spec, run, request.processes)
-    return Inputs(corpus, found["tasks"], identity, found["start"])
+    return Inputs(spec, corpus, found["tasks"], identity, found["start"])
 
 
 def find_evaluation(
@@ -138,6 +141,14 @@ def find_evaluation(
     if found.family == "concept":
         corpus = find_dataset(spec.data.dataset, request.home, request.data_root, spec.data.revision)
     return EvaluationInputs(found, folder, spec, sources, corpus)
+
+
+def _with_start(spec: ExperimentSpec, start: Checkpoint | None, request: Request) -> ExperimentSpec:
+    """The spec as its record keeps it: the run of a warm start by its id, whatever name was given for it today."""
+    name = spec.training.init_from
+    if start is None or name is None or start.origin != "run" or request.home.has_run(name):
+        return spec
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"init_from": start.run_id})})
 
 
 def _find_corpus(data: DataSpec, request: Request) -> tuple[Source, str]:

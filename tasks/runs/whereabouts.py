@@ -15,6 +15,7 @@ from tasks.spec.benchmarks import TASKS
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.store.home import Home, user_path
+from tasks.store.run_names import run_called
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
@@ -62,5 +63,7 @@ def _absence(name: str, data_root: Path | None) -> str:
 
 def _has_checkpoint(name: str, home: Home, data_root: Path | None) -> bool:
     downloaded = Path("cache", "checkpoints", name.partition("@")[0].replace("/", "--"))
-    ours = [home.root / place for place in (f"runs/{name}", f"published/{name}", downloaded)]
+    ours = [home.root / place for place in (f"published/{name}", downloaded)]
+    if run_called(name, home):
+        return True
     return any(place.is_dir() for place in [*ours, user_path(name), *([data_root / name] if data_root else [])])

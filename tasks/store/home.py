@@ -57,7 +57,7 @@ class Home:
             UserError: the name cannot be that of a run, because its folder would lie outside `runs`.
         """
         if not is_safe_name(run_id):
-            raise UserError(f"run {run_id[:200]!r}: is no name of a run; allowed: a run id of `cogito log show`")
+            raise UserError(f"run {run_id[:200]!r}: is no name of a run; allowed: a run id of `cogito runs`")
         return RunFolder(self.runs / run_id)
 
     def has_run(self, name: str) -> bool:

@@ -6,7 +6,6 @@ of state; the row, the report and the model card are rendered from it alone.
 
 import math
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,12 +22,14 @@ from pydantic import (
     field_validator,
 )
 
-from tasks.errors import UserError, unknown_name
+from tasks.errors import UserError
 from tasks.secrets import redact_all
 from tasks.store.files import is_safe_name, read_json, write_json
-from tasks.store.home import Home, RunFolder
+from tasks.store.home import RunFolder
 
 SCHEMA_VERSION = 1
+# The form of the row that a new run gets; the rows of earlier runs stay as they are.
+ROW_FORM = 2
 # The weights a cell begins with: pretrained, or random for comparison; `zero_shot` is not trained at all.
 Start = Literal["checkpoint", "random", "zero_shot"]
 # In what a model computes: its weights are fp32 in any case, autocast runs its matrix products in bf16.
@@ -253,6 +254,7 @@ class RunRecord(BaseModel):
     environment: Environment
     stages: dict[str, StageRecord] = Field(default_factory=dict)
     head: str = ""
+    row_form: int = Field(1, description="form of its row in the log; from 2 on it names the experiment")
     checkpoint: Checkpoint | None = None
     corpus: CorpusResult | None = None
     pretraining: PretrainingResult | None = None
@@ -327,21 +329,3 @@ def first_mistake(error: ValueError) -> str:
     first, *others = error.errors(include_url=False, include_input=False, include_context=False)
     place = ".".join(map(str, first["loc"]))[:200]
     return f"{place}: {first['msg']}" + (f" (and {len(others)} more)" if others else "")
-
-
-def find_run(run_id: str, home: Home, or_else: str = "") -> RunFolder:
-    """The folder of a run that has a record.
-
-    Args:
-        or_else: what else the user could have named, for the message.
-
-    Raises:
-        UserError: there is no such run; the message names similar ones.
-    """
-    if home.has_run(run_id):
-        return home.run(run_id)
-    names = [record.parent.name for record in home.runs.glob("*/record.json")]
-    near = get_close_matches(run_id[:200], names, n=10, cutoff=0.0)
-    message = unknown_name("run", run_id, near) if near else f"unknown run {run_id!r}: there is none"
-    more = ", ..." if len(near) < len(names) else ""
-    raise UserError(f"{message}{more}; fix: a run id of {home.runs}" + (f", {or_else}" if or_else else ""))

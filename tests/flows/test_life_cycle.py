@@ -17,7 +17,7 @@ from tasks.spec.pretraining import DataSpec, ModelSpec
 from tasks.store.home import Home
 from tasks.store.locks import active_locks
 
-INPUTS = Inputs(Source("text", "text", None, "f" * 16), {}, "d" * 16)
+INPUTS = Inputs(ExperimentSpec(name="test", data=DataSpec()), Source("text", "text", None, "f" * 16), {}, "d" * 16)
 
 
 @pytest.mark.parametrize(

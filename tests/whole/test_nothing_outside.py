@@ -29,6 +29,7 @@ USES: dict[str, tuple[str, ...]] = {
     "run": ("run", "tiny.yaml", "--log", "log.md", *QUICK),
     "reproduce": ("reproduce", "log.md#RUN", "--log", "log.md", *QUICK),
     "evaluate": ("evaluate", "RUN", "--tasks", "mrpc", "--log", "log.md", "--set", "evaluation.epochs=0.2"),
+    "runs": ("runs",),
     "compare": ("compare", "RUN", "log.md#RUN"),
     "rescore": ("rescore", "RUN", "--log", "log.md"),
     "report": ("report", "RUN"),
