@@ -72,16 +72,12 @@ def load(family: str, form: str, root: Path) -> list[str]:
         message = " ".join(str(error).replace(f"{folder}: ", "").replace(f"checkpoint {folder.name}: ", "").split())
         return [family, form, *"–––––", f"refused: {message}"]
     kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
-    longest = longest_text(checkpoint, folder)
+    try:
+        longest = str(longest_text(checkpoint, folder) or "any")
+    except UserError:
+        longest = "its tokenizer cannot be read"
     counts = [f"{len(names)}" for names in (report.loaded, report.new, report.dropped)]
-    return [
-        family,
-        form,
-        *counts,
-        " and ".join(kinds),
-        "any" if longest is None else f"{longest}",
-        "; ".join(["loads", *report.notes]),
-    ]
+    return [family, form, *counts, " and ".join(kinds), longest, "; ".join(["loads", *report.notes])]
 
 
 def score(family: str, root: Path, data_root: Path) -> list[str]:

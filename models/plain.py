@@ -2,7 +2,7 @@
 
 Loading is strict. transformers fills whatever it does not find with random numbers and says so in a log that few read;
 here every weight of the encoder has to come from the file, and every weight of the file has to find its place, but for
-those that `NEW` and `DROPPED` name. What became of each is in the report.
+those that `NEW`, `HEADS` and `BUFFERS` name. What became of each is in the report.
 """
 
 import copy
@@ -27,12 +27,16 @@ from .weights import StoredWeights, Weights, first_line, read_weights, some
 # Parts of the encoder itself that may be new: the pooler, which a masked language model is trained without.
 NEW = re.compile(r"pooler\.")
 # What a file may hold beyond the encoder, by the names of transformers: heads of pretraining and of other tasks, the
-# pooler where the classifier has none, and buffers that are computed.
-DROPPED = re.compile(
+# pooler where the classifier has none;
+HEADS = re.compile(
     r"(cls|lm_head|predictions|sop_classifier|mlm_head|lm_predictions|mask_predictions|vocab_transform"
     r"|vocab_layer_norm|vocab_projector|generator_predictions|generator_lm_head|discriminator_predictions"
     r"|qa_outputs|classifier|score|pre_classifier|(\w+\.)?pooler|head|decoder)\..+"
-    r"|(\w+\.)?(embeddings\.)?(position_ids|token_type_ids)|.*rotary_emb\.inv_freq"
+)
+# buffers that are computed, and a table that a config with relative positions has switched off.
+BUFFERS = re.compile(
+    r"(\w+\.)?(embeddings\.)?(position_ids|token_type_ids)|.*rotary_emb\.inv_freq"
+    r"|(deberta|esm)\.embeddings\.position_embeddings\.weight"
 )
 # Settings of a stranger's config that are about its own task or its own use, and what they are here.
 OWN_SETTINGS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False, "torchscript": False}
@@ -73,7 +77,7 @@ def load_plain_classifier(
         notes.append("its own code is not run: the model is that of transformers")
     kept = {name: tensor for name, tensor in weights.items() if name not in last}
     model, found = _fill(cls, config, kept, path)
-    new, unplaced = {*found["missing_keys"], *last}, {*found["unexpected_keys"]}
+    new, unplaced = {*found["missing_keys"], *last}, {*found["unexpected_keys"], *_unsaid(model, kept)}
     _check_strict(new, unplaced, found["mismatched_keys"], cls.base_model_prefix, path)
     _check_types(model, weights, cls.base_model_prefix, path)
     dropped = sorted(unplaced | (weights.keys() & last))
@@ -109,8 +113,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     encoders = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
     if kind not in encoders & modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys():
         generates = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        what = "a decoder, made to generate text" if generates else "no encoder of text"
-        raise UnfitError(f"{path}: {kind} is {what}; fix: name an encoder with a masked language model, such as bert")
+        what = "a decoder, made to generate text" if generates else "no masked language model of text in transformers"
+        raise UnfitError(f"{path}: {kind} is {what}; fix: name an encoder, such as bert")
     if raw.get("is_decoder"):
         raise UnfitError(f"{path}: is_decoder is set: this {kind} generates text; fix: name an encoder")
     if raw.get("quantization_config"):
@@ -218,11 +222,24 @@ def _fill(
             transformers_logging.enable_progress_bar()
 
 
+def _unsaid(model: PreTrainedModel, weights: Weights) -> set[str]:
+    """The weights that found no place without a word in transformers' account, since it expects them in old files."""
+    expected, base = model.state_dict(), model.base_model_prefix
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    return {
+        name
+        for name in weights
+        if name not in expected
+        and f"{base}.{name}" not in expected
+        and (BUFFERS.fullmatch(name) or any(re.search(pattern, name) for pattern in ignored))
+    }
+
+
 def _check_strict(new: set[str], unplaced: set[str], mismatched: Any, base: str, path: Path) -> None:
     """Refuse an encoder of which a part would be random, or a file of which a part would be ignored."""
     inside = {name for name in new if name.startswith(f"{base}.")}
     missing = {name for name in inside if not NEW.match(name.removeprefix(f"{base}."))}
-    left_over = {name for name in unplaced if not DROPPED.fullmatch(name)}
+    left_over = {name for name in unplaced if not HEADS.fullmatch(name) and not BUFFERS.fullmatch(name)}
     wrong = {str(entry[0] if isinstance(entry, tuple) else entry) for entry in mismatched}
     problems = {
         "weights of another shape than its config says": wrong,

@@ -151,7 +151,19 @@ def test_older_names_are_read_and_a_stated_type_changes_nothing(folders: Callabl
     model, report = load_plain_classifier(folder, 3)
     known, expected = load_plain_classifier(folders("bert"), 3)
     torch.testing.assert_close(states(model, folder), states(known, folder), rtol=0, atol=0)
+    dropped = {name.replace("gamma", "weight").replace("beta", "bias") for name in report.dropped}
+    assert dropped == {*expected.dropped, "bert.embeddings.position_ids"}
     assert report.loaded == expected.loaded and {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_table_that_the_config_has_switched_off_is_named(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """transformers leaves DeBERTa's absolute positions out without a word where the config says they are relative."""
+    folder, name = copied(folders("deberta-v2"), tmp_path / "deberta"), "deberta.embeddings.position_embeddings.weight"
+    change_weights(folder, lambda w: w.update({name: torch.zeros(64, 32)}))
+    assert name in load_plain_classifier(folder, 2)[1].dropped
+    change_weights(folder, lambda w: w.update({f"deberta.encoder.{name}": torch.zeros(64, 32)}))
+    with pytest.raises(CheckpointError, match=r"without a place \(1\): deberta\.encoder\.deberta"):
+        load_plain_classifier(folder, 2)
 
 
 def test_a_base_model_without_prefix_is_loaded_whole(folders: Callable[[str], Path], tmp_path: Path) -> None:
@@ -233,7 +245,7 @@ REFUSED: dict[str, tuple[str, Damage, str]] = {
     "its encoder alone": ("t5", stated(is_encoder_decoder=False, architectures=["T5EncoderModel"]), "encoder-decoder"),
     "a decoder": ("bert", stated(model_type="gpt2"), "gpt2 is a decoder, made to generate text"),
     "a causal encoder": ("bert", stated(is_decoder=True), "is_decoder is set"),
-    "a model of images": ("bert", stated(model_type="vit"), "vit is no encoder of text"),
+    "a model of images": ("bert", stated(model_type="vit"), "vit is no masked language model of text"),
     "another family's file": (
         "roberta",
         stated(model_type="bert", architectures=None),

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
+from safetensors.torch import load_file, save_file
 
 from tasks.checkpoints.finding import check_safetensors, resolve_checkpoint
 from tasks.data import hub as tasks_hub
@@ -21,6 +22,7 @@ from tasks.errors import UserError
 from tasks.store.files import file_sha256, write_manifest
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import Checkpoint
+from tests.encoder_folders import write_weights
 from tests.factories import RUN_ID, make_checkpoint, make_pretraining, make_record
 from tests.hub_stand_in import TOKEN, HubStandIn, write_small_checkpoint
 
@@ -87,6 +89,25 @@ def test_run_id(home: Home) -> None:
     assert (found.name, found.origin, found.run_id, found.folder) == (RUN_ID, "run", RUN_ID, folder)
     assert found.variant == "perceiver_mlm"
     assert found.weights_sha256 == file_sha256(folder / "model.safetensors")
+
+
+def test_shards_are_a_checkpoint_with_a_hash_of_its_own(home: Home, tmp_path: Path) -> None:
+    folder = write_small_checkpoint(tmp_path / "model")
+    single = resolve_checkpoint(str(folder), home).weights_sha256
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    write_weights(folder, weights, sharded=True, format="safetensors")
+    whole = resolve_checkpoint(str(folder), home).weights_sha256
+    assert whole == resolve_checkpoint(str(folder), home).weights_sha256 != single
+    last = max(folder.glob("*-of-*.safetensors"))
+    changed = load_file(last)
+    next(iter(changed.values())).view(-1)[0] += 1
+    save_file(changed, last)
+    assert resolve_checkpoint(str(folder), home).weights_sha256 != whole
+    last.write_bytes(last.read_bytes()[:-4])
+    assert f"{last}: corrupt: truncated" in refusal(str(folder), home)
+    last.unlink()
+    assert f"its shard '{last.name}' is missing" in refusal(str(folder), home)
 
 
 def test_run_id_uses_the_model_that_its_record_states(home: Home, tmp_path: Path) -> None:
