@@ -20,6 +20,11 @@ LIMITS = {
 }
 MAY_BE_ZERO = ("type_vocab_size",)  # deberta-v2 tells no first text from a second one
 MAY_BE_NONE = ("token_embedding_dim", "num_iterations", "num_labels")
+# Of our own family and the earlier code: what is true or false, what is a share, and what has few names. A text such as
+# "false" would count as true.
+FLAGS = ("use_bixt", "recursive", "tie_word_embeddings", "decoder_posonly", "decoder_reads_tokens", "dead_token_update")
+SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+CHOICES = {"concept_position_type": ("none", "sinusoidal", "learned")}
 
 _HUB_ID = re.compile(r"((?:\w[\w.-]*/)?\w[\w.-]*)(?:@([\w.][\w./-]*))?", re.ASCII)
 _MAX_HUB_ID = 200  # the Hub allows 96 characters a name; a revision may follow
@@ -32,7 +37,7 @@ def split_hub_id(name: str) -> tuple[str, str | None] | None:
 
 
 def check_config(config: Mapping[str, Any], *, strict: bool) -> None:
-    """Refuse a config whose sizes are not counts, or are counts beyond all reason.
+    """Refuse a config whose sizes are not counts, or are counts beyond all reason; of our family also other values.
 
     Args:
         config: the content of config.json.
@@ -52,3 +57,22 @@ def check_config(config: Mapping[str, Any], *, strict: bool) -> None:
         if not is_number or not least <= value <= limit:
             shown = f"{value!r}"[:40] if not is_number or abs(value) < 10**30 else "a number of dozens of digits"
             raise ValueError(f"{key}: got {shown}; allowed: {least} to {limit:,}")
+    if strict:
+        _check_values(config)
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+    """Refuse flags, shares and names that would be read as something else than they say."""
+    for key in [*FLAGS, *SHARES, *CHOICES]:
+        value = config.get(key)
+        if value is None:
+            continue
+        if key in FLAGS:
+            fits, allowed = isinstance(value, bool), "true or false"
+        elif key in SHARES:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits, allowed = is_number and 0 <= value < 1, "0 and more, below 1"
+        else:
+            fits, allowed = value in CHOICES[key], ", ".join(CHOICES[key])
+        if not fits:
+            raise ValueError(f"{key}: got {value!r}; allowed: {allowed}"[:300])

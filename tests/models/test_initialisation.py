@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from models.autoencoder import ConceptModelForMaskedLM
+from models.autoencoder import ConceptModel, ConceptModelForMaskedLM
 from models.checkpoints import load_classifier, save_checkpoint
 from models.classifier import ConceptModelForSequenceClassification
 from models.configuration import ConceptConfig
@@ -118,3 +119,38 @@ def test_only_what_a_checkpoint_lacks_is_drawn(decoder: str, by_transformers: bo
             check_drawn(name, weight, decoder)
         else:
             assert torch.equal(weight, trained.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_of_another_number_of_classes_is_drawn_again(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = ConceptModelForSequenceClassification(ConceptConfig(**SHAPE, head="cls_query", num_labels=3))
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.uniform_(3.0, 4.0)
+    save_checkpoint(trained, tmp_path)
+    model = ConceptModelForSequenceClassification.from_pretrained(
+        tmp_path, num_labels=5, ignore_mismatched_sizes=True, dtype=dtype
+    )
+    for name, weight in model.state_dict().items():
+        if name.startswith("head.classifier."):
+            check_drawn(name, weight.float(), "perceiver")
+        else:
+            assert torch.equal(weight, trained.state_dict()[name].to(dtype)), name
+
+
+def test_auto_classes_draw_as_we_do(tmp_path: Path) -> None:
+    """As remote code, from a folder that has neither the decoder nor the head, and from a config alone."""
+    torch.manual_seed(0)
+    encoder = ConceptModel(ConceptConfig(**SHAPE, use_bixt=True, head="cls_query"))
+    save_checkpoint(encoder, tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=True, num_labels=5)
+    assert type(model) is not ConceptModelForSequenceClassification
+    for name, weight in model.state_dict().items():
+        if name.startswith("encoder."):
+            assert torch.equal(weight, encoder.state_dict()[name]), name
+        else:
+            check_drawn(name, weight, "perceiver")
+    config = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    for name, weight in AutoModelForMaskedLM.from_config(config, trust_remote_code=True).state_dict().items():
+        check_drawn(name, weight, "perceiver")

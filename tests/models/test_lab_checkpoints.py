@@ -238,6 +238,30 @@ REFUSED: dict[str, tuple[str, dict[str, Any], Callable[[Weights], Weights], str]
         lambda w: w,
         r"hidden_act: got 'relu'; allowed: 'gelu'",
     ),
+    "a flag in words": (
+        "posonly",
+        {"use_bixt": "false"},
+        lambda w: w,
+        r"use_bixt: got 'false'; allowed: true or false",
+    ),
+    "queries by a flag in words": (
+        "via-decoder",
+        {"decoder_posonly": "no"},
+        lambda w: w,
+        r"decoder_posonly: got 'no'; allowed: true or false",
+    ),
+    "concept positions of another kind": (
+        "perceiver",
+        {"concept_position_type": "rotary"},
+        lambda w: w,
+        r"concept_position_type: got 'rotary'; allowed: none, sinusoidal, learned",
+    ),
+    "a dropout in percent": (
+        "perceiver",
+        {"hidden_dropout_prob": 10},
+        lambda w: w,
+        r"hidden_dropout_prob: got 10; allowed: 0 and more, below 1",
+    ),
     "fewer names than classes": (
         "weighted-pooling",
         {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}},
