@@ -25,6 +25,7 @@ MARKS = {
 }
 OTHER_STARTS = {"random": ("D", "random start"), "zero_shot": ("P", "zero-shot")}
 RANK_TITLES = {RANKS[2]: "effective, per sample", "centred_effective_rank": "effective, centred", RANKS[0]: "nuclear"}
+LONG_TITLE = 25  # no two such titles stand side by side in a narrow picture
 
 
 def read_curve(path: Path) -> tuple[Points, str]:
@@ -77,7 +78,7 @@ def summary_picture(
         for draw, axes in zip(panels, left, strict=True):
             draw(axes)
         if right is not None:
-            _draw_tasks(right, lines, record, others or {})
+            _draw_tasks(right, lines, record, others or {}, narrow=narrow)
         if not panels and not lines:
             figure.text(0.5, 0.5, "nothing measured so far", ha="center", va="center")
         return to_svg(figure) if form == "svg" else to_png(figure)
@@ -135,17 +136,14 @@ def _training_panels(record: RunRecord, points: Points) -> list[Callable[[Any], 
         steps, losses = [p["step"] for p in trained], [p["task_loss"] for p in trained]
         axes.plot(steps, losses, lw=0.8, alpha=0.6, color=COLORS[0], label="training")
         steps, losses = [p["step"] for p in held_out], [p["eval_loss"] for p in held_out]
-        axes.plot(steps, losses, marker="o", ms=3.5, color=COLORS[1], label="held-out")
+        if held_out:
+            axes.plot(steps, losses, marker="o", ms=3.5, color=COLORS[1], label="held-out")
         if entropy is not None:
             axes.axhline(entropy, ls="--", color=QUIET, lw=1.2, label="unigram entropy (floor)")
         if diverged is not None:
             axes.axvline(diverged.step, color=BELOW, lw=1.2, label=f"diverged at step {diverged.step:,}")
         low, high = axes.get_ylim()
-        axes.set(
-            xlabel="step",
-            ylim=(low, high + 0.3 * (high - low)),
-            title="Loss (nats per labelled token): lower is better",
-        )
+        axes.set(xlabel="step", ylim=(low, high + 0.3 * (high - low)), title="Loss (nats per labelled token)")
         _finish(axes)
 
     return [draw]
@@ -161,7 +159,7 @@ def _rank_panel(record: RunRecord, points: Points) -> Callable[[Any], None] | No
         return None
 
     def draw(axes: Any) -> None:
-        title = f"Ranks of {concepts} concepts: near 1 is collapse"
+        title = f"Ranks of {concepts} concepts"
         if len(seen) > 1:
             for name, color in zip(names, COLORS, strict=False):
                 values = [point.get(name, math.nan) for point in seen]
@@ -171,7 +169,7 @@ def _rank_panel(record: RunRecord, points: Points) -> Callable[[Any], None] | No
             _finish(axes)
         else:
             values = [figures.get(name, seen[-1].get(name) if seen else None) or 0.0 for name in names]
-            axes.barh([RANK_TITLES[name] for name in names], values, color=COLORS[0], height=0.5)
+            axes.barh([RANK_TITLES[name].replace(", ", ",\n") for name in names], values, color=COLORS[0], height=0.5)
             axes.axvline(concepts, ls="--", color=QUIET, lw=1.2)
             axes.set(xlim=(0, 1.08 * concepts), title=title)
             axes.invert_yaxis()
@@ -197,7 +195,9 @@ def _title(score: Score) -> str:
     return f"{SCORE_NAMES.get(score.task, score.task[:20])} {score.metric.replace('f1', 'F1')}"
 
 
-def _draw_tasks(axes: Any, lines: list[Score | str], record: RunRecord, others: Mapping[str, RunRecord]) -> None:
+def _draw_tasks(
+    axes: Any, lines: list[Score | str], record: RunRecord, others: Mapping[str, RunRecord], *, narrow: bool
+) -> None:
     """A line per task: the score with its interval, and beside it whatever puts it in proportion."""
     lowest = 0.0
     for place, line in enumerate(lines):
@@ -208,7 +208,9 @@ def _draw_tasks(axes: Any, lines: list[Score | str], record: RunRecord, others: 
             continue
         beside = _beside(line, record, others)
         for marker, color, title, value in beside:  # a little lower, where the score does not hide it
-            axes.plot(value, place + 0.22, marker, color=color, ms=5.5, mfc="none", label=title, zorder=5)
+            axes.plot(
+                value, place + 0.22, marker, color=color, ms=5.5, mfc="none", label=title.replace("$", r"\$"), zorder=5
+            )
         axes.plot([line.floor] * 2, [place - 0.32, place + 0.32], color=INK, lw=2, label="floor", zorder=1)
         marker, color, filled, title = MARKS[floor_mark(line)]
         if line.interval is not None:
@@ -222,10 +224,9 @@ def _draw_tasks(axes: Any, lines: list[Score | str], record: RunRecord, others: 
     axes.set_title("Tasks: score with its 95 % interval")
     axes.grid(axis="x", alpha=0.25)
     axes.tick_params(axis="y", length=0)
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(
-        handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.42, -0.09), ncols=3, fontsize="small"
-    )
+    marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    columns = 3 if not narrow else 2 if max(map(len, marks), default=0) < LONG_TITLE else 1
+    axes.figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def _beside(score: Score, record: RunRecord, others: Mapping[str, RunRecord]) -> list[tuple[str, str, str, float]]:

@@ -47,8 +47,11 @@ def holds(image: np.ndarray, color: str) -> bool:
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS.keys())
 def test_every_record_gives_a_picture(record: RunRecord, narrow: bool) -> None:
-    image = pixels(record, points=CURVE, narrow=narrow)
+    others = {"perceiver_posonly_mlm_H512L6C128_20260201_120000": make_record()}
+    image = pixels(record, points=CURVE, narrow=narrow, others=others)
     assert image.shape[1] == (462 if narrow else 1100) and image.std() > 0.01
+    edges = image[:, [0, 1, -2, -1]], image[[0, 1, -2, -1]]
+    assert all((edge > 0.99).all() for edge in edges), "nothing is cut"
     svg = summary_picture(record, points=CURVE, narrow=narrow, form="svg")
     assert svg.startswith(b"<svg") and b"prefers-color-scheme:dark" in svg and b"currentColor" in svg
     assert svg == summary_picture(record, points=CURVE, narrow=narrow, form="svg"), "the same bytes every time"
