@@ -134,7 +134,7 @@ def test_seeds_of_one_experiment_are_one_row(home: Home, tmp_path: Path) -> None
     table = comparison_table(rows)
     assert json.loads((tmp_path / "sweep" / "comparison.json").read_text()) == json.loads(json.dumps(rows))
     assert (tmp_path / "sweep" / "comparison.md").read_text() == table
-    assert "6.150 (" in table and "data: no such thing" in table
+    assert "6.150, sd 0.212 (" in table and "data: no such thing" in table
 
 
 def test_a_message_with_pipes_and_lines_stays_in_its_cell(home: Home, tmp_path: Path) -> None:
