@@ -5,7 +5,6 @@ Loading never falls back: a weight that is missing, left over or of another shap
 
 import json
 import re
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,10 @@ from .bounds import check_config, split_hub_id
 from .classifier import ConceptModelForSequenceClassification
 from .configuration import ConceptConfig
 from .family import HEADS, LEGACY_MODEL_TYPES
+from .remote_code import AUTO_MAP, copy_code
 from .weight_files import CheckpointError
 from .weights import Weights, first_line, read_weights, some
 
-# Which module serves which of transformers' Auto classes, as config.json's auto_map wants it.
-AUTO_MAP = {
-    "AutoConfig": "configuration.ConceptConfig",
-    "AutoModel": "autoencoder.ConceptModel",
-    "AutoModelForMaskedLM": "autoencoder.ConceptModelForMaskedLM",
-    "AutoModelForSequenceClassification": "classifier.ConceptModelForSequenceClassification",
-}
-# The flat files that travel with a checkpoint as its remote code.
-REMOTE_CODE = (
-    *("family", "configuration", "layers", "losses", "encoder", "decoders", "heads"),
-    *("autoencoder", "classifier"),
-)
 CLASSES: dict[str, type[PreTrainedModel]] = {
     cls.__name__: cls for cls in (ConceptModel, ConceptModelForMaskedLM, ConceptModelForSequenceClassification)
 }
@@ -64,9 +52,7 @@ def save_checkpoint(model: PreTrainedModel, folder: Path) -> None:
     """Write config, safetensors weights and the remote code into a folder."""
     model.config.auto_map = dict(AUTO_MAP)
     model.save_pretrained(folder)
-    here = Path(__file__).parent
-    for name in REMOTE_CODE:
-        shutil.copyfile(here / f"{name}.py", folder / f"{name}.py")
+    copy_code(folder)
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,12 @@ def publish_model(model: Path, record: RunRecord, spec: PublishSpec) -> PublishR
     return result.model_copy(update={"reused": result == record.publishing})
 
 
+@stage("publishing", "renew-card")
+def renew_card(model: Path, record: RunRecord, spec: PublishSpec) -> PublishResult:
+    """Renew the card of a published checkpoint, which now has scores."""
+    return publish_checkpoint(model, record, spec, cogito_home()).model_copy(update={"reused": True})
+
+
 @stage("analysis", "analyse-concepts")
 def analyse(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec, run: RunFolder) -> AnalysisResult:
     """Measure the concept geometry of a checkpoint, with its figures as a table and its pictures."""

@@ -409,7 +409,7 @@ def write_small_checkpoint(folder: Path, *, weight: float = 1.0, **config: Any) 
     """A folder with the files of a finished checkpoint: tiny, and of no real model."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"a": np.full((4, 8), weight, np.float32), "b": np.zeros(3, np.float16)}, folder / "model.safetensors")
-    facts = {"model_type": "concept_autoencoder", "variant": "perceiver_mlm", **config}
+    facts = {"model_type": "concept_autoencoder", "variant": "perceiver_mlm", "max_sequence_length": 64, **config}
     (folder / "config.json").write_text(json.dumps(facts))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "configuration.py").write_text("# the remote code\n")

@@ -11,6 +11,7 @@ from typing import Any
 from models.family import DECODERS
 from models.tokenizing import holds_tokenizer
 from tasks.checkpoints.finding import reading
+from tasks.checkpoints.folder import write_conventions
 from tasks.checkpoints.inputs import weights_text
 from tasks.data.tokenizers import copy_tokenizer
 from tasks.errors import UserError
@@ -119,6 +120,7 @@ def convert_checkpoint(checkpoint: Checkpoint, target: Path, tokenizer: Path | N
             stated = checkpoint.folder / "experiment.json"
             if stated.is_file():
                 shutil.copyfile(stated, folder / stated.name)
+            write_conventions(folder)
             write_manifest(folder)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}); fix: name another folder") from None

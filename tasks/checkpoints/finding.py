@@ -266,7 +266,7 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
 
 def _download(name: str, repo: str, commit: str, folder: Path) -> None:
     """Download one commit, its config first: a model of another kind must not cost gigabytes."""
-    patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + ["pytorch_model*.bin", "*.md"]
+    patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + ["pytorch_model*.bin", "*.md", "*.png"]
     for wanted in (["config.json"], patterns):
         try:
             hub_api().snapshot_download(

@@ -1,39 +1,28 @@
 """Publishing a finished checkpoint: to the Hub, or to a directory store when no token is set.
 
-The checkpoint's own files are published, with a model card rendered from the run's record and a manifest with the hash
-of every file. A checkpoint counts as published only after it was read back and agreed with that manifest.
+The folder that `tasks.checkpoints.folder` assembles is published, with a manifest of the hash of every file. A
+checkpoint counts as published only after it was read back and agreed with that manifest. Publishing again renews the
+card where the record knows more than the card, and leaves everything else as it is.
 huggingface_hub is imported inside functions, because it would slow the command.
 """
 
+import hashlib
 import logging
-import shutil
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, Literal
 
 from models.weight_files import SAFETENSORS as WEIGHTS
-from tasks.checkpoints.finding import CHECKPOINT_SUFFIXES, check_safetensors
+from tasks.checkpoints.card import render_card
+from tasks.checkpoints.finding import check_safetensors
+from tasks.checkpoints.folder import CARD, MANIFEST, assemble
 from tasks.data.hub import hub_api, hub_endpoint, hub_offline, is_transient, plain_text
 from tasks.errors import StageError, UserError
-from tasks.secrets import redact
 from tasks.spec.experiment import PublishSpec
-from tasks.store.files import (
-    building,
-    check_manifest,
-    file_sha256,
-    read_json,
-    remove_tree,
-    write_atomic,
-    write_manifest,
-    writing,
-)
+from tasks.store.files import building, check_manifest, file_sha256, read_json, remove_tree, writing
 from tasks.store.home import Home
 from tasks.store.records import PublishResult, RunRecord
 
 log = logging.getLogger("cogito.publishing")
-
-CARD = "README.md"
-MANIFEST = "manifest.json"
-CARD_SECTIONS = ("model", "objective", "data", "training")  # of the spec
 
 
 def choose_store(spec: PublishSpec) -> Literal["hub", "local"]:
@@ -57,7 +46,7 @@ def choose_store(spec: PublishSpec) -> Literal["hub", "local"]:
 
 
 def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec, home: Home) -> PublishResult:
-    """Publish a finished checkpoint once; a published checkpoint with the same weights is left as it is.
+    """Publish a finished checkpoint once; of one that is published, the card is renewed where the record's is another.
 
     Args:
         model_folder: config.json, model.safetensors, tokenizer files and the flat .py files of the remote code.
@@ -86,35 +75,6 @@ def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec,
             raise StageError(_explain_refusal(error)) from None
 
 
-def render_card(record: RunRecord) -> str:
-    """The model card: what the checkpoint is, how to load it, how it was made. A pure rendering of the record.
-
-    It names no machine and no local folder: a data set or tokenizer that was read from a folder is shown by the last
-    part of its path.
-    """
-    from huggingface_hub import ModelCard, ModelCardData
-
-    spec = record.spec
-    variant = str(spec.get("model", {}).get("variant", "concept autoencoder"))
-    source = record.corpus.dataset if record.corpus else str(spec.get("data", {}).get("dataset", ""))
-    card = ModelCard.from_template(
-        ModelCardData(
-            library_name="transformers",
-            tags=["concept-encoder", variant],
-            datasets=[source] if _is_hub_id(source) else None,
-            license=spec.get("publish", {}).get("license"),
-        ),
-        template_path=str(Path(__file__).parent / "templates" / "card.md.j2"),
-        record=record,
-        variant=variant,
-        source=public_name(source),
-        tables={part.capitalize(): flat_keys(spec.get(part, {})) for part in CARD_SECTIONS},
-        public_name=public_name,
-        cell=_cell,
-    )
-    return redact(f"{card}\n")
-
-
 def _check_finished(model_folder: Path) -> str:
     for name in ("config.json", WEIGHTS):
         if not (model_folder / name).is_file():
@@ -126,38 +86,31 @@ def _check_finished(model_folder: Path) -> str:
     return file_sha256(model_folder / WEIGHTS)
 
 
-def _assemble(model_folder: Path, record: RunRecord, target: Path) -> None:
-    """Fill `target` with all that is published: only known kinds of files, so that no pickle or log slips through."""
-    for path in sorted(model_folder.iterdir()):
-        if path.name in (CARD, MANIFEST) or not path.is_file():
-            continue
-        if path.suffix in CHECKPOINT_SUFFIXES and not path.name.startswith("."):
-            shutil.copyfile(path, target / path.name)
-        else:
-            log.warning("not published, because it is not part of a checkpoint: %s", path.name)
-    write_atomic(target / CARD, render_card(record))
-    write_manifest(target)
-
-
-def _weights_in(manifest: Path) -> str | None:
-    """The hash of the weights in a manifest; None if the manifest is missing or not readable."""
+def _hashes_in(folder: Path) -> dict[str, str]:
+    """The hash of every file by the manifest of a folder; empty if the manifest is missing or not readable."""
     try:
-        return str(read_json(manifest)["files"][WEIGHTS]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {str(name): str(facts["sha256"]) for name, facts in read_json(folder / MANIFEST)["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _is_current(hashes: dict[str, str], weights_sha256: str, card: str) -> bool:
+    """Whether a published folder with these hashes holds the weights and the card of the record as it stands."""
+    return (hashes.get(WEIGHTS), hashes.get(CARD)) == (weights_sha256, hashlib.sha256(card.encode()).hexdigest())
 
 
 def _publish_locally(model_folder: Path, record: RunRecord, weights_sha256: str, home: Home) -> PublishResult:
     target = home.published / record.run_id
     result = PublishResult(store="local", location=str(target), revision=None, url=None, weights_sha256=weights_sha256)
-    if _weights_in(target / MANIFEST) == weights_sha256:
+    record = record.model_copy(update={"publishing": result})
+    if _is_current(_hashes_in(target), weights_sha256, render_card(record)):
         try:
             check_manifest(target)
             return result
         except UserError as error:
             log.warning("publishing again: %s", error)
     with building(target) as part:
-        _assemble(model_folder, record.model_copy(update={"publishing": result}), part)
+        assemble(model_folder, record, part)
         check_manifest(part)
     return result
 
@@ -165,7 +118,6 @@ def _publish_locally(model_folder: Path, record: RunRecord, weights_sha256: str,
 def _publish_to_hub(
     model_folder: Path, record: RunRecord, weights_sha256: str, spec: PublishSpec, home: Home
 ) -> PublishResult:
-    from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import validate_repo_id
 
     api = hub_api()
@@ -175,6 +127,7 @@ def _publish_to_hub(
     validate_repo_id(repo)
     url = f"{hub_endpoint()}/{repo}/tree/{record.run_id}"
     result = PublishResult(store="hub", location=repo, revision=None, url=url, weights_sha256=weights_sha256)
+    record = record.model_copy(update={"publishing": result})
     staging = home.cache / "publishing" / record.run_id
     remove_tree(staging)  # what a killed publishing left behind
     try:
@@ -185,24 +138,18 @@ def _publish_to_hub(
                 f"the Hub repository {repo} is public, but publish.private is true; nothing was uploaded; "
                 "fix: make it private on the Hub, name another publish.repo, or state publish.private false"
             )
-        revision = _tagged_commit(api, repo, record.run_id, weights_sha256, staging / "tagged")
-        if revision is None:
+        tagged = _tagged_commit(api, repo, record.run_id, weights_sha256, staging / "tagged")
+        if tagged is None or _must_renew(api, repo, str(seen.sha), record, staging / "head"):
             folder = staging / "folder"
             folder.mkdir(parents=True)
-            _assemble(model_folder, record.model_copy(update={"publishing": result}), folder)
-            # One commit on top of what was seen, and none if nothing differs. The client's upload_folder may cut a
-            # folder into several commits, and repeats a commit whose answer was lost.
-            commit = api.create_commit(
-                repo,
-                [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())],
-                commit_message=f"Publish {record.run_id}",
-                parent_commit=seen.sha,
-            )
-            revision = str(commit.oid)
-            _verify_upload(api, repo, revision, folder, staging / "verified")
-            # The tag comes last: it marks a commit that was read back and is whole.
-            api.create_tag(repo, tag=record.run_id, revision=revision, exist_ok=True)
-        return result.model_copy(update={"revision": revision})
+            assemble(model_folder, record, folder)
+            commit = _upload(api, repo, str(seen.sha), folder, f"Publish {record.run_id}")
+            _verify_upload(api, repo, commit, folder, staging / "verified")
+            if tagged is None:
+                # The tag comes last: it marks a commit that was read back and is whole.
+                api.create_tag(repo, tag=record.run_id, revision=commit, exist_ok=True)
+                tagged = commit
+        return result.model_copy(update={"revision": tagged})
     finally:
         remove_tree(staging)
 
@@ -213,12 +160,35 @@ def _tagged_commit(api: Any, repo: str, run_id: str, weights_sha256: str, folder
     if commit is None:
         return None
     api.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=[MANIFEST])
-    if _weights_in(folder / MANIFEST) != weights_sha256:
+    if _hashes_in(folder).get(WEIGHTS) != weights_sha256:
         raise StageError(
             f"the tag {run_id} of the Hub repository {repo} names other weights than this run's; nothing was "
             "uploaded; fix: delete that tag on the Hub, or name another publish.repo"
         )
     return commit
+
+
+def _must_renew(api: Any, repo: str, head: str, record: RunRecord, folder: Path) -> bool:
+    """Whether the newest commit holds this run's weights under a card that is not the record's as it stands."""
+    assert record.publishing is not None
+    api.snapshot_download(repo, revision=head, local_dir=folder, allow_patterns=[MANIFEST])
+    hashes, weights = _hashes_in(folder), record.publishing.weights_sha256
+    if hashes.get(WEIGHTS) != weights:
+        log.warning("%s: the card is left as it is: the newest commit of %s holds another run", record.run_id, repo)
+        return False
+    return not _is_current(hashes, weights, render_card(record))
+
+
+def _upload(api: Any, repo: str, parent: str, folder: Path, message: str) -> str:
+    """Commit a folder on top of what was seen, and nothing if nothing differs; the commit that then holds it.
+
+    The client leaves out files that the repository holds already, so weights travel once. Its upload_folder may cut a
+    folder into several commits, and repeats a commit whose answer was lost.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
+    return str(api.create_commit(repo, files, commit_message=message, parent_commit=parent).oid)
 
 
 def _verify_upload(api: Any, repo: str, revision: str, source: Path, copy: Path) -> None:
@@ -254,28 +224,3 @@ def _explain_refusal(error: Exception) -> str:
         f"the server did not answer the upload as a Hub does: {type(error).__name__}: {plain_text(error)}; "
         f"fix: check HF_ENDPOINT and the proxy on the way, or state publish.store local"
     )
-
-
-def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested part of a spec as one level of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in part.items():
-        nested = isinstance(value, dict) and value
-        flat |= flat_keys(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
-def _cell(value: Any) -> str:
-    values = value if isinstance(value, list | tuple) else [value]
-    text = ", ".join(public_name(str(item)) for item in values)
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def public_name(text: str) -> str:
-    """The last part of a text that is a path of this machine; any other text as it is."""
-    is_path = text.startswith(("~", "/", "./", "../", "file:")) or PureWindowsPath(text).is_absolute()
-    return PurePosixPath(text.replace("\\", "/")).name if is_path else text
-
-
-def _is_hub_id(name: str) -> bool:
-    return public_name(name) == name and not name.startswith("builtin/") and name.count("/") <= 1 and bool(name)

@@ -8,11 +8,14 @@ from typing import Any
 
 from models.tokenizing import TOKENIZER_FILES, TokenizerError, foreign_model_type, read_tokenizer
 from tasks.errors import UserError
-from tasks.store.files import content_hash, file_sha256, write_json
+from tasks.store.files import content_hash, file_sha256, public_name, read_json, write_json
 
 # What a concept model and its pretraining need; a plain encoder has its own template and needs padding alone.
 CONCEPT_TOKENS = ("pad", "cls", "sep", "mask")
 PLAIN_TOKENS = ("pad",)
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+OUTER_SETTINGS = ("model_max_length", "model_input_names", "name_or_path", "is_local", "local_files_only")
 
 # The lazy modules of transformers break when several threads import from them at once.
 _IMPORTING = threading.Lock()
@@ -39,11 +42,35 @@ def load_tokenizer(folder: Path, needs: Sequence[str] = CONCEPT_TOKENS) -> Any:
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """The identity of a tokenizer: the content of its files, and the type of model that decides how they are read."""
-    present = [name for name in sorted(TOKENIZER_FILES) if (folder / name).is_file()]
-    facts = {name: file_sha256(folder / name) for name in present}
+    """The identity of a tokenizer: the content of its files, and the type of model that decides how they are read.
+
+    Of its settings those count that decide how a text becomes ids; publishing writes the others anew.
+    """
+    present = [name for name in sorted(TOKENIZER_FILES) if (folder / name).is_file() and name != TOKENIZER_CONFIG]
+    facts: dict[str, Any] = {name: file_sha256(folder / name) for name in present}
     kind = foreign_model_type(folder)
-    return content_hash(facts | ({"model_type": kind} if kind else {}))
+    return content_hash(facts | {TOKENIZER_CONFIG: inner_settings(folder)} | ({"model_type": kind} if kind else {}))
+
+
+def inner_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says of how a text becomes ids: nothing of the tokenizer's use and old places.
+
+    A token may look like a path, so what names a token is never taken for one.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = folder / TOKENIZER_CONFIG
+    try:
+        settings = read_json(path).items() if path.is_file() else ()
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; fix: copy or download it again") from None
+    return {
+        key: value
+        for key, value in settings
+        if key not in OUTER_SETTINGS
+        and (key.endswith("_token") or not isinstance(value, str) or public_name(value) == value)
+    }
 
 
 def copy_tokenizer(folder: Path, target: Path) -> None:
@@ -68,4 +95,4 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
         "model_input_names": ["input_ids", "attention_mask"],
         "extra_special_tokens": [str(token) for token in tokenizer.extra_special_tokens],
     }
-    write_json(target / "tokenizer_config.json", settings | tokenizer.special_tokens_map)
+    write_json(target / TOKENIZER_CONFIG, settings | tokenizer.special_tokens_map)

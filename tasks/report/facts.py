@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tasks.checkpoints.publishing import public_name
 from tasks.report.rendering import first_line
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import START_TITLES
 from tasks.spec.experiment import ExperimentSpec
+from tasks.store.files import public_name
 from tasks.store.records import RunRecord
 
 MADE_DATA = "The corpus or the tasks are generated stand-ins: nothing here says anything about the real tasks."

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from tasks.checkpoints.publishing import public_name
 from tasks.report.facts import failures, loss_mark, why_missing
 from tasks.report.rendering import first_line
 from tasks.review.comparisons import Figure
@@ -11,6 +10,7 @@ from tasks.review.sides import spec_section
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import BELOW_FLOOR_HINT, floor_mark
 from tasks.spec.benchmarks import SCORE_NAMES
+from tasks.store.files import public_name
 from tasks.store.records import RunRecord, Score
 
 # Found again by chance, the number of hits among n texts is Poisson with mean 1: more than three are rare (2 %).

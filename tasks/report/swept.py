@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeGuard
 
-from tasks.checkpoints.publishing import flat_keys
+from tasks.checkpoints.card import flat_keys
 from tasks.picture import RANK_TITLES
 from tasks.plots import Series, plot_swept
 from tasks.report.facts import setting_text

@@ -3,10 +3,11 @@
 import re
 from typing import Any
 
-from tasks.checkpoints.publishing import flat_keys, public_name
+from tasks.checkpoints.card import flat_keys
 from tasks.review.sides import Side, spec_section
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import TaskOverride
+from tasks.store.files import public_name
 from tasks.store.records import Result
 
 # Sections of a spec that do not change what is computed.

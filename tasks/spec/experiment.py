@@ -26,6 +26,7 @@ class PublishSpec(Spec):
     repo: Text | None = Field(None, description="Hub repository; None: your account and the run id")
     private: Flag = True
     license: Text | None = Field(None, description="licence stated in the model card")
+    language: Text | None = Field(None, description="language of the text in the model card, as a code: en")
 
 
 class TrackingSpec(Spec):

@@ -13,7 +13,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from filelock import BaseFileLock
@@ -123,6 +123,12 @@ def is_safe_name(name: str) -> bool:
         and not name.endswith(".")
         and stem not in RESERVED_NAMES
     )
+
+
+def public_name(text: str) -> str:
+    """The last part of a text that is a path of this machine, which may be shown to others; any other text as it is."""
+    is_path = text.startswith(("~", "/", "./", "../", "file:")) or PureWindowsPath(text).is_absolute()
+    return PurePosixPath(text.replace("\\", "/")).name if is_path else text
 
 
 def content_hash(value: Any) -> str:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from models import losses
 from models.autoencoder import ConceptModelForMaskedLM, labelled_positions
-from models.checkpoints import AUTO_MAP, REMOTE_CODE, CheckpointError, load_checkpoint, load_classifier, save_checkpoint
+from models.checkpoints import CheckpointError, load_checkpoint, load_classifier, save_checkpoint
 from models.classifier import ConceptModelForSequenceClassification
 from models.configuration import ConceptConfig
 from models.decoders import Decoder
@@ -32,6 +32,7 @@ from models.heads import Head
 from models.layers import sinusoidal_positions
 from models.loss_weighting import LossWeighting
 from models.objectives import CorruptionSettings, sample_generator
+from models.remote_code import AUTO_MAP, REMOTE_CODE
 from tasks.data.token_blocks import pad_samples
 from tasks.spec.pretraining import ModelSpec
 
@@ -370,6 +371,8 @@ from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
 from models.pretraining_step import PretrainingStep
 from models.family import VARIANTS
+from models.remote_code import AUTO_MAP, REMOTE_CODE
+from models.remote_code import AUTO_MAP, REMOTE_CODE
 
 torch.set_num_threads(1)
 rank = int(sys.argv[1])

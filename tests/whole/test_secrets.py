@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import prefect_api, server
-from tasks.checkpoints.publishing import render_card
+from tasks.checkpoints.card import render_card
 from tasks.errors import StageError, UserError
 from tasks.jobs.devices import Device
 from tasks.jobs.launch import run_job

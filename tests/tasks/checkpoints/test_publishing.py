@@ -3,24 +3,25 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tasks.checkpoints.publishing import choose_store, publish_checkpoint, render_card
+from models.remote_code import REMOTE_CODE
+from tasks.checkpoints.publishing import choose_store, publish_checkpoint
 from tasks.data.hub import is_transient
 from tasks.errors import StageError, UserError
-from tasks.spec.experiment import ExperimentSpec, PublishSpec
-from tasks.spec.pretraining import DataSpec
+from tasks.spec.experiment import PublishSpec
 from tasks.store.files import check_manifest, file_sha256, read_json
 from tasks.store.home import Home
 from tasks.store.records import PublishResult, RunRecord
-from tests.factories import RUN_ID, make_corpus, make_environment, make_pretraining, make_record
-from tests.hub_stand_in import ACCOUNT, TOKEN, HubStandIn, write_small_checkpoint
+from tests.factories import RUN_ID, make_record
+from tests.hub_stand_in import ACCOUNT, TOKEN, Fault, HubStandIn, write_small_checkpoint
 
 REPO = f"{ACCOUNT}/{RUN_ID}"
+SETTINGS = {".gitattributes", "tokenizer_config.json"}
 
 PUBLISH = """
 import logging, sys, traceback
@@ -74,7 +75,9 @@ def test_hub_upload_happens_once_and_is_verified(hub: HubStandIn, tmp_path: Path
     assert first.weights_sha256 == file_sha256(model / "model.safetensors")
     published = repo.commits[-1][1]
     assert published["model.safetensors"] == (model / "model.safetensors").read_bytes()
-    assert set(published) == {path.name for path in model.iterdir()} | {"README.md", "manifest.json", ".gitattributes"}
+    code = {f"{name}.py" for name in REMOTE_CODE}
+    more = {"README.md", "manifest.json", "summary.png", "modules.json", "sentence_bert_config.json"}
+    assert set(published) == {path.name for path in model.iterdir()} | code | more | SETTINGS
     assert hub.count("GET", f"/resolve/{first.revision}/model.safetensors") == 1, "read back at the commit"
     assert f'name = "{REPO}"' in published["README.md"].decode()
     assert f'revision="{RUN_ID}"' in published["README.md"].decode()
@@ -86,6 +89,69 @@ def test_hub_upload_happens_once_and_is_verified(hub: HubStandIn, tmp_path: Path
     assert hub.count("POST", "/commit/") == 1
     assert hub.count("PUT", "/large/") == 1
     assert not (tmp_path / "home/cache/publishing" / RUN_ID).exists()
+
+
+SCORES = make_record().scores
+
+
+def commits_of(hub: HubStandIn) -> list[dict[str, bytes]]:
+    return [files for _, files in hub.repos[REPO].commits[1:]]  # the first is the empty repository
+
+
+def test_the_card_is_renewed_once_and_the_weights_stay(hub: HubStandIn, tmp_path: Path, model: Path) -> None:
+    first = PublishResult.model_validate_json(publish(hub, tmp_path, model, make_record(scores=[])))
+    for _ in range(2):  # the second time nothing is left to do
+        again = PublishResult.model_validate_json(publish(hub, tmp_path, model, make_record(scores=SCORES)))
+        assert again == first, "the run keeps the commit of its weights"
+        before, after = commits_of(hub)
+        assert {name for name in after if after[name] != before.get(name)} == {
+            "README.md",
+            "summary.png",
+            "manifest.json",
+        }
+    assert b"| 0.822 | 0.792 to 0.842 | 0.812 |" not in before["README.md"]
+    assert b"| mrpc | f1 | 0.822 (at floor) | 0.792 to 0.842 | 0.812 |" in after["README.md"]
+    assert hub.repos[REPO].tags == {RUN_ID: first.revision}
+    assert hub.count("PUT", "/large/") == 1, "the weights travelled once"
+    stated = json.loads(after["manifest.json"])["files"]
+    assert stated["model.safetensors"]["sha256"] == first.weights_sha256
+    assert {name: sha256(after[name]).hexdigest() for name in stated} == {
+        name: facts["sha256"] for name, facts in stated.items()
+    }
+
+
+@pytest.mark.parametrize("fault", [Fault("/commit/", "lost"), Fault("/commit/", "reset"), Fault("/tree/", "reset")])
+def test_a_renewal_that_broke_off_is_mended(hub: HubStandIn, tmp_path: Path, model: Path, fault: Fault) -> None:
+    publish(hub, tmp_path, model, make_record(scores=[]))
+    fault.left = 20  # the client tries several times
+    hub.fault(fault)
+    assert publish(hub, tmp_path, model, make_record(scores=SCORES)).startswith("ERROR")
+    hub.heal()
+    PublishResult.model_validate_json(publish(hub, tmp_path, model, make_record(scores=SCORES)))
+    assert len(commits_of(hub)) == 2
+    assert b"## Scores" in commits_of(hub)[-1]["README.md"]
+    assert hub.count("PUT", "/large/") == 1
+
+
+def test_the_card_of_another_run_is_never_renewed(hub: HubStandIn, tmp_path: Path, model: Path) -> None:
+    """Two runs in one repository: the newest commit is the second's."""
+    publish(hub, tmp_path, model, make_record(scores=[]), repo=REPO)
+    other = write_small_checkpoint(tmp_path / "other", weight=2.0)
+    publish(hub, tmp_path, other, make_record(run_id="second", scores=[]), repo=REPO)
+    publish(hub, tmp_path, model, make_record(scores=SCORES), repo=REPO)
+    assert len(commits_of(hub)) == 2
+    assert b"# second" in commits_of(hub)[-1]["README.md"]
+
+
+def test_the_card_of_a_directory_store_is_renewed(tmp_path: Path, model: Path) -> None:
+    home, spec = Home(tmp_path / "home"), PublishSpec(store="local")
+    first = publish_checkpoint(model, make_record(scores=[]), spec, home)
+    card = home.published / RUN_ID / "README.md"
+    assert "## Scores" not in card.read_text()
+    assert publish_checkpoint(model, make_record(scores=SCORES), spec, home) == first
+    assert "## Scores" in card.read_text()
+    check_manifest(card.parent)
+    assert file_sha256(card.parent / "model.safetensors") == first.weights_sha256
 
 
 def test_interrupted_upload_is_finished_by_the_next_call(hub: HubStandIn, tmp_path: Path, model: Path) -> None:
@@ -151,7 +217,7 @@ def test_directory_store_is_built_once_and_repaired(tmp_path: Path, model: Path)
     assert "README.md" in read_json(folder / "manifest.json")["files"]
 
     stamps = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert publish_checkpoint(model, make_record(name="other"), spec, home) == result
+    assert publish_checkpoint(model, make_record(), spec, home) == result
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps, "nothing rewritten"
 
     (folder / "config.json").write_text("{}")
@@ -198,53 +264,6 @@ def test_store_is_chosen_before_any_work(
             choose_store(PublishSpec(store=store))
     else:
         assert choose_store(PublishSpec(store=store)) == chosen
-
-
-def test_card_says_what_it_is_and_how_it_was_made() -> None:
-    card = render_card(make_record())
-    head = yaml.safe_load(card.split("---")[1])
-    assert head == {
-        "library_name": "transformers",
-        "tags": ["concept-encoder", "perceiver_mlm"],
-        "datasets": ["JeanKaddour/minipile"],
-    }
-    for fact in [
-        RUN_ID,
-        "AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True)",
-        "| evaluation loss (nats per labelled token) | 4.0100 |",
-        "| unigram entropy of the held-out text (nats, no context) | 7.2500 |",
-        "| parameters | 36,000,000 |",
-        "| global_batch_size | 512 |",
-        "| mask_prob | 0.15 |",
-        "| git commit | 54ee870c0ffee0123456789abcdef0123456789a |",
-    ]:
-        assert fact in card
-    assert "stand-ins" not in card
-    assert "stand-ins" in render_card(make_record(made_data=True))
-
-
-@pytest.mark.parametrize("place", ["/home/ada/corpora/notes", "C:\\Users\\ada\\notes", "~/ada/notes", "../ada/notes"])
-def test_card_shows_no_place_of_this_machine(place: str) -> None:
-    spec = ExperimentSpec(name="test", data=DataSpec(dataset=place, tokenizer=place)).model_dump(mode="json")
-    record = make_record(
-        spec=spec,
-        corpus=make_corpus(dataset=place, tokenizer_name=place, folder=Path("/home/ada/corpus")),
-        pretraining=make_pretraining(model=Path("/home/ada/model"), curve=Path("/home/ada/curve.jsonl")),
-        publishing=PublishResult(
-            store="local", location="/home/ada/published/x", revision=None, url=None, weights_sha256="0" * 64
-        ),
-        environment=make_environment(machine="adas-laptop", git_dirty=True),
-    )
-    card = render_card(record)
-    assert "ada" not in card
-    assert "| dataset | notes |" in card
-    assert "datasets:" not in card.split("---")[1]
-    assert "uncommitted changes" in card
-
-
-def test_card_of_a_run_without_results_still_renders() -> None:
-    card = render_card(make_record(corpus=None, pretraining=None, spec={}))
-    assert card.startswith("---\nlibrary_name: transformers\n")
 
 
 def test_what_counts_as_transient() -> None:
