@@ -6,15 +6,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from factories import make_checkpoint, make_record
 
 from tasks.errors import Paused, RunPaused, StageError, UserError
 from tasks.interruption import pausing
 from tasks.jobs.devices import lease_devices
+from tasks.pretraining.stage import pretraining_identity
 from tasks.review.rescoring import rescore_run
 from tasks.runs.claiming import open_training_run
+from tasks.runs.preflight import _with_start
 from tasks.runs.request import Request
 from tasks.spec.experiment import ExperimentSpec
-from tasks.spec.pretraining import DataSpec, ModelSpec
+from tasks.spec.pretraining import DataSpec, ModelSpec, TrainingSpec
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import RunRecord, load_record
 from tasks.upkeep import _silent_runs
@@ -154,3 +157,19 @@ def test_one_that_waits_and_is_paused_leaves_the_record_alone(home: Home, caplog
         other.join(PATIENCE)
         assert other.error == f"{run.run_id}: paused before it began; the same command goes on"
         assert run.record.read_bytes() == before
+
+
+@pytest.mark.parametrize("typed", ["perceiver_2026", "wide", "perceiver_20260301_000000"])
+def test_a_warm_start_is_recorded_by_its_run_id_however_it_was_typed(home: Home, typed: str) -> None:
+    """Else the identity of a training would depend on it, and a name that fits today may fit another run tomorrow."""
+    run = home.run("perceiver_20260301_000000")
+    run.root.mkdir()
+    make_record(run_id=run.run_id, name="wide").save(run)
+    spec = SPEC.model_copy(update={"training": TrainingSpec(init_from=typed)})
+    start = make_checkpoint(name=run.run_id, run_id=run.run_id)
+    settled = _with_start(spec, start, Request(home, None, home.root / "log.md"))
+    assert settled.training.init_from == run.run_id
+    as_typed = spec.model_copy(update={"training": TrainingSpec(init_from=run.run_id)})
+    assert pretraining_identity(settled, "d", start) == pretraining_identity(as_typed, "d", start)
+    folder = make_checkpoint(origin="local")
+    assert _with_start(spec, folder, Request(home, None, home.root / "log.md")) == spec
