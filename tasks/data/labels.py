@@ -108,7 +108,7 @@ def _compare_names(task: Task, place: str, names: Sequence[str], warn: Warn) -> 
 
 def _position(task: Task, name: str) -> int | None:
     """The id of a class by its name, in full or begun (`pos` for positive), or by its own number."""
-    if name.isdigit():
+    if name.isdecimal():
         return int(name)
     word = _plain(name)
     known = [_plain(label) for label in task.labels]

@@ -63,6 +63,10 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
     if name == PYTHON_DOCS:
         return Source(name, name, None, embedded_fingerprint())
     if folder := local_folder(name, data_root):
+        if revision is not None:
+            log.warning(
+                "data set %r: %s is read as it is; whether it is revision %s is not known", name, folder, revision
+            )
         return Source(name, str(folder), None, folder_fingerprint(folder))
     known = home.cache / "hub_datasets" / f"{content_hash([name, revision])}.json"
     if hub_reachable():

@@ -291,7 +291,7 @@ def _label_names(builder: Any, parts: Sequence[Part]) -> dict[str, list[str]]:
     if features is None and file_format(first) == ".parquet":
         features = datasets.Features.from_arrow_schema(read_schema(first))
     return {
-        name: list(feature.names)
+        name: [str(label) for label in feature.names]  # YAML reads `no` as false
         for name, feature in (features or {}).items()
         if isinstance(feature, datasets.ClassLabel)
     }

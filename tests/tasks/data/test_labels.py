@@ -66,6 +66,7 @@ REFUSED: dict[str, tuple[str, list[Any], list[str] | None, str]] = {
     "other words": ("mrpc", ["yes", "no"], None, "holds 'yes' in row 1"),
     "nothing": ("mrpc", [0, None], None, "holds None in row 2"),
     "an empty cell": ("mrpc", ["0", ""], None, "holds '' in row 2"),
+    "a digit that is no number": ("mrpc", [0, "\u00b2"], None, "in row 2"),
     "infinity": ("stsb", [1, float("inf")], None, "in row 2"),
     "between": ("mrpc", [0, 0.5, 1], None, "has labels 0, 0.5, 1"),
     "all the same": ("mrpc", [1, 1, 1], None, "all its labels are 1"),

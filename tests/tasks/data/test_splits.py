@@ -157,6 +157,11 @@ REFUSED: dict[str, tuple[dict[str, str | bytes], str, str]] = {
     "an archive that is none": ({"train.csv.gz": b"text\nabc\n"}, "", "train.csv.gz: cannot be read"),
     "a cut row": ({"train.jsonl": '{"text": "a"}\n{"tex": 1'}, "", "train.jsonl:2: is not JSON"),
     "another format beside it": ({"a.csv": "text\na\n", "b.jsonl": "{}"}, "", "1 of its files would not be read"),
+    "a second format and a README that lists none": (
+        {"a.csv": "text\na\n", "b.parquet": "x"},
+        "license: mit\n",
+        "1 of its files would not be read, the first is ",
+    ),
     "a file of no split": (
         {"train.txt": "a\n", "more.txt": "b\n"},
         "",
@@ -270,3 +275,24 @@ def test_slices(home: Home, tmp_path: Path, suffix: str) -> None:
     first, second = opened(home, tmp_path, "train[:5]"), opened(home, tmp_path, "train[5:]")
     assert not first.overlaps(second) and first.overlaps(opened(home, tmp_path, "train[4:]"))
     assert first.overlaps(opened(home, tmp_path)) and (first.count(), second.count()) == (5, 5)
+
+
+def test_a_readme_that_lists_its_files_may_leave_out_others(home: Home, tmp_path: Path) -> None:
+    files = {"a.csv": "text,n\na,1\n", "raw/b.csv": "text,n\nb,1\n", "raw/c.parquet": "x"}
+    write(tmp_path, files, "configs:\n- config_name: default\n  data_files: a.csv\n")
+    assert texts(home, tmp_path) == ["a"]
+
+
+def test_a_revision_of_a_folder_cannot_be_known(home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, {"a.csv": "text,n\na,1\n"})
+    find_dataset(NAME, home, tmp_path, "v1")
+    assert "whether it is revision v1 is not known" in caplog.text
+
+
+def test_class_names_of_a_readme(home: Home, tmp_path: Path) -> None:
+    feature = (
+        "  - name: n\n    dtype:\n      class_label:\n        names:\n          '0': different\n          '1': 1\n"
+    )
+    card = f"dataset_info:\n  features:\n  - name: text\n    dtype: string\n{feature}"
+    write(tmp_path, {"a.csv": "text,n\na,1\n"}, card)
+    assert opened(home, tmp_path).label_names == {"n": ["different", "1"]}
