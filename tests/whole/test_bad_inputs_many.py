@@ -806,6 +806,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tokenizer is binary": (write_bytes("tokenizer.json", bytes(range(256))), "tokenizer"),
     "tokenizer settings are a list": (write_bytes("tokenizer_config.json", b"[]"), "tokenizer"),
     "tokenizer without special tokens": (write_bytes("tokenizer_config.json", b"{}"), "token"),
+    "tokenizer is a sentence-piece model": (
+        lambda folder: (folder / "tokenizer.json").rename(folder / "spm.model"),
+        "tokenizer",
+    ),
     "tokenizer of more tokens": (change_config(vocab_size=100), "shape"),
     "experiment is a list": (write_bytes("experiment.json", b"[]"), "experiment"),
     "experiment is empty": (write_bytes("experiment.json", b"{}"), "experiment"),
