@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from tasks.checkpoints.publishing import flat_keys
+from tasks.checkpoints.card import flat_keys
 from tasks.errors import UserError
 from tasks.scores.showing import show
 from tasks.store.files import read_json
