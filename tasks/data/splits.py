@@ -56,7 +56,6 @@ class Split:
 
     Attributes:
         label_names: the class names that the data set states for each of its label columns, in the order of their ids.
-        is_text: whether its files are .txt.
     """
 
     name: str
@@ -65,7 +64,6 @@ class Split:
     columns: tuple[str, ...]
     dialect: Dialect
     label_names: dict[str, list[str]]
-    is_text: bool
 
     def __iter__(self) -> Rows:
         try:
@@ -81,10 +79,11 @@ class Split:
 
     def overlaps(self, other: "Split") -> bool:
         """Whether both name some rows of one split."""
-        pairs = ((mine, theirs) for mine in self.parts for theirs in other.parts if mine.split == theirs.split)
+        ends = {part: float("inf") if part.stop is None else part.stop for part in (*self.parts, *other.parts)}
         return any(
-            max(mine.start, theirs.start) < min(mine.stop or float("inf"), theirs.stop or float("inf"))
-            for mine, theirs in pairs
+            mine.split == theirs.split and max(mine.start, theirs.start) < min(ends[mine], ends[theirs])
+            for mine in self.parts
+            for theirs in other.parts
         )
 
 
@@ -115,7 +114,7 @@ def open_split(
         _check_counts(builder, parts)
     except UserError as error:
         raise UserError(f"data set {source.name!r}: {error}") from None
-    return Split(split, source, parts, tuple(columns), dialect, _label_names(builder, parts), kind == "text")
+    return Split(split, source, parts, tuple(columns), dialect, _label_names(builder, parts))
 
 
 def _rows(files: Sequence[Path], columns: Sequence[str], dialect: Dialect) -> Rows:
