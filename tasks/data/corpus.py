@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from models.tokenizing import text_only, vocabulary_size
+from tasks.data.builtin import BUILTIN_CORPORA
 from tasks.data.overlap import Overlap
-from tasks.data.python_docs import iterate_documents
 from tasks.data.sources import Source, check_unchanged, find_tokenizer
 from tasks.data.splits import Split, open_split
 from tasks.data.text_files import checked_text
 from tasks.data.tokenizers import copy_tokenizer, load_tokenizer, tokenizer_fingerprint
 from tasks.errors import UserError
-from tasks.spec.pretraining import PYTHON_DOCS, DataSpec
+from tasks.spec.pretraining import DataSpec
 from tasks.store.files import built_once, content_hash, read_json, write_json
 from tasks.store.home import Home
 from tasks.store.records import CorpusResult
@@ -89,9 +89,11 @@ def prepare_corpus(
 
 
 def _documents(spec: DataSpec, rows: Split | None) -> Iterator[str]:
-    """The texts of a split, or the bundled ones; blank ones are left out, with a warning that counts them."""
+    """The texts of a split, or the built-in ones; blank ones are left out, with a warning that counts them."""
     left_out, first, seen = 0, "", 0
-    texts = _texts(spec, rows) if rows is not None else (("", text) for text in iterate_documents())
+    texts = (
+        _texts(spec, rows) if rows is not None else (("", text) for text in BUILTIN_CORPORA[spec.dataset].documents())
+    )
     for place, text in islice(texts, spec.max_documents):
         seen += 1
         if text is not None and text.strip():
@@ -128,7 +130,7 @@ def _sides(spec: DataSpec, source: Source, home: Home, warnings: list[str]) -> I
     """
 
     def opened(split: str) -> Split | None:
-        if source.name == PYTHON_DOCS:
+        if spec.is_builtin:
             return None
         return open_split(source, spec.config, split, [spec.text_column], home, spec.txt_document)
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from models.tokenizing import TOKENIZER_FILES, holds_tokenizer
+from tasks.data.builtin import BUILTIN_CORPORA
 from tasks.data.hub import hub_api, hub_endpoint, hub_reachable, is_transient, plain_text
-from tasks.data.python_docs import embedded_fingerprint
 from tasks.errors import UserError
-from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.store.files import content_hash, file_sha256, read_json, write_json, writing
 from tasks.store.home import Home, user_path
 
@@ -60,8 +59,8 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
     Raises:
         UserError: no mirror has it, and the Hub does not have it or cannot be reached.
     """
-    if name == PYTHON_DOCS:
-        return Source(name, name, None, embedded_fingerprint())
+    if name in BUILTIN_CORPORA:
+        return Source(name, name, None, BUILTIN_CORPORA[name].fingerprint())
     if folder := local_folder(name, data_root):
         if revision is not None:
             log.warning(

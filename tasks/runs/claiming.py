@@ -21,7 +21,6 @@ from tasks.runs.checkpoint_spec import evaluation_head, stored_spec
 from tasks.runs.environment import describe_environment
 from tasks.runs.request import Request
 from tasks.spec.experiment import ExperimentSpec
-from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.store.files import content_hash, read_json, remove_tree, write_json
 from tasks.store.home import Home, RunFolder, claim_run
 from tasks.store.locks import hold, work_lock
@@ -96,7 +95,7 @@ def needs_evaluation_run(record: RunRecord, evaluation: str) -> bool:
 
 def uses_made_data(spec: ExperimentSpec) -> bool:
     """Whether corpus or tasks are made data, which every table must state."""
-    return spec.data.dataset == PYTHON_DOCS or spec.evaluation.data == "made"
+    return spec.data.is_builtin or spec.evaluation.data == "made"
 
 
 def training_run(identity: str, home: Home, repeats: str | None = None) -> RunFolder | None:

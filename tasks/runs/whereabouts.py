@@ -13,7 +13,6 @@ from tasks.data.sources import is_downloaded, local_folder, visible_files
 from tasks.data.text_files import TEXT_FORMATS, file_format
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.experiment import ExperimentSpec
-from tasks.spec.pretraining import PYTHON_DOCS
 from tasks.store.home import Home, user_path
 from tasks.store.run_names import run_called
 
@@ -23,7 +22,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 def missing_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> list[str]:
     """A warning for each data set, tokenizer and checkpoint that a run would have to fetch, or could not find."""
     data, start = spec.data, spec.training.init_from
-    wanted = {} if data.dataset == PYTHON_DOCS else {data.dataset: "data.dataset"}
+    wanted = {} if data.is_builtin else {data.dataset: "data.dataset"}
     if spec.evaluation.data == "hub":
         for name in spec.evaluation.tasks:
             wanted.setdefault(TASKS[name].dataset, f"task {name}")
@@ -41,7 +40,7 @@ def missing_inputs(spec: ExperimentSpec, home: Home, data_root: Path | None) -> 
 
 def text_documents(spec: ExperimentSpec, data_root: Path | None) -> str | None:
     """What is a document of the pretraining text, if it is a local folder of .txt files; None elsewhere."""
-    folder = None if spec.data.dataset == PYTHON_DOCS else local_folder(spec.data.dataset, data_root)
+    folder = None if spec.data.is_builtin else local_folder(spec.data.dataset, data_root)
     formats = Counter(file_format(path) for path in visible_files(folder)) if folder else Counter()
     if {name for name in formats if name in TEXT_FORMATS} != {".txt"}:
         return None

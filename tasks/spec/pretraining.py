@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from models.family import CONCEPT_LOSSES, LOSS_WEIGHTINGS, VARIANTS
+from tasks.errors import unknown_name
 from tasks.spec.base import BILLION, MAX_LAYERS, MAX_WIDTH, MILLION, Share, Spec, member
 from tasks.spec.values import Flag, Number, Text, Whole
 
 PYTHON_DOCS = "builtin/python_docs"
+MADE_TEXT = "builtin/made_text"
 
 VariantName = Annotated[str, member("variant", VARIANTS)]
 LossName = Annotated[str, member("concept loss", CONCEPT_LOSSES)]
@@ -18,7 +20,10 @@ WeightingName = Annotated[str, member("loss weighting", LOSS_WEIGHTINGS)]
 class DataSpec(Spec):
     """The pretraining text and its tokenizer."""
 
-    dataset: Text = Field("JeanKaddour/minipile", description="Hub data set, or builtin/python_docs")
+    dataset: Text = Field(
+        "JeanKaddour/minipile",
+        description=f"Hub data set or folder, or {PYTHON_DOCS} or {MADE_TEXT}, which need no network",
+    )
     config: Text | None = Field(None, description="configuration of the data set, where it has several")
     revision: Text | None = Field(None, description="Hub commit or tag; None takes the newest and records it")
     split: Text = Field("train", description="split to train on")
@@ -49,12 +54,23 @@ class DataSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _bundled_text_has_no_parts(self) -> "DataSpec":
+    def _builtin_text_exists(self) -> "DataSpec":
+        if self.is_builtin and self.dataset not in (allowed := (PYTHON_DOCS, MADE_TEXT)):
+            raise ValueError(unknown_name("built-in text", self.dataset, allowed))
+        return self
+
+    @model_validator(mode="after")
+    def _builtin_text_has_no_parts(self) -> "DataSpec":
         parts = ("config", "revision", "split", "text_column", "txt_document", "held_out_split")
         ignored = [key for key in parts if getattr(self, key) != type(self).model_fields[key].default]
-        if self.dataset == PYTHON_DOCS and ignored:
-            raise ValueError(f"{', '.join(ignored)} would be ignored by {PYTHON_DOCS}; fix: drop it")
+        if self.is_builtin and ignored:
+            raise ValueError(f"{', '.join(ignored)} would be ignored by {self.dataset}; fix: drop it")
         return self
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the text is a part of Cogito or made by it."""
+        return self.dataset.startswith("builtin/")
 
     @property
     def tokenizer_name(self) -> str:
