@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 # Columns where the output is no terminal and so has no width of its own.
 TABLE_WIDTH = 120
 
-SpecPath = Annotated[Path, typer.Argument(help="Experiment file, for example experiments/quickstart.yaml.")]
-SpecPaths = Annotated[list[Path], typer.Argument(help="Experiment files.")]
+SpecPath = Annotated[Path, typer.Argument(help="Experiment file, or a name of `cogito ls experiments`.")]
+SpecPaths = Annotated[list[Path], typer.Argument(help="Experiment files, or names of `cogito ls experiments`.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. training.epochs=1.")
 ]

@@ -31,6 +31,7 @@ from tasks.review.sweeps import comparison_table, read_comparison, sweep_folder
 from tasks.runs.preflight import EvaluationInputs, Inputs, find_evaluation, find_inputs, hand_over
 from tasks.runs.request import Request
 from tasks.spec.grid import expand
+from tasks.spec.reading import experiment_files
 from tasks.store.home import cogito_home
 from tasks.store.locks import active
 from tasks.store.records import load_record
@@ -145,8 +146,7 @@ def reproduce(
     path, _, run_id = row.rpartition("#")
     source = default_log(path or log)
     request = _request(data_root, log, processes=processes, repeats=run_id)
-    experiments = sorted(Path("experiments").glob("*.yaml"))
-    planned = plan_reproduction(source, run_id, request.home, experiments, overrides or [], small=miniature)
+    planned = plan_reproduction(source, run_id, request.home, experiment_files(), overrides or [], small=miniature)
     if plan:
         spec = planned.spec.model_dump(mode="json", exclude_defaults=True)
         if as_json:

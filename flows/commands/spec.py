@@ -16,7 +16,7 @@ from tasks.errors import UserError, try_all, unknown_name
 from tasks.jobs.devices import precision_warnings
 from tasks.runs.whereabouts import missing_inputs, text_documents
 from tasks.spec.benchmarks import TASKS
-from tasks.spec.reading import load_spec
+from tasks.spec.reading import experiment_files, load_spec
 from tasks.store.files import content_hash
 from tasks.store.home import cogito_home
 
@@ -37,14 +37,14 @@ def _tasks() -> Rows:
 
 def _experiments() -> Rows:
     rows = []
-    for path in sorted(Path("experiments").glob("*.yaml")):
+    for path in experiment_files():
         text = path.read_text(encoding="utf-8")
         comment = next(iter(text.strip().splitlines()), "").lstrip("# ")
         try:
             name = str((yaml.safe_load(text) or {}).get("name", path.stem))
         except (yaml.YAMLError, AttributeError):
             name = path.stem
-        rows.append((name, f"{path.as_posix()}: {comment}"))
+        rows.append((name, f"experiments/{path.name}: {comment}"))
     return rows
 
 

@@ -16,6 +16,8 @@ from tasks.spec.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
 
 # Reporting stops here: listing the mistakes of a hopeless file must not take a minute.
 MOST_MISTAKES = 50
+# The experiments that come with Cogito lie beside its packages, in a checkout as well as installed.
+PACKAGED = Path(__file__).resolve().parents[2] / "experiments"
 
 
 class Change(NamedTuple):
@@ -29,16 +31,34 @@ class Change(NamedTuple):
         return f"{self.option} {'.'.join(self.key)}"
 
 
+def experiment_files() -> list[Path]:
+    """The experiment files of the working directory's `experiments/`, then those that come with Cogito, by name."""
+    own = sorted(Path("experiments").glob("*.yaml"))
+    names = {path.name for path in own}
+    return own + [path for path in sorted(PACKAGED.glob("*.yaml")) if path.name not in names]
+
+
+def find_spec(path: Path) -> Path:
+    """The file of an experiment: the path, or where there is none the file of that name that comes with Cogito.
+
+    `quickstart` and `experiments/quickstart.yaml` name the same, also outside a checkout.
+    """
+    packaged = PACKAGED / f"{path.name.removesuffix('.yaml')}.yaml"
+    is_name = path.parent in (Path(), Path("experiments"))
+    return packaged if is_name and not path.exists() and packaged.is_file() else path
+
+
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
     """Read and validate an experiment file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of an experiment that comes with Cogito.
         overrides: `key=value` texts of `--set`, keys dotted, values YAML.
 
     Raises:
         UserError: with one line per mistake: place, what is wrong, what is allowed.
     """
+    path = find_spec(path)
     raw, lines = read_yaml(path)
     if raw is None:
         raw = {}
