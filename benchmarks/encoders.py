@@ -2,14 +2,12 @@
 
 Run: `python benchmarks/encoders.py --data-root DIR [--write docs/encoders.md]`, DIR with nyu-mll/glue
 Every family of `tests/encoder_folders.py` is written as a tiny folder of random weights in seven forms, found and
-loaded as `cogito evaluate` does; then `cogito evaluate` fine-tunes each for one epoch of MRPC. Results stand in
+loaded as `cogito evaluate` does; then its stages fine-tune each for one epoch of MRPC. Results stand in
 docs/encoders.md.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +24,16 @@ from encoder_folders import FAMILIES, encoder_folder  # noqa: E402
 from models.plain import load_plain_classifier  # noqa: E402
 from tasks.checkpoints.finding import reading, resolve_checkpoint  # noqa: E402
 from tasks.checkpoints.inputs import longest_text  # noqa: E402
+from tasks.data.task_data import prepare_task  # noqa: E402
 from tasks.errors import UserError  # noqa: E402
+from tasks.finetuning.cell import Cell  # noqa: E402
+from tasks.finetuning.loop import run_finetuning  # noqa: E402
+from tasks.finetuning.scoring import score_task  # noqa: E402
+from tasks.jobs.messages import FinetuningJob  # noqa: E402
+from tasks.runs.checkpoint_spec import PLAIN_HEAD  # noqa: E402
+from tasks.runs.preflight import find_evaluation  # noqa: E402
+from tasks.runs.request import Request  # noqa: E402
+from tasks.spec.benchmarks import TASKS  # noqa: E402
 from tasks.store.home import Home  # noqa: E402
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -81,25 +88,35 @@ def load(family: str, form: str, root: Path) -> list[str]:
 
 
 def score(family: str, root: Path, data_root: Path) -> list[str]:
-    """One row: MRPC after an epoch, by the command itself."""
-    folder = encoder_folder(family, root / f"mrpc-{family}")
-    words = ["evaluate", str(folder), "--tasks", "mrpc", "--json", "--data-root", str(data_root)]
-    words += ["--set", "evaluation.epochs=1", "--set", "evaluation.learning_rate=1e-3", "--log", str(root / "log.md")]
-    own = {"COGITO_HOME": str(root / "home"), "COGITO_SERVER": "off", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "flows.cli", *words]
-    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("cogito: ")] or done.stderr.splitlines()
-        message = said[-1].removeprefix("cogito: ").replace(f"{folder}: ", "").replace(str(folder), folder.name)
+    """One row: MRPC after an epoch, by the stages of `cogito evaluate`, all in this process."""
+    folder, home = encoder_folder(family, root / f"mrpc-{family}"), Home(root / "home")
+    changes = ["evaluation.epochs=1", "evaluation.learning_rate=1e-3"]
+    try:
+        inputs = find_evaluation(
+            str(folder), Request(home, data_root, root / "log.md"), tasks=["mrpc"], overrides=changes
+        )
+    except UserError as error:
+        message = str(error).replace(f"{folder}: ", "").replace(str(folder), folder.name)
         return [family, *"–––––", f"refused: {message}"]
-    result = json.loads(done.stdout)
-    (f1,) = [entry for entry in result["scores"] if entry["metric"] == "f1"]
-    record = json.loads((root / "home" / "runs" / result["run_id"] / "record.json").read_text())
-    (cell,) = record["cells"]
-    interval = "{:.3f} to {:.3f}".format(*f1["interval"])
-    length = str(record["spec"]["evaluation"]["max_length"])
-    verdict = "above the floor" if f1["above_floor"] else "at floor"
-    return [family, cell["precision"], length, f"{f1['value']:.3f}", interval, f"{f1['floor']:.3f}", verdict]
+    protocol, checkpoint = inputs.spec.evaluation.for_task("mrpc"), inputs.checkpoint
+    data = prepare_task(TASKS["mrpc"], protocol, inputs.tokenizer, inputs.tasks["mrpc"], home, checkpoint.family)
+    cell = Cell("mrpc", 42, "checkpoint", PLAIN_HEAD, protocol)
+    job = FinetuningJob(
+        identity="benchmark",
+        **vars(cell),
+        checkpoint=checkpoint.folder,
+        family=checkpoint.family,
+        precision=cell.precision,
+        start_from=None,
+        data=data.folder,
+    )
+    run = home.run(family)
+    run.root.mkdir(parents=True)
+    (f1,) = (found for found in score_task([run_finetuning(job, run.root)], data, run) if found.metric == "f1")
+    assert f1.interval is not None and f1.value is not None
+    interval, verdict = "{:.3f} to {:.3f}".format(*f1.interval), "above the floor" if f1.above_floor else "at floor"
+    length = str(protocol.max_length)
+    return [family, str(f1.precision), length, f"{f1.value:.3f}", interval, f"{f1.floor:.3f}", verdict]
 
 
 def table(columns: list[str], rows: Iterator[list[str]]) -> str:

@@ -9,6 +9,8 @@ import copy
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,21 @@ BUFFERS = re.compile(
 OWN_SETTINGS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False, "torchscript": False}
 
 
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """No remarks of transformers on labels, random weights and progress: the report says it all."""
+    level, shows_progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
+
+
+@_without_remarks()
 def load_plain_classifier(
     path: Path, num_labels: int, *, random_start: bool = False
 ) -> tuple[PreTrainedModel, LoadReport]:
@@ -201,9 +218,6 @@ def _fill(
     cls: type[PreTrainedModel], config: PreTrainedConfig, weights: Weights, path: Path
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model as transformers loads it, which knows the older names of each family, and its account of the names."""
-    level, shows_progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # the report says it all
-    transformers_logging.disable_progress_bar()
     try:
         loaded: Any = cls.from_pretrained(
             None,
@@ -216,10 +230,6 @@ def _fill(
         return loaded[0], loaded[1]
     except Exception as error:  # as above
         raise CheckpointError(f"{path}: transformers cannot load it: {first_line(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(level)
-        if shows_progress:
-            transformers_logging.enable_progress_bar()
 
 
 def _unsaid(model: PreTrainedModel, weights: Weights) -> set[str]:
