@@ -174,7 +174,9 @@ def _json_rows(path: Path, columns: Sequence[str], dialect: Dialect) -> Rows:
         if dialect.json_field is not None or first[1].lstrip().startswith("["):
             value = json.loads(first[1] + "".join(line for _, line in lines))
             objects = value if dialect.json_field is None else value[dialect.json_field]
-            yield from ((f"{path}: row {row}", _json_object(path, one)) for row, one in enumerate(objects, 1))
+            yield from (
+                (f"{path}: row {row}", _json_object(f"{path}: row {row}", one)) for row, one in enumerate(objects, 1)
+            )
             return
         for number, line in chain([first] if first[0] else [], lines):
             yield f"{path}:{number}", _json_object(f"{path}:{number}", line)
