@@ -7,17 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cogito.interface import check_log, compare, load_checkpoint, load_encoder, load_spec, read_log
+    from cogito.interface import load_checkpoint, load_encoder
     from flows.in_python import run_evaluation, run_experiment
     from models.checkpoints import CheckpointError
     from tasks.errors import Paused, StageError, UserError
+    from tasks.log.check import check_log
+    from tasks.log.experiment_log import read_log
+    from tasks.review.comparisons import compare
+    from tasks.spec.reading import load_spec
 
 # Where each name lies.
 _NAMES = {
-    "cogito.interface": ("check_log", "compare", "load_checkpoint", "load_encoder", "load_spec", "read_log"),
+    "cogito.interface": ("load_checkpoint", "load_encoder"),
     "flows.in_python": ("run_evaluation", "run_experiment"),
     "models.checkpoints": ("CheckpointError",),
     "tasks.errors": ("Paused", "StageError", "UserError"),
+    "tasks.log.check": ("check_log",),
+    "tasks.log.experiment_log": ("read_log",),
+    "tasks.review.comparisons": ("compare",),
+    "tasks.spec.reading": ("load_spec",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 

@@ -10,7 +10,7 @@ from flows.bookkeeping import finish_run
 from flows.fan_out import Evaluation, evaluate_checkpoint, prepare_corpus, prepare_tasks
 from flows.life_cycle import carry_out, task_runner
 from tasks.data.sources import resolve_data_root
-from tasks.log.experiment_log import default_log
+from tasks.log.experiment_log import check_log_place, default_log
 from tasks.prefect_entry import State, flow
 from tasks.runs.checkpoint_spec import evaluation_head
 from tasks.runs.claiming import open_evaluation_run
@@ -48,6 +48,7 @@ def evaluation(
 
     def work() -> State:
         request = Request(cogito_home(), resolve_data_root(data_root), default_log(log), repeats=repeats)
+        check_log_place(request.log)
         changes: dict[str, Any] = {"tasks": tasks, "seeds": seeds, "head": head, "overrides": overrides}
         inputs = take_over(EvaluationInputs) or find_evaluation(checkpoint, request, tokenizer=tokenizer, **changes)
         spec, corpus = inputs.spec, None

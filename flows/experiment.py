@@ -15,7 +15,7 @@ from tasks import stages
 from tasks.checkpoints.finding import resolve_checkpoint
 from tasks.data.sources import resolve_data_root
 from tasks.errors import RunFailed
-from tasks.log.experiment_log import default_log
+from tasks.log.experiment_log import check_log_place, default_log
 from tasks.prefect_entry import Failed, PrefectFuture, State, flow
 from tasks.pretraining.stage import pretraining_identity
 from tasks.runs.claiming import needs_evaluation_run, open_training_run
@@ -51,6 +51,7 @@ def experiment(
 
     def work() -> State:
         mirror, path = resolve_data_root(data_root), default_log(log)
+        check_log_place(path)
         return _experiment(spec, Request(cogito_home(), mirror, path, processes, fresh, repeats))
 
     return carry_out(work, max_hours)

@@ -1,7 +1,6 @@
 """The flows for scripts and notebooks: the same code without a Prefect server, and the run's record in return."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from flows.evaluation import evaluation
 from flows.experiment import experiment
@@ -10,10 +9,8 @@ from tasks.errors import PAUSED, Paused, StageError
 from tasks.prefect_entry import State
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.reading import load_spec
-from tasks.store.home import cogito_home
+from tasks.store.home import StrPath, cogito_home
 from tasks.store.records import RunRecord, load_record
-
-StrPath = str | Path
 
 
 def run_experiment(
@@ -41,7 +38,7 @@ def run_experiment(
         Paused: the time was over; the same call continues the run.
     """
     if not isinstance(spec, ExperimentSpec):
-        spec = load_spec(Path(spec))
+        spec = load_spec(spec)
     return _record(experiment.fn(spec, _text(data_root), _text(log), processes, fresh, max_hours=max_hours))
 
 

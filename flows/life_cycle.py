@@ -21,6 +21,7 @@ from tasks.prefect_entry import (
     ThreadPoolTaskRunner,
     flow_run,
 )
+from tasks.runs.request import check_hours
 from tasks.secrets import redact
 from tasks.store.home import cogito_home
 from tasks.store.locks import TAG, active
@@ -43,6 +44,7 @@ def carry_out(work: Callable[[], State], max_hours: float | None = None) -> Stat
     pausing.clear()
     with known_as_active(), without_tags():
         try:
+            check_hours(max_hours)
             with _time_budget(max_hours):
                 return work()
         except Paused as error:  # nothing failed, and the same command goes on

@@ -56,11 +56,16 @@ class TextEncoder:
             )
         self._cls, self._sep, self._pad = special["cls"], special["sep"], special["pad"]
         self._tokenizer = text_only(tokenizer)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._encoder = model.get_submodule("encoder").eval().to(self.device, torch.float32)
+        self._encoder = model.get_submodule("encoder").eval()
+        self.move(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.num_concepts: int = config.num_concepts
         self.hidden_size: int = config.hidden_size
         self.positions: int = config.max_sequence_length
+
+    def move(self, device: str | torch.device) -> None:
+        """Compute on another device from now on."""
+        self.device = torch.device(device)
+        self._encoder.to(self.device, torch.float32)
 
     def shape(self, pool: str | None = None) -> tuple[int, ...]:
         """The shape of one encoded text: (C, H), or (H,) with pool="mean"."""

@@ -136,6 +136,7 @@ def left_parts(home: Home) -> list[Path]:
 def _home(home: Home) -> Iterator[Finding]:
     root = home.root
     try:
+        home.create()
         probe = home.locks / f".doctor-{os.getpid()}"
         probe.write_text("", encoding="utf-8")
         probe.unlink()

@@ -46,7 +46,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     root = tmp_path / "cogito-home"
     monkeypatch.setenv("COGITO_HOME", str(root))
     monkeypatch.delenv("COGITO_DATA_ROOT", raising=False)
-    return Home(root)
+    home = Home(root)
+    home.create()
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from tasks.review.reproduction import agreements, plan_reproduction
 from tasks.review.sides import find_side
 from tasks.review.sweeps import comparison_table, read_comparison, sweep_folder
 from tasks.runs.preflight import EvaluationInputs, Inputs, find_evaluation, find_inputs, hand_over
-from tasks.runs.request import Request
+from tasks.runs.request import Request, check_hours
 from tasks.spec.grid import expand
 from tasks.spec.reading import experiment_files
 from tasks.store.home import cogito_home
@@ -62,7 +62,7 @@ def run(
     spec: SpecPath,
     fresh: Annotated[bool, typer.Option(help="Start a new run even if this spec was run before.")] = False,
     max_hours: Annotated[
-        float | None, typer.Option(min=0.0, help="Save and pause after so many hours; the same command goes on.")
+        float | None, typer.Option(help="Save and pause after so many hours; the same command goes on.")
     ] = None,
     miniature: Miniature = False,
     processes: Processes = None,
@@ -72,6 +72,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a whole experiment, or continue or reuse its run."""
+    check_hours(max_hours)
     (loaded,) = expand([spec], overrides or [], [], small=miniature)
     request = _request(data_root, log, processes=processes, fresh=fresh)
     inputs = find_inputs(loaded, request)

@@ -6,7 +6,7 @@ name and renamed when it is complete. torch is imported late, so that a wrong ar
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -91,20 +91,24 @@ def encode_file(
     from models.text_encoder import load_encoder
 
     done = 0
-    with lease_for_training(home, 1) as devices:
-        try:
-            encoder = load_encoder(found.folder, tokenizer_folder, _torch_name(devices[0]))
-            shape = encoder.shape(pool)
-            batches = encoder.stream(texts, options.batch_size, pool, options.max_length)
-        except ValueError as error:
-            raise UserError(f"checkpoint {checkpoint}: {error}") from error
-        facts = {"checkpoint": found.name, "weights_sha256": found.weights_sha256, "shape": json.dumps(shape)}
-        with _writing(output), replacing(output) as part, closing(sink_class(part, shape, facts)) as sink:
-            for batch in batches:
-                sink.add(batch)
-                done += len(batch)
-                if progress:
-                    progress(done, total)
+    try:
+        encoder = load_encoder(found.folder, tokenizer_folder, "cpu")
+        shape = encoder.shape(pool)
+        batches = encoder.stream(texts, options.batch_size, pool, options.max_length)
+    except ValueError as error:
+        raise UserError(f"checkpoint {checkpoint}: {error}") from error
+    facts = {"checkpoint": found.name, "weights_sha256": found.weights_sha256, "shape": json.dumps(shape)}
+    with ExitStack() as stack:
+        stack.enter_context(_writing(output))
+        part = stack.enter_context(replacing(output))
+        sink = stack.enter_context(closing(sink_class(part, shape, facts)))
+        devices = stack.enter_context(lease_for_training(home, 1))  # last: what is refused needs none
+        encoder.move(_torch_name(devices[0]))
+        for batch in batches:
+            sink.add(batch)
+            done += len(batch)
+            if progress:
+                progress(done, total)
     return Encoded(done, shape)
 
 

@@ -227,7 +227,7 @@ def _variant(folder: Path, config: dict[str, Any], name: str) -> str:
 
 def _from_hub(name: str, home: Home) -> Checkpoint:
     hub = split_hub_id(name)
-    near = get_close_matches(name, [path.name for path in home.runs.iterdir()], n=1)
+    near = get_close_matches(name, [path.name for path in home.runs.glob("*")], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     # A name without an account may be one of the Hub's oldest models, but is more likely a mistyped run id.
     if hub is None or (near and "/" not in name):
@@ -237,10 +237,12 @@ def _from_hub(name: str, home: Home) -> Checkpoint:
         )
     repo, revision = hub[0], hub[1] or "main"
     kept = home.cache / "checkpoints" / repo.replace("/", "--")
-    lock = home.lock(f"checkpoint-{kept.name}")
-    with lock:
-        commit = _resolve_revision(name, repo, revision, kept)
-        built_once(lock, kept / commit, partial(_download, name, repo, commit), manifest=False)
+    commit = _resolve_revision(name, repo, revision, kept)
+    built_once(
+        home.lock(f"checkpoint-{kept.name}"), kept / commit, partial(_download, name, repo, commit), manifest=False
+    )
+    if commit != revision:
+        write_atomic(kept / "refs" / quote(revision, safe=""), commit)
     return _describe(kept / commit, name=repo, origin="hub", revision=commit)
 
 
@@ -260,7 +262,6 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
         commit = str(hub_api().model_info(repo, revision=revision).sha)
     except Exception as error:
         raise _hub_problem(name, error) from None
-    write_atomic(reference, commit)
     return commit
 
 

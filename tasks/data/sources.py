@@ -70,6 +70,7 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
     known = home.cache / "hub_datasets" / f"{content_hash([name, revision])}.json"
     if hub_reachable():
         commit = _hub_commit(name, revision)
+        home.create()
         write_json(known, {"name": name, "revision": commit})
     elif known.exists():
         commit = read_json(known)["revision"]
@@ -143,7 +144,7 @@ def download_dataset(source: Source, config: str | None, home: Home) -> Path:
 
 def is_downloaded(repo: str, home: Home) -> bool:
     """Whether files of a Hub repository lie in the cache."""
-    folder = home.root / "cache" / "hub"  # `home.cache` would create it
+    folder = home.cache / "hub"
     return any(any(folder.glob(f"{kind}--{repo.replace('/', '--')}/snapshots/*")) for kind in ("models", "datasets"))
 
 
@@ -155,6 +156,8 @@ def _snapshot(repo: str, home: Home, **options: Any) -> Path:
     offline = not hub_reachable()
     if offline and options.get("revision") is None:
         log.warning("the Hub cannot be reached: using %s as downloaded before", repo)
+    if not offline:
+        home.create()
     return Path(hub_api().snapshot_download(repo, cache_dir=home.cache / "hub", local_files_only=offline, **options))
 
 

@@ -26,7 +26,7 @@ from tasks.log.markdown import BOM, LINE, Table, TableRow, line_ending, pipes, r
 from tasks.log.rows import EVALUATION_COLUMNS, TRAINING_COLUMNS, is_generated, render_row
 from tasks.spec.benchmarks import SCORE_NAMES
 from tasks.store.files import write_atomic, writing
-from tasks.store.home import user_path
+from tasks.store.home import StrPath, user_path
 from tasks.store.records import RunRecord, read_record
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class LogTable(Table):
         return name_in(self.cell(row, KEY_COLUMNS[self.kind])) if self.kind in KEY_COLUMNS else None
 
 
-def default_log(given: str | Path | None = None) -> Path:
+def default_log(given: StrPath | None = None) -> Path:
     """The log's path: as given, else COGITO_LOG, else `master_experiment_log.md` in the working directory."""
     return user_path(given or os.environ.get("COGITO_LOG") or "master_experiment_log.md").resolve()
 
@@ -102,7 +102,7 @@ def check_log_place(path: Path) -> None:
         raise UserError(f"{path}: {place} cannot be written to; fix: name another log with --log")
 
 
-def read_log(path: Path) -> dict[str, "pandas.DataFrame"]:
+def read_log(path: StrPath) -> dict[str, "pandas.DataFrame"]:
     """The tables `training` and `evaluation` of a log as data frames with typed columns.
 
     Every column of the file stands under its header in snake_case, as text. Beside them: `line` (from 1), `run_id`,
@@ -114,7 +114,7 @@ def read_log(path: Path) -> dict[str, "pandas.DataFrame"]:
     """
     import pandas
 
-    tables = find_tables(read_text(path))
+    tables = find_tables(read_text(user_path(path)))
     frames = {}
     for kind, typed in TYPED_COLUMNS.items():
         table = tables.get(kind, LogTable((), 0, ()))

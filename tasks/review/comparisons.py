@@ -21,7 +21,7 @@ from tasks.review.sides import Entry, ScoreKey, Side, find_side
 from tasks.scores.intervals import paired_difference_interval, unpaired_difference_interval
 from tasks.scores.metrics import METRICS
 from tasks.spec.benchmarks import SCORE_NAMES
-from tasks.store.home import Home
+from tasks.store.home import Home, StrPath, cogito_home
 from tasks.store.records import Result, Start
 
 HELD_OUT_LOSS = "held-out loss"
@@ -108,8 +108,17 @@ def compare_all(references: Sequence[str], home: Home) -> list[Comparison]:
     return [compare(baseline, other) for other in others]
 
 
-def compare(a: Side, b: Side) -> Comparison:
-    """B beside the baseline A: settings, losses, ranks and scores."""
+def compare(a: Side | StrPath, b: Side | StrPath) -> Comparison:
+    """B beside the baseline A: what differs, and the verdict on every figure that they share.
+
+    Args:
+        a: the baseline: a side, or what names one: a run id, the path of a record.json, or a row as `LOG.md#RUN`.
+        b: what is compared with it.
+
+    Raises:
+        UserError: there is no such run, record or row.
+    """
+    a, b = (one if isinstance(one, Side) else find_side(one, cogito_home()) for one in (a, b))
     differs, not_known = differences(a, b)
     titles = f"`{a.name}`", f"`{b.name}`"
     if a.source == b.source and a.head and b.head and normalized(a.head) != normalized(b.head):

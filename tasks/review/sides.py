@@ -22,7 +22,7 @@ from tasks.scores.intervals import interval_from_value
 from tasks.scores.metrics import METRICS
 from tasks.scores.showing import floor_mark, shared_mark
 from tasks.store.files import is_safe_name
-from tasks.store.home import Home, RunFolder, user_path
+from tasks.store.home import Home, RunFolder, StrPath, user_path
 from tasks.store.records import RunRecord, Score, Start, load_record, read_record
 from tasks.store.run_names import find_run
 
@@ -166,13 +166,13 @@ def is_possible(metric: str, value: float) -> bool:
     return (0 if METRICS[metric].is_percent else -1) <= value <= 1
 
 
-def find_side(reference: str, home: Home) -> Side:
+def find_side(reference: StrPath, home: Home) -> Side:
     """A run by its id in the home or by the path of its record, or a row as `LOG.md#RUN_ID`.
 
     Raises:
         UserError: there is no such run, record or row.
     """
-    path = user_path(reference)
+    path, reference = user_path(reference), str(reference)
     if path.suffix == ".json":
         return run_side(read_record(path), RunFolder(path.resolve().parent))
     if "#" in reference:

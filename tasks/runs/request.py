@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.errors import UserError
 from tasks.store.home import Home
+
+MOST_HOURS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,15 @@ class Request:
     processes: int | None = None
     fresh: bool = False
     repeats: str | None = None
+
+
+def check_hours(max_hours: float | None) -> None:
+    """Refuse a time budget that no clock can keep.
+
+    Raises:
+        UserError: it is below 0, above `MOST_HOURS` or no number.
+    """
+    if max_hours is not None and not 0 <= max_hours <= MOST_HOURS:  # neither holds for nan
+        raise UserError(
+            f"--max-hours: got {max_hours:g}; allowed: 0 to {MOST_HOURS:,} hours; fix: drop it for no limit"
+        )

@@ -13,6 +13,7 @@ from tasks.spec.evaluation import TaskOverride
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.values import SHOWN, short
 from tasks.spec.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
+from tasks.store.home import StrPath, user_path
 
 # Reporting stops here: listing the mistakes of a hopeless file must not take a minute.
 MOST_MISTAKES = 50
@@ -48,7 +49,7 @@ def find_spec(path: Path) -> Path:
     return packaged if is_name and not path.exists() and packaged.is_file() else path
 
 
-def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
+def load_spec(path: StrPath, overrides: Sequence[str] = ()) -> ExperimentSpec:
     """Read and validate an experiment file.
 
     Args:
@@ -58,7 +59,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
     Raises:
         UserError: with one line per mistake: place, what is wrong, what is allowed.
     """
-    path = find_spec(path)
+    path = find_spec(user_path(path))
     raw, lines = read_yaml(path)
     if raw is None:
         raw = {}

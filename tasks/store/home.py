@@ -12,43 +12,42 @@ from tasks.errors import UserError
 from tasks.store.files import is_safe_name
 
 PRIVATE = 0o700
+# A path, or a name that may be one, as scripts and notebooks give it.
+StrPath = str | Path
 
 
 class _PathIn:
-    """A path inside the root of a Home or a RunFolder, as an attribute of it.
+    """A path inside the root of a Home or a RunFolder, as an attribute of it; reading it creates nothing."""
 
-    Args:
-        name: its name under the root.
-        made: create it when it is read, for its owner alone: records, logs and Prefect's database hold more than
-            others should see.
-    """
-
-    def __init__(self, name: str, *, made: bool = False) -> None:
-        self.name, self.made = name, made
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def __get__(self, owner: "Home | RunFolder", kind: type) -> Path:
-        path = owner.root / self.name
-        if self.made:
-            owner.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-            path.mkdir(mode=PRIVATE, exist_ok=True)
-        return path
+        return owner.root / self.name
 
 
 @dataclass(frozen=True)
 class Home:
-    """The root of all state, COGITO_HOME. Each folder is created when it is first read."""
+    """The root of all state, COGITO_HOME. It comes to be when something is written, so refused input leaves none."""
 
     root: Path
 
-    runs = _PathIn("runs", made=True)
-    corpora = _PathIn("corpora", made=True)
-    tokenizers = _PathIn("tokenizers", made=True)
-    published = _PathIn("published", made=True)
-    cache = _PathIn("cache", made=True)
-    prefect = _PathIn("prefect", made=True)
-    logs = _PathIn("logs", made=True)
-    leases = _PathIn("leases", made=True)
-    locks = _PathIn("locks", made=True)
+    runs = _PathIn("runs")
+    corpora = _PathIn("corpora")
+    tokenizers = _PathIn("tokenizers")
+    published = _PathIn("published")
+    cache = _PathIn("cache")
+    prefect = _PathIn("prefect")
+    logs = _PathIn("logs")
+    leases = _PathIn("leases")
+    locks = _PathIn("locks")
+
+    def create(self) -> None:
+        """Create its folders, for their owner alone: records, logs and Prefect's database are nobody else's."""
+        self.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        for part in vars(Home).values():
+            if isinstance(part, _PathIn):
+                part.__get__(self, Home).mkdir(mode=PRIVATE, exist_ok=True)
 
     def run(self, run_id: str) -> "RunFolder":
         """The folder of a run, whether it exists or not.
@@ -65,7 +64,11 @@ class Home:
         return is_safe_name(name) and (self.root / "runs" / name / "record.json").is_file()
 
     def lock(self, name: str) -> FileLock:
-        """A lock between processes, which the operating system releases when its owner dies."""
+        """A lock between processes, which the operating system releases when its owner dies.
+
+        Whatever writes into the home holds one first, so this creates the home.
+        """
+        self.create()
         return FileLock(self.locks / f"{name}.lock")
 
 
@@ -87,7 +90,7 @@ def home_root() -> Path:
     return user_path(os.environ.get("COGITO_HOME") or ".cogito").resolve()
 
 
-def user_path(text: str | Path) -> Path:
+def user_path(text: StrPath) -> Path:
     """A path as a user types it; `~name` of an unknown user is kept as it is, where Path.expanduser raises."""
     return Path(os.path.expanduser(text))  # noqa: PTH111
 
@@ -122,6 +125,7 @@ def claim_run(home: Home, prefix: str) -> RunFolder:
 
     A second claim within the same second waits for the next one, so a run id always states its true second.
     """
+    home.create()
     while True:
         folder = home.run(f"{prefix}_{datetime.now(UTC):%Y%m%d_%H%M%S}")
         try:

@@ -88,8 +88,9 @@ def active(home: Home, name: str = "") -> Iterator[str]:
     """
     named = bool(name)
     name = name or f"{TAG}{os.getpid()}-{token_hex(3)}"
-    path = home.locks / f"active-{name}.lock"
-    with FileLock(path):
+    lock = home.lock(f"active-{name}")
+    path = Path(lock.lock_file)
+    with lock:
         try:
             yield name
         except BaseException:

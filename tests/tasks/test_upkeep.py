@@ -254,7 +254,6 @@ def test_a_job_without_owner_is_found_and_ended(home: Home, orphan: subprocess.P
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has other rights")
 def test_a_home_that_others_may_read_is_closed(home: Home) -> None:
-    home.root.mkdir(parents=True)
     home.root.chmod(0o755)
     (one,) = found(home, "home")
     assert one.status == "warning" and "0755" in one.found

@@ -141,6 +141,7 @@ def assert_refused(
     assert "Traceback" not in err and out == "", (out, err)
     assert len(message) < 8_000, "a message that nobody reads"
     assert files_under(place.parent) == before
+    assert not (place.parent / "home").exists(), "a first home was begun"
     assert seconds < SECONDS
 
 
@@ -340,6 +341,8 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "run a device": (["run", "/dev/zero"], "/dev/zero"),
     "run a long name": (["run", "a" * 5000], "cannot be read"),
     "run for less than no time": (["run", "tiny.yaml", "--max-hours", "-1"], "--max-hours"),
+    "run for an unknown time": (["run", "tiny.yaml", "--max-hours", "nan"], "--max-hours"),
+    "run for ever": (["run", "tiny.yaml", "--max-hours", "inf"], "--max-hours"),
     "run with no processes": (["run", "tiny.yaml", "--processes", "0"], "--processes"),
     "run with a word of processes": (["run", "tiny.yaml", "--processes", "all"], "--processes"),
     "run with too many processes": (["run", "tiny.yaml", "--processes", "17"], "global_batch_size"),

@@ -349,6 +349,7 @@ def test_the_home_is_for_its_owner_alone(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         home = Home(tmp_path / "home")
+        home.create()
         folders = [home.logs, home.prefect, home.runs, home.root]
     finally:
         os.umask(old)

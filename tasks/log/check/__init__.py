@@ -23,6 +23,7 @@ from tasks.log.check.finding import Finding
 from tasks.log.check.meaning import at_floor, collapse_claims, loss_kinds, noise
 from tasks.log.check.possibility import impossible_scores, mixed_units, out_of_range, wrong_percentages
 from tasks.log.check.provenance import dates_disagree, identity_disagrees, missing_provenance, wrong_links, young_tags
+from tasks.store.home import StrPath, user_path
 
 # Rules that need nothing but the log, a line for each module.
 RULES: tuple[Callable[[Document], Iterator[Finding]], ...] = (
@@ -37,7 +38,7 @@ _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def check_log(
-    path: Path, *, against: Path | None = None, reports: Path | None = None, repository: Path | None = None
+    path: StrPath, *, against: StrPath | None = None, reports: StrPath | None = None, repository: StrPath | None = None
 ) -> list[Finding]:
     """Every finding of a log in the order of its lines, the gravest first within a line.
 
@@ -49,14 +50,15 @@ def check_log(
     Raises:
         UserError: a file or folder cannot be read.
     """
-    document = Document.read(path)
+    log, other = user_path(path), None if against is None else user_path(against)
+    document = Document.read(log)
     findings = [finding for rule in RULES for finding in rule(document)]
-    findings += young_tags(document, repository)
-    files = _reports(reports, path, against) if reports else []
+    findings += young_tags(document, None if repository is None else user_path(repository))
+    files = [] if reports is None else _reports(user_path(reports), log, other)
     read = [Document.read(file, tuple(document.runs)) for file in files]
     findings += contradictions(document, read)
-    if against is not None:
-        findings += versions_differ(document, Document.read(against))
+    if other is not None:
+        findings += versions_differ(document, Document.read(other))
     for report in read:
         for rule in REPORT_RULES:
             findings += [replace(finding, file=str(report.path)) for finding in rule(report)]

@@ -59,7 +59,6 @@ def start_holder(home: Home, rounds: int, seconds: float) -> subprocess.Popen[st
 
 @pytest.fixture
 def two_devices(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
-    home.root.mkdir()
     monkeypatch.setattr(leases, "visible_devices", lambda: TWO)
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.01)
     return home

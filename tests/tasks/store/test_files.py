@@ -184,7 +184,6 @@ print(claim_run(home, "a").run_id)
 
 
 def test_processes_never_claim_the_same_run(home: Home) -> None:
-    home.root.mkdir()
     claims = [
         subprocess.Popen(
             [sys.executable, "-c", CLAIM, str(home.root), str(number)], cwd=ROOT, text=True, stdout=subprocess.PIPE
