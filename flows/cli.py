@@ -11,8 +11,9 @@ import traceback
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
@@ -35,6 +36,7 @@ COMMANDS = {
     "encode": "flows.commands.checkpoint:encode",
     "check": "flows.commands.spec:check",
     "show": "flows.commands.spec:show",
+    "explain": "flows.commands.spec:explain",
     "ls": "flows.commands.spec:list_kind",
     "ui": "flows.commands.upkeep:ui",
     "doctor": "flows.commands.upkeep:doctor",
@@ -73,6 +75,10 @@ class DeferredCommand(TyperCommand):
         named = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == self.attribute)
         return ast.get_docstring(next(named, tree)) or ""
 
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The first line of the summary, which a shell shows beside the name."""
+        return self.summary().split("\n", 1)[0]
+
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
         """Parse the command's own arguments."""
         return self.load().make_context(*arguments, **settings)
@@ -88,12 +94,33 @@ class Cogito(TyperGroup):
         super().format_help(*arguments)
 
 
-app = Cogito(
-    name="cogito",
-    help="Pretrain, evaluate and log concept encoders.",
-    commands={name: DeferredCommand(name, place) for name, place in COMMANDS.items()},
-    no_args_is_help=True,
-)
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"cogito {version('cogito')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Pretrain, evaluate and log concept encoders."""
+
+
+def _command() -> Cogito:
+    """Typer's own group, with its options for the completion of a shell, around the deferred commands."""
+    root = typer.Typer(name="cogito", cls=Cogito, no_args_is_help=True)
+    root.callback()(_options)
+    group = typer.main.get_command(root)
+    assert isinstance(group, Cogito)
+    group.commands = {name: DeferredCommand(name, place) for name, place in COMMANDS.items()}
+    return group
+
+
+app = _command()
 
 
 def _fail(error: Exception, code: int) -> NoReturn:

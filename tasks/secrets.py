@@ -31,11 +31,11 @@ _SHORTEST = 8  # a shorter secret would match inside ordinary words
 _KEY = re.compile(
     r"\b(?:hf|gh[opsu]|github_pat|pn[bu]|wandb_v1)_\w{16,}|\bapi_org_\w{16,}|\bAKIA[0-9A-Z]{16}\b|(?<=://)[^/@\s]+(?=@)"
 )
-# A value that follows a name such as `token=` or `password:`.
+# A value that follows a name such as `token=` or `password:`, but no hint: "unknown key 'token': did you mean".
 _NAMED = re.compile(
     r"((?:token|secret|password|passwd|(?:api|access|private)[_-]?key|auth_string)[\"']?\s*[=:]\s*[\"']?|bearer\s+"
     r"|authorization[\"']?\s*[=:]\s*[\"']?(?:(?:basic|bearer|token)\s+)?|[?&](?:x-amz-)?(?:sig|signature|credential|auth|key)=)"
-    r"[^\s,;&)\"']+",
+    r"(?!did you mean |allowed: )[^\s,;&)\"']+",
     re.IGNORECASE,
 )
 

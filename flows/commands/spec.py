@@ -1,4 +1,4 @@
-"""The commands about experiment files: `cogito check`, `show`, `ls`."""
+"""The commands about experiment files: `cogito check`, `show`, `explain`, `ls`."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +16,9 @@ from tasks.errors import UserError, try_all, unknown_name
 from tasks.jobs.devices import precision_warnings
 from tasks.runs.whereabouts import missing_inputs, text_documents
 from tasks.spec.benchmarks import TASKS
+from tasks.spec.explaining import all_keys, find_keys, spec_schema
 from tasks.spec.reading import experiment_files, load_spec
+from tasks.spec.yaml_text import spec_text
 from tasks.store.files import content_hash
 from tasks.store.home import cogito_home
 
@@ -100,12 +102,25 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     if as_json:
         print_json({"spec": resolved, **facts})
         return
-    print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
+    print(spec_text(resolved), end="")
     assumed = "" if loaded.data.train_tokenizer_vocab_size else " (assuming ModernBERT's vocabulary)"
     print(f"# parameters: {facts['parameters']:,} with {vocab_size:,} tokens{assumed}")
     print(f"# identity: {facts['identity']}")
     if error is not None:
         print(f"# start: rounding to 32 bits moves the concepts by {error:.0e} of their size")
+
+
+def explain(
+    key: Annotated[str | None, typer.Argument(help="A key or section, e.g. training.epochs; default all.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Write the JSON schema of a spec, for editors.")] = False,
+) -> None:
+    """Say what a key of a spec means, what it may be and its default."""
+    if schema and key is not None:
+        raise UserError(f"explain: got {key} and --schema; fix: drop one of them")
+    if schema:
+        print_json(spec_schema())
+        return
+    print("\n".join(map(str, all_keys() if key is None else find_keys(key))))
 
 
 def list_kind(

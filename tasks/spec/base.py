@@ -1,9 +1,19 @@
 """What all sections of an experiment file share: their base class, names from tables, and upper bounds."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from tasks.errors import unknown_name
 from tasks.spec.values import Number, Plain
@@ -28,12 +38,30 @@ class Spec(BaseModel):
         return value
 
 
-def member(kind: str, allowed: Collection[str]) -> AfterValidator:
-    """A validator for a name that must be in a table when it is read; `kind` names the table in the error."""
+@dataclass(frozen=True, eq=False)
+class Member:
+    """Marks a name that must be in a table when it is read.
 
-    def check(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(unknown_name(kind, value, allowed))
+    Attributes:
+        kind: what the table holds, for the error.
+        allowed: the names of the table.
+    """
+
+    kind: str
+    allowed: Collection[str]
+
+    def check(self, value: str) -> str:
+        """The name, if it is in the table.
+
+        Raises:
+            ValueError: it is not; with the nearest name and all that are.
+        """
+        if value not in self.allowed:
+            raise ValueError(unknown_name(self.kind, value, self.allowed))
         return value
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(schema) | {"enum": sorted(self.allowed)}

@@ -5,42 +5,52 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from models.family import HEADS
-from tasks.spec.base import BILLION, MILLION, Spec, member
+from tasks.spec.base import BILLION, MILLION, Member, Spec
 from tasks.spec.benchmarks import TASKS, tasks_where
 from tasks.spec.values import Flag, Number, Whole
 
-TaskName = Annotated[str, member("task", TASKS)]
-HeadName = Annotated[str, member("head", HEADS)]
+TaskName = Annotated[str, Member("task", TASKS)]
+HeadName = Annotated[str, Member("head", HEADS)]
 
 
 class TaskOverride(Spec):
     """The settings of one task that differ from the rest of the evaluation section."""
 
-    epochs: Number | None = Field(None, gt=0, le=MILLION)
-    seeds: Whole | None = Field(None, ge=1, le=100)
-    learning_rate: Number | None = Field(None, gt=0, le=1)
-    max_train_examples: Whole | None = Field(None, ge=50, le=BILLION)
+    epochs: Number | None = Field(None, gt=0, le=MILLION, description="fine-tuning epochs; null: evaluation.epochs")
+    seeds: Whole | None = Field(None, ge=1, le=100, description="number of seeds; null: evaluation.seeds")
+    learning_rate: Number | None = Field(
+        None, gt=0, le=1, description="highest learning rate; null: evaluation.learning_rate"
+    )
+    max_train_examples: Whole | None = Field(
+        None, ge=50, le=BILLION, description="examples of a seeded sample of train; null: evaluation.max_train_examples"
+    )
     start_from: TaskName | None = Field(
-        None, description="start from the model fine-tuned on this task; allowed for the tasks whose row names it"
+        None, description="task whose fine-tuned model is the start, where the task allows it; null: the checkpoint"
     )
 
 
 class EvaluationSpec(Spec):
     """Fine-tuning and scoring: one cell per task, seed and start."""
 
-    tasks: tuple[TaskName, ...] = ("mrpc", "qqp", "mnli", "stsb", "paws")
+    tasks: tuple[TaskName, ...] = Field(
+        ("mrpc", "qqp", "mnli", "stsb", "paws"), description="downstream tasks: `cogito ls tasks`"
+    )
     data: Literal["hub", "made"] = Field("hub", description="hub: the real tasks; made: generated stand-ins")
-    head: HeadName | None = Field(None, description="None: the default of the checkpoint's variant")
-    seeds: Whole = Field(1, ge=1, le=100, description="number of seeds per task")
-    first_seed: Whole = Field(42, ge=0, lt=2**31)
-    epochs: Number | None = Field(None, gt=0, le=MILLION, description="None: the epochs of the task's row")
-    global_batch_size: Whole = Field(96, ge=1, le=MILLION)
-    learning_rate: Number = Field(1e-5, gt=0, le=1)
+    head: HeadName | None = Field(
+        None, description="classification head: `cogito ls heads`; null: the default of the checkpoint's variant"
+    )
+    seeds: Whole = Field(1, ge=1, le=100, description="seeds per task")
+    first_seed: Whole = Field(42, ge=0, lt=2**31, description="the first seed of a task; the others follow it")
+    epochs: Number | None = Field(
+        None, gt=0, le=MILLION, description="fine-tuning epochs; null: those of the task's row"
+    )
+    global_batch_size: Whole = Field(96, ge=1, le=MILLION, description="examples per optimiser step")
+    learning_rate: Number = Field(1e-5, gt=0, le=1, description="highest learning rate, after the warm-up")
     warmup_share: Number = Field(0.06, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    weight_decay: Number = Field(0.01, ge=0, le=MILLION)
+    weight_decay: Number = Field(0.01, ge=0, le=MILLION, description="weight decay of AdamW")
     max_length: Whole = Field(128, ge=8, le=MILLION, description="tokens of a pair; the longer text is cut first")
     max_train_examples: Whole | None = Field(
-        None, ge=50, le=BILLION, description="a seeded sample of train; None: all of it"
+        None, ge=50, le=BILLION, description="examples of a seeded sample of train; null: all"
     )
     select_on: Literal["held_out", "dev"] = Field(
         "held_out", description="where the epoch is chosen; dev: the old, optimistic protocol"
@@ -49,7 +59,9 @@ class EvaluationSpec(Spec):
     zero_shot: Flag = Field(
         False, description="also score the cosine of both texts' mean concepts, without fine-tuning: similarity tasks"
     )
-    per_task: dict[TaskName, TaskOverride] = Field(default_factory=dict)
+    per_task: dict[TaskName, TaskOverride] = Field(
+        default_factory=dict, description="settings of single tasks that differ from those of the section"
+    )
 
     @model_validator(mode="after")
     def _tasks_consistent(self) -> "EvaluationSpec":
@@ -120,4 +132,4 @@ class AnalysisSpec(Spec):
     live_samples: Whole = Field(
         32, ge=2, le=MILLION, description="held-out blocks that every evaluation of pretraining encodes"
     )
-    batch_size: Whole = Field(32, ge=1, le=MILLION)
+    batch_size: Whole = Field(32, ge=1, le=MILLION, description="blocks per forward pass")

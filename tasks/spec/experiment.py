@@ -23,24 +23,32 @@ class PublishSpec(Spec):
     store: Literal["auto", "hub", "local"] = Field(
         "auto", description="auto: the Hub when a token is set, else the directory store under COGITO_HOME"
     )
-    repo: Text | None = Field(None, description="Hub repository; None: your account and the run id")
-    private: Flag = True
-    license: Text | None = Field(None, description="licence stated in the model card")
-    language: Text | None = Field(None, description="language of the text in the model card, as a code: en")
+    repo: Text | None = Field(None, description="Hub repository, account/name; null: your account and the run id")
+    private: Flag = Field(True, description="whether a new Hub repository is private")
+    license: Text | None = Field(None, description="licence that the model card states; null: none")
+    language: Text | None = Field(
+        None, description="language of the text, which the model card states, as a code: en; null: none"
+    )
 
 
 class TrackingSpec(Spec):
     """Tracking with Weights & Biases."""
 
-    wandb: Literal["offline", "online", "disabled"] = "offline"
-    project: Text = "cogito"
-    entity: Text | None = None
+    wandb: Literal["offline", "online", "disabled"] = Field(
+        "offline", description="offline: files in the run's folder; online: W&B's server, which needs a login"
+    )
+    project: Text = Field("cogito", description="project in W&B")
+    entity: Text | None = Field(None, description="account or team in W&B; null: that of the login")
 
 
 class ExperimentSpec(Spec):
     """A whole experiment file and the rules between its sections."""
 
-    name: Text = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    name: Text = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=100,
+        description="name of the experiment: letters, digits, `_`, `.` and `-`, 100 at most",
+    )
     data: DataSpec
     model: ModelSpec = Field(default_factory=ModelSpec)
     objective: ObjectiveSpec = Field(default_factory=ObjectiveSpec)

@@ -6,15 +6,15 @@ from pydantic import Field, model_validator
 
 from models.family import CONCEPT_LOSSES, LOSS_WEIGHTINGS, VARIANTS
 from tasks.errors import unknown_name
-from tasks.spec.base import BILLION, MAX_LAYERS, MAX_WIDTH, MILLION, Share, Spec, member
+from tasks.spec.base import BILLION, MAX_LAYERS, MAX_WIDTH, MILLION, Member, Share, Spec
 from tasks.spec.values import Flag, Number, Text, Whole
 
 PYTHON_DOCS = "builtin/python_docs"
 MADE_TEXT = "builtin/made_text"
 
-VariantName = Annotated[str, member("variant", VARIANTS)]
-LossName = Annotated[str, member("concept loss", CONCEPT_LOSSES)]
-WeightingName = Annotated[str, member("loss weighting", LOSS_WEIGHTINGS)]
+VariantName = Annotated[str, Member("variant", VARIANTS)]
+LossName = Annotated[str, Member("concept loss", CONCEPT_LOSSES)]
+WeightingName = Annotated[str, Member("loss weighting", LOSS_WEIGHTINGS)]
 
 
 class DataSpec(Spec):
@@ -24,28 +24,33 @@ class DataSpec(Spec):
         "JeanKaddour/minipile",
         description=f"Hub data set or folder, or {PYTHON_DOCS} or {MADE_TEXT}, which need no network",
     )
-    config: Text | None = Field(None, description="configuration of the data set, where it has several")
-    revision: Text | None = Field(None, description="Hub commit or tag; None takes the newest and records it")
+    config: Text | None = Field(None, description="configuration of the data set; null: its only one")
+    revision: Text | None = Field(None, description="Hub commit or tag; null: the newest, which is recorded")
     split: Text = Field("train", description="split to train on")
     text_column: Text = Field("text", description="column with the text")
     txt_document: Literal["file", "line"] | None = Field(
-        None, description="what is a document of a data set of .txt files; None: the file"
+        None, description="what is a document of a data set of .txt files; null: the file"
     )
-    held_out_split: Text | None = Field(None, description="split for the evaluation loss; None holds out a share")
-    held_out_share: Share = Field(0.01, description="share of the documents held out when no split is named")
+    held_out_split: Text | None = Field(None, description="split for the evaluation loss; null: a share of `split`")
+    held_out_share: Share = Field(
+        0.01, description="share of the documents that is held out where held_out_split is null"
+    )
     max_documents: Whole | None = Field(
-        None, ge=1, le=BILLION, description="read only the first documents; None reads all"
+        None, ge=1, le=BILLION, description="documents that are read, from the first; null: all"
     )
     tokenizer: Text | None = Field(
-        None, description="Hub tokenizer (default answerdotai/ModernBERT-base), unless one is trained"
+        None, description="Hub tokenizer or folder; null: answerdotai/ModernBERT-base, unless one is trained"
     )
     train_tokenizer_vocab_size: Whole | None = Field(
-        None, ge=300, le=500_000, description="train a byte-level BPE tokenizer of this size on the corpus"
+        None,
+        ge=300,
+        le=500_000,
+        description="entries of a byte-level BPE tokenizer that is trained on the corpus; null: none is",
     )
     blocks: Literal["concat", "document"] = Field(
         "concat", description="concat: documents joined into full blocks; document: documents never mixed"
     )
-    block_tokens: Whole = Field(512, ge=8, le=1_000_000, description="tokens in a block")
+    block_tokens: Whole = Field(512, ge=8, le=1_000_000, description="tokens of a block")
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> "DataSpec":
@@ -81,26 +86,36 @@ class DataSpec(Spec):
 class ModelSpec(Spec):
     """The architecture of the model: its variant and its size."""
 
-    variant: VariantName = Field("perceiver_mlm", description="row of `cogito ls variants`")
+    variant: VariantName = Field("perceiver_mlm", description="encoder, decoder and objective: `cogito ls variants`")
     hidden_size: Whole = Field(512, ge=8, le=MAX_WIDTH, description="width H of concepts and layers")
-    token_embedding_dim: Whole | None = Field(None, ge=4, le=MAX_WIDTH, description="width E of tokens; None: H")
+    token_embedding_dim: Whole | None = Field(
+        None, ge=4, le=MAX_WIDTH, description="width E of token embeddings; null: H"
+    )
     num_layers: Whole = Field(6, ge=1, le=MAX_LAYERS, description="encoder layers L")
     num_concepts: Whole = Field(128, ge=1, le=MAX_WIDTH, description="concept vectors C")
-    num_attention_heads: Whole | None = Field(None, ge=1, le=MAX_WIDTH, description="None: max(1, min(8, H // 64))")
+    num_attention_heads: Whole | None = Field(
+        None, ge=1, le=MAX_WIDTH, description="attention heads; null: max(1, min(8, H // 64))"
+    )
     intermediate_size: Whole = Field(2048, ge=1, le=MILLION, description="width I of the feed-forward layers")
-    max_sequence_length: Whole | None = Field(None, ge=8, le=MILLION, description="positions; None: data.block_tokens")
-    hidden_dropout_prob: Number = Field(0.1, ge=0, lt=1)
-    attention_probs_dropout_prob: Number = Field(0.1, ge=0, lt=1)
-    concept_position_type: Literal["none", "sinusoidal", "learned"] = "none"
+    max_sequence_length: Whole | None = Field(
+        None, ge=8, le=MILLION, description="positions, in tokens; null: data.block_tokens"
+    )
+    hidden_dropout_prob: Number = Field(0.1, ge=0, lt=1, description="dropout of hidden states, a share")
+    attention_probs_dropout_prob: Number = Field(0.1, ge=0, lt=1, description="dropout of attention weights, a share")
+    concept_position_type: Literal["none", "sinusoidal", "learned"] = Field(
+        "none", description="position embeddings that are added to the concepts"
+    )
     use_bixt: Flag = Field(False, description="tokens read the concepts back in every layer")
     recursive: Flag = Field(False, description="one layer's weights are applied num_layers times")
     num_decoder_layers: Whole | None = Field(
-        None, ge=1, le=MAX_LAYERS, description="layers D of a diffusion decoder; None: 2"
+        None, ge=1, le=MAX_LAYERS, description="layers D of a diffusion decoder; null: 2"
     )
     initializer_range: Number = Field(
         0.1, gt=0, le=1, description="standard deviation of new weights but attention inputs"
     )
-    tie_word_embeddings: Flag | None = Field(None, description="None: the variant's default")
+    tie_word_embeddings: Flag | None = Field(
+        None, description="whether the LM head shares the token embedding; null: the variant's default"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSpec":
@@ -150,14 +165,15 @@ class ObjectiveSpec(Spec):
     whole_word: Flag = Field(False, description="MLM: select all tokens of a word together")
     deletion_prob: Share = Field(0.6, description="denoising: share of the non-special tokens deleted")
     t_min: Annotated[Number, Field(ge=0, lt=1)] | None = Field(
-        None, description="diffusion: lowest noise level; None: the variant's default"
+        None, description="diffusion: lowest noise level, a share of the tokens; null: the variant's default"
     )
     elbo: Flag = Field(False, description="diffusion: weight every token by 1 / max(t, 0.1)")
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] | None = Field(
-        None, description="of the task loss in training; None: the variant's default"
+        None, description="label smoothing of the task loss in training, a share; null: the variant's default"
     )
     concept_losses: dict[LossName, Annotated[Number, Field(gt=0, le=MILLION)]] = Field(
-        default_factory=dict, description="concept losses and their weights under `fixed` weighting"
+        default_factory=dict,
+        description="concept losses (`cogito ls losses`) and their weights under `fixed` weighting",
     )
     loss_weighting: WeightingName = Field("fixed", description="how the task loss and the concept losses are combined")
 
@@ -172,24 +188,32 @@ class TrainingSpec(Spec):
     """The optimisation of pretraining. Results do not depend on the number of processes, so it is not stated here."""
 
     epochs: Number = Field(20.0, gt=0, le=MILLION, description="passes over the corpus")
-    max_steps: Whole | None = Field(None, ge=1, le=BILLION, description="stop the schedule after this many steps")
-    global_batch_size: Whole = Field(
-        512, ge=1, le=MILLION, description="sequences per optimiser step over all processes"
+    max_steps: Whole | None = Field(
+        None, ge=1, le=BILLION, description="optimiser steps after which the schedule ends; null: epochs decide"
     )
-    per_device_batch_size: Whole = Field(32, ge=1, le=MILLION, description="sequences per forward pass of one process")
-    learning_rate: Number = Field(3e-4, gt=0, le=1)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: Whole = Field(1500, ge=0, le=BILLION)
-    weight_decay: Number = Field(0.01, ge=0, le=MILLION)
-    max_grad_norm: Number = Field(1.0, gt=0, le=BILLION, description="gradient clipping by global norm")
+    global_batch_size: Whole = Field(512, ge=1, le=MILLION, description="blocks per optimiser step over all processes")
+    per_device_batch_size: Whole = Field(32, ge=1, le=MILLION, description="blocks per forward pass of one process")
+    learning_rate: Number = Field(3e-4, gt=0, le=1, description="highest learning rate, after the warm-up")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="course of the learning rate after the warm-up"
+    )
+    warmup_steps: Whole = Field(
+        1500, ge=0, le=BILLION, description="optimiser steps with a rising learning rate, at most half of all"
+    )
+    weight_decay: Number = Field(0.01, ge=0, le=MILLION, description="weight decay of AdamW")
+    max_grad_norm: Number = Field(1.0, gt=0, le=BILLION, description="global norm to which gradients are clipped")
     mixed_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on a GPU, fp32 on a CPU; the weights themselves are fp32 in any case"
     )
-    seed: Whole = Field(42, ge=0, lt=2**31)
+    seed: Whole = Field(42, ge=0, lt=2**31, description="seed of weights, order, masking and dropout")
     init_from: Text | None = Field(
-        None, description="warm start: a run id, folder or Hub id[@revision]; None: random weights"
+        None, description="warm start: a run id, folder or Hub id[@revision]; null: random weights"
     )
-    eval_every_steps: Whole = Field(500, ge=1, le=BILLION)
+    eval_every_steps: Whole = Field(
+        500, ge=1, le=BILLION, description="optimiser steps from one held-out evaluation to the next"
+    )
     max_eval_blocks: Whole = Field(2000, ge=1, le=BILLION, description="held-out blocks that the evaluation loss reads")
-    checkpoint_every_steps: Whole = Field(500, ge=1, le=BILLION)
-    keep_checkpoints: Whole = Field(2, ge=1, le=MILLION, description="training checkpoints kept")
+    checkpoint_every_steps: Whole = Field(
+        500, ge=1, le=BILLION, description="optimiser steps from one training state to the next"
+    )
+    keep_checkpoints: Whole = Field(2, ge=1, le=MILLION, description="training states that are kept")

@@ -80,6 +80,24 @@ def parse_yaml(text: str, source: str) -> tuple[Any, Lines]:
     return value, lines
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what would be refused without quotes."""
+
+
+def _quoted_where_needed(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if text.casefold() == "none" else None  # YAML itself takes it for a text
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted_where_needed)
+
+
+def spec_text(spec: dict[str, Any]) -> str:
+    """A resolved spec as an experiment file, which `read_yaml` reads as the same spec."""
+    text: str = yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def _built(node: yaml.Node, location: tuple, source: str, lines: Lines, mistakes: list[str]) -> Any:
     """The value of a node; notes the line of every key and item, and what is refused."""
     lines.setdefault(location, node.start_mark.line + 1)

@@ -403,3 +403,9 @@ def test_records_read_back_as_they_were(home: Home) -> None:
     read = load_record(home.run(record.run_id))
     assert read.model_dump(mode="json", context=here) == record.model_dump(mode="json", context=here)
     assert json.loads(home.run(record.run_id).record.read_text())["environment"]["git_commit"] in str(record)
+
+
+def test_a_hint_is_no_secret() -> None:
+    for text in ("unknown key 'block_token': did you mean 'block_tokens'?", "unknown column 'token': allowed: text"):
+        assert redact(text) == text
+    assert redact("'token': abcdefgh") == "'token': ***" and redact("token=didyoumean") == "token=***"

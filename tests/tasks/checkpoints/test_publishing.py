@@ -231,7 +231,7 @@ def test_unfinished_checkpoint_is_not_published(tmp_path: Path, model: Path, bro
     home = Home(tmp_path / "home")
     with pytest.raises(StageError, match=broken):
         publish_checkpoint(model, make_record(), PublishSpec(store="local"), home)
-    assert list(home.published.iterdir()) == []
+    assert list(home.published.glob("*")) == []
 
 
 def test_truncated_weights_are_not_published(tmp_path: Path, model: Path) -> None:

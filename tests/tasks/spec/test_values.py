@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from command import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -258,6 +259,25 @@ def test_every_key_reads_what_the_core_schema_and_a_person_read_or_refuses(key: 
         assert type(got) is LEAVES[key] and type(meant) is not str and got == meant
         assert isinstance(meant, bool) == (LEAVES[key] is bool)
         assert not re.match("[-+]?0[0-9]", text), "a person may read octal"
+
+
+def documented() -> list[list[str]]:
+    """The rows of the table in docs/spec.md."""
+    lines = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8").splitlines()
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+
+
+@pytest.mark.parametrize("row", documented(), ids=lambda row: row[0])
+def test_the_document_says_how_a_value_is_read(row: list[str]) -> None:
+    written, *told = row
+    keys = ("training.max_steps", "objective.concept_losses.combined", "model.use_bixt", "data.split")
+    for key, expected in zip(keys, told, strict=True):
+        if expected == "refused":
+            with pytest.raises(UserError, match=key):
+                build_spec(START, [f"{key}={written}"], "a")
+        else:
+            got = value_at(build_spec(START, [f"{key}={written}"], "a"), key)
+            assert repr(got) == (repr(written.strip('"')) if expected == "the text" else expected.capitalize())
 
 
 @given(SPELLINGS)
