@@ -11,7 +11,7 @@ from tasks.libraries import configure_libraries
 from tasks.store.home import cogito_home
 
 if "prefect" not in sys.modules:
-    _ = cogito_home().prefect  # made for its owner alone, which Prefect would not do
+    cogito_home().create()  # for its owner alone, which Prefect would not do
     configure_libraries()
 
 from prefect import Task, allow_failure, flow, tags

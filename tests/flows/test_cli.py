@@ -30,7 +30,7 @@ def test_the_version_is_that_of_the_package(
 
 
 COMPLETIONS = {
-    "ru": ["run"],
+    "ru": ["run", "runs"],
     "exp": ["explain"],
     "run --fre": ["--fresh"],
     "sweep --gr": ["--grid"],
