@@ -28,6 +28,13 @@ from tasks.store.records import (
 RUN_ID = "perceiver_mlm_H512L6C128_20260301_120000"
 
 
+def make_home(root: Path) -> Home:
+    """A home whose folders are there, as after a first run."""
+    home = Home(root)
+    home.create()
+    return home
+
+
 def make_score(task: str = "mrpc", value: float | None = 0.822, floor: float = 0.812, **changes: Any) -> Score:
     """A primary score of a checkpoint; correlation for stsb, accuracy for mnli and paws, F1 for the rest."""
     metrics = {"stsb": "pearson", "mnli-m": "accuracy", "mnli-mm": "accuracy", "paws": "accuracy"}

@@ -29,6 +29,7 @@ from tasks.processes import birth
 from tasks.store.files import read_json, write_json
 from tasks.store.home import Home
 from tasks.store.locks import active, end_lost_work
+from tests.factories import make_home
 
 ENSURE = """
 from flows.server import ensure_server
@@ -91,7 +92,7 @@ def post(url: str, body: Any) -> tuple[int, Any]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return Home(tmp_path_factory.mktemp("home"))
+    return make_home(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +303,7 @@ def test_stop_ends_the_server_and_a_lost_one_comes_back_on_its_port(
 
 def test_another_server_on_the_port_is_not_taken_for_ours(tmp_path: Path, web_server: HTTPServer) -> None:
     web_server.answer = b"true"  # type: ignore[attr-defined]
-    home = Home(tmp_path)
+    home = make_home(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         other = {"port": web_server.server_port, "pid": process.pid, "born": birth(process.pid)}
@@ -320,7 +321,7 @@ def test_another_server_on_the_port_is_not_taken_for_ours(tmp_path: Path, web_se
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"port": 1}', '{"pid": "x", "port": 4200, "born": 1}'])
 def test_a_broken_record_is_no_server(tmp_path: Path, content: str, environment: None) -> None:
-    home = Home(tmp_path)
+    home = make_home(tmp_path)
     (home.prefect / "server.json").write_text(content)
     assert find_server(home) is None
     assert not stop_server(home)
@@ -331,7 +332,7 @@ def test_a_given_server_is_used_as_it_is(tmp_path: Path, web_server: HTTPServer,
     web_server.answer = b"true"  # type: ignore[attr-defined]
     given = f"http://127.0.0.1:{web_server.server_port}/api"
     os.environ |= {"PREFECT_API_URL": given, "PREFECT_HOME": "/somewhere"}
-    assert ensure_server(Home(tmp_path)) == given
+    assert ensure_server(make_home(tmp_path)) == given
     assert os.environ["PREFECT_HOME"] == "/somewhere"
     assert not (tmp_path / "prefect" / "server.json").exists()
 
@@ -340,7 +341,7 @@ def test_a_given_address_that_is_no_api_is_an_error(tmp_path: Path, web_server: 
     """Prefect's own UI answers every path with 200 and a page: the `/api` was forgotten."""
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{web_server.server_port}"
     with pytest.raises(UserError, match="not as a Prefect API"):
-        ensure_server(Home(tmp_path))
+        ensure_server(make_home(tmp_path))
 
 
 def test_an_unreachable_given_server_is_an_error_without_its_password(tmp_path: Path, environment: None) -> None:
@@ -348,7 +349,7 @@ def test_an_unreachable_given_server_is_an_error_without_its_password(tmp_path: 
         port = taken.getsockname()[1]
     os.environ["PREFECT_API_URL"] = f"http://ada:hunter2@127.0.0.1:{port}/api"
     with pytest.raises(UserError, match="fix: ") as caught:
-        ensure_server(Home(tmp_path))
+        ensure_server(make_home(tmp_path))
     assert f"127.0.0.1:{port}/api" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
@@ -405,7 +406,7 @@ def test_a_server_that_is_away_is_not_waited_for_at_every_artifact(
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_a_server_that_goes_away_in_mid_run(tmp_path: Path, comes_back: bool) -> None:
     """The work and its row do not need it. One that is back in time was never missed; else the command says it."""
-    home, log = Home(tmp_path / "home"), tmp_path / "log.md"
+    home, log = make_home(tmp_path / "home"), tmp_path / "log.md"
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     words = [
         "run",
@@ -422,7 +423,6 @@ def test_a_server_that_goes_away_in_mid_run(tmp_path: Path, comes_back: bool) ->
         # Prefect's own patience, of more than a minute for every call, is not what is looked at when nobody comes back.
         patience = {} if comes_back else {"PREFECT_CLIENT_MAX_RETRIES": "1"}
         try:
-            home.root.mkdir()
             assert run_python(home, ENSURE)[0] != "None"  # so that it is there before the command
             command = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", *words],
@@ -467,7 +467,7 @@ def kill_server(home: Home) -> None:
 def test_a_misspelt_mode_is_an_error(tmp_path: Path, environment: None) -> None:
     os.environ["COGITO_SERVER"] = "of"
     with pytest.raises(UserError, match="did you mean 'off'"):
-        ensure_server(Home(tmp_path))
+        ensure_server(make_home(tmp_path))
 
 
 def test_what_the_user_set_stays(tmp_path: Path, environment: None) -> None:

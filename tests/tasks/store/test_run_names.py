@@ -94,7 +94,8 @@ def test_a_broken_record_hides_no_other(runs: Home, text: str) -> None:
     assert found is not None and found.run_id == SECOND
 
 
-def test_a_home_without_runs_stays_as_it_is(home: Home) -> None:
+def test_a_home_without_runs_stays_as_it_is(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
     assert run_called("anything", home) is None
     assert not home.root.exists()
 
