@@ -8,7 +8,6 @@ need neither, so functions import them.
 import json
 import logging
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,17 +55,11 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     with this reading.
 
     Raises:
-        TokenizerError: a file is missing or broken, or the tokenizer needs a package that is not installed.
+        TokenizerError: a file is missing or broken.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     own = foreign_model_type(folder) is None and (folder / "config.json").is_file()
-    pieces = [name for name in SENTENCE_PIECES if (folder / name).is_file()]
-    if pieces and not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
-        raise TokenizerError(
-            f"tokenizer {folder}: has no tokenizer.json but {pieces[0]}, which the package sentencepiece reads; "
-            "fix: pip install sentencepiece, or save the tokenizer with a tokenizer.json elsewhere"
-        )
     try:
         if own:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)

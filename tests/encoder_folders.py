@@ -126,10 +126,7 @@ def _sentence_piece(name: str, special: tuple[str, ...]) -> Callable[[Path], int
     """A model of the sentencepiece library alone, without a tokenizer.json; [MASK] follows its last entry."""
 
     def write(folder: Path) -> int:
-        from transformers.utils.import_utils import is_protobuf_available
-
-        assert is_protobuf_available(), "protobuf comes with wandb"
-        from transformers.utils import sentencepiece_model_pb2_new as format_
+        from sentencepiece import sentencepiece_model_pb2 as format_
 
         model = format_.ModelProto()
         kinds = format_.ModelProto.SentencePiece.Type
@@ -204,14 +201,6 @@ def _trained_pieces() -> tuple[tuple[str, float], ...]:
 
 
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# DeBERTa's as whoever fine-tuned one saves it: with a tokenizer.json.
-CONVERTED_DEBERTA = _unigram(
-    ("[PAD]", "[CLS]", "[SEP]", "[UNK]"),
-    ("[MASK]",),
-    "[UNK]",
-    lambda number: _bert_template("[CLS]", "[SEP]", number),
-    False,
-)
 MODERN_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 BERT = _word_pieces(BERT_TOKENS, "[CLS]", "[SEP]")
 
@@ -338,7 +327,6 @@ def encoder_folder(
     prefix: str = "",
     rename: Callable[[str], str] | None = None,
     config: dict[str, Any] | None = None,
-    tokenizer: Callable[[Path], int] | None = None,
 ) -> Path:
     """Write a tiny encoder of a family as its folder on the Hub, with random weights that depend on the family alone.
 
@@ -350,11 +338,10 @@ def encoder_folder(
         prefix: stands before every name of a weight, such as "module.".
         rename: gives the name of a weight in the file, after the prefix.
         config: keys of config.json that replace those of the family.
-        tokenizer: writes other files of a tokenizer than the family's, such as `CONVERTED_DEBERTA`.
     """
     row = FAMILIES[family]
     target.mkdir(parents=True)
-    entries = (tokenizer or row.tokenizer)(target)
+    entries = row.tokenizer(target)
     (target / "tokenizer_config.json").write_text(json.dumps(row.tokenizer_config), encoding="utf-8")
     keys = {"vocab_size": entries} | row.config | (config or {})
     stated = {"architectures": [row.architecture], "model_type": family, **keys, "dtype": str(dtype).split(".")[1]}

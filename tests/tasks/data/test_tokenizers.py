@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encoder_folders import CONVERTED_DEBERTA, FAMILIES, SENTENCES, encoder_folder
+from encoder_folders import FAMILIES, SENTENCES, encoder_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
@@ -33,8 +33,7 @@ WITH_MASK = [family for family in FAMILIES if family != "t5"]
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder of every family."""
     root = tmp_path_factory.mktemp("encoders")
-    other = {"deberta-v2": CONVERTED_DEBERTA}
-    return {family: encoder_folder(family, root / family, tokenizer=other.get(family)) for family in FAMILIES}
+    return {family: encoder_folder(family, root / family) for family in FAMILIES}
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +105,6 @@ def test_a_vocabulary_without_a_tokenizer_json_is_converted(
     old = load_tokenizer(files_of(folders[family], tmp_path / "old", *names))
     for text in SENTENCES:
         assert text_only(old).encode(text).ids == text_only(loaded[family]).encode(text).ids
-
-
-def test_a_sentence_piece_model_needs_its_package(tmp_path: Path) -> None:
-    folder = encoder_folder("deberta-v2", tmp_path / "deberta")
-    with pytest.raises(UserError, match=r"has no tokenizer\.json but spm\.model.*fix: pip install sentencepiece"):
-        load_tokenizer(folder)
 
 
 def test_a_tokenizer_without_mask_or_padding_is_refused_with_a_fix(folders: dict[str, Path], tmp_path: Path) -> None:

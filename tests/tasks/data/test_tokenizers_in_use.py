@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoder_folders import CONVERTED_DEBERTA, encoder_folder
+from encoder_folders import encoder_folder
 
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
@@ -38,7 +38,7 @@ def corpus_of(family: str | None, root: Path, home: Home) -> CorpusResult:
     (root / "ada/texts/train.jsonl").write_text("\n".join(lines))
     fields: dict[str, object] = {"train_tokenizer_vocab_size": 400}
     if family is not None:
-        encoder_folder(family, root / family, tokenizer={"deberta-v2": CONVERTED_DEBERTA}.get(family))
+        encoder_folder(family, root / family)
         fields = {"tokenizer": family}
     spec = DataSpec(dataset="ada/texts", blocks="document", block_tokens=200, held_out_share=0.2, **fields)  # type: ignore[arg-type]
     return prepare_corpus(spec, find_dataset("ada/texts", home, root), home, root)
@@ -98,7 +98,7 @@ def test_a_tokenizer_without_a_mask_cannot_pretrain(tmp_path: Path, home: Home) 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_encoder_reads_literals_as_text(family: str, tmp_path: Path) -> None:
-    folder = encoder_folder(family, tmp_path / family, tokenizer={"deberta-v2": CONVERTED_DEBERTA}.get(family))
+    folder = encoder_folder(family, tmp_path / family)
     tokenizer = load_tokenizer(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_concepts": 3, "num_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}

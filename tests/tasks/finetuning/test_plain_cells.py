@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from encoder_folders import CONVERTED_DEBERTA, FAMILIES, encoder_folder
+from encoder_folders import FAMILIES, encoder_folder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from models.plain_inputs import reads_segments
@@ -32,8 +32,7 @@ def find(folder: Path, home: Home, **changes: int) -> EvaluationInputs:
 
 @pytest.mark.parametrize("family", ENCODERS)
 def test_a_cell_predicts_what_transformers_predicts(family: str, home: Home, tmp_path: Path) -> None:
-    other = {"deberta-v2": CONVERTED_DEBERTA}
-    folder = encoder_folder(family, tmp_path / "encoder", tokenizer=other.get(family))
+    folder = encoder_folder(family, tmp_path / "encoder")
     inputs = find(folder, home)
     protocol = inputs.spec.evaluation.for_task("mrpc").model_copy(update={"keep_model": True})
     data = prepare_task(TASKS["mrpc"], protocol, inputs.tokenizer, inputs.tasks["mrpc"], home, inputs.checkpoint.family)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoder_folders import CONVERTED_DEBERTA, FAMILIES, encoder_folder
+from encoder_folders import FAMILIES, encoder_folder
 from tokenizers import Tokenizer
 from transformers import AutoConfig, PreTrainedTokenizerFast, XLNetConfig, XLNetForSequenceClassification
 
@@ -31,8 +31,7 @@ WITH_SEGMENTS = {"bert", "electra", "albert"}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("encoders")
-    other = {"deberta-v2": CONVERTED_DEBERTA}
-    return {family: encoder_folder(family, root / family, tokenizer=other.get(family)) for family in FAMILIES}
+    return {family: encoder_folder(family, root / family) for family in FAMILIES}
 
 
 @pytest.mark.parametrize("family", ENCODERS)
