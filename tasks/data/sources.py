@@ -154,11 +154,12 @@ def _snapshot(repo: str, home: Home, **options: Any) -> Path:
     Of a download that was cut off the client takes nothing: it keeps the list of all files of a commit.
     """
     offline = not hub_reachable()
-    if offline and options.get("revision") is None:
-        log.warning("the Hub cannot be reached: using %s as downloaded before", repo)
     if not offline:
         home.create()
-    return Path(hub_api().snapshot_download(repo, cache_dir=home.cache / "hub", local_files_only=offline, **options))
+    folder = hub_api().snapshot_download(repo, cache_dir=home.cache / "hub", local_files_only=offline, **options)
+    if offline and options.get("revision") is None:
+        log.warning("the Hub cannot be reached: using %s as downloaded before", repo)
+    return Path(folder)
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
