@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.plots import COLORS, INK, QUIET, RANKS, drawing, to_png, to_svg
 from tasks.scores.showing import floor_mark
-from tasks.spec.benchmarks import SCORE_NAMES
+from tasks.spec.benchmarks import score_names
 from tasks.store.records import RunRecord, Score
 
 Points = list[dict[str, Any]]
@@ -192,7 +192,7 @@ def _task_lines(record: RunRecord) -> list[Score | str]:
 
 
 def _title(score: Score) -> str:
-    return f"{SCORE_NAMES.get(score.task, score.task[:20])} {score.metric.replace('f1', 'F1')}"
+    return f"{score_names().get(score.task, score.task[:20])} {score.metric.replace('f1', 'F1')}"
 
 
 def _draw_tasks(

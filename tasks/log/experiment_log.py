@@ -24,7 +24,7 @@ from filelock import FileLock
 from tasks.errors import UserError, unknown_name
 from tasks.log.markdown import BOM, LINE, Table, TableRow, line_ending, pipes, read_tables, snake_case, split_cells
 from tasks.log.rows import EVALUATION_COLUMNS, TRAINING_COLUMNS, is_generated, render_row
-from tasks.spec.benchmarks import SCORE_NAMES
+from tasks.spec.benchmarks import score_names
 from tasks.store.files import write_atomic, writing
 from tasks.store.home import StrPath, user_path
 from tasks.store.records import RunRecord, read_record
@@ -44,7 +44,6 @@ SECTIONS = {
 KEY_COLUMNS = {"training": "run_id", "evaluation": "eval_type"}
 # headers that say the same in another log or table
 SAME_COLUMNS = {"mlm_loss": "task_loss", "key_glue_scores": "key_scores", "wandb_link": "wandb"}
-SCORE_LABELS = {name.casefold(): label for label, name in SCORE_NAMES.items()}
 MISSING = {"", "-", "--", "---", "–", "—", "tbd", "n/a", "not evaluated"}
 FIGURES = {"epochs": "epochs", "loss": "task_loss", "eff_rank": "eff_rank", "speed_steps_s": "speed_steps_s"}
 TYPED_COLUMNS = {
@@ -353,11 +352,12 @@ def _scores(text: str) -> dict[str, float]:
 
 def stated_scores(text: str) -> Iterator[tuple[str, str, float]]:
     """Task label, metric as the cell writes it (empty where it does not) and value of every score of a cell."""
+    labels = {name.casefold(): label for label, name in score_names().items()}
     for part in re.split(r"<br\s*/?>", text):
         match = _SCORE.match(part)
         if match is None:
             continue
-        label = SCORE_LABELS.get(match["task"].casefold(), match["task"].casefold())
+        label = labels.get(match["task"].casefold(), match["task"].casefold())
         value = float(match["value"].replace("−", "-"))
         yield label, match["metric"].casefold().strip(), round(value / 100, 8) if match["percent"] else value
 

@@ -15,7 +15,7 @@ from models.family import VARIANTS
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import BELOW_FLOOR_HINT, floor_mark, log_cell, metric_text
 from tasks.secrets import redact
-from tasks.spec.benchmarks import SCORE_NAMES, TASKS
+from tasks.spec.benchmarks import TASKS, score_names
 from tasks.store.records import RunRecord
 
 _TRAINING_HEADER = (
@@ -228,12 +228,12 @@ def _scored_labels(tasks: Iterable[str]) -> list[str]:
 
 def _in_order(labels: Iterable[str]) -> list[str]:
     """Labels in the order of the user's log, unknown ones last."""
-    order = list(SCORE_NAMES)
+    order = list(score_names())
     return sorted(labels, key=lambda label: order.index(label) if label in order else len(order))
 
 
 def _score_name(label: str) -> str:
-    return SCORE_NAMES.get(label, label.upper())
+    return score_names().get(label, label.upper())
 
 
 def _head_name(head: str) -> str:

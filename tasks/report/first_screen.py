@@ -9,7 +9,7 @@ from tasks.review.comparisons import Figure
 from tasks.review.sides import spec_section
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
 from tasks.scores.showing import BELOW_FLOOR_HINT, floor_mark
-from tasks.spec.benchmarks import SCORE_NAMES
+from tasks.spec.benchmarks import score_names
 from tasks.store.files import public_name
 from tasks.store.records import RunRecord, Score
 
@@ -99,7 +99,7 @@ def _tasks(record: RunRecord, beside_random: list[Figure]) -> Line:
     for score in scores:
         groups.setdefault("failed" if score.value is None else floor_mark(score), []).append(score)
     names = {
-        mark: ", ".join(SCORE_NAMES.get(score.task, score.task) for score in group) for mark, group in groups.items()
+        mark: ", ".join(score_names().get(score.task, score.task) for score in group) for mark, group in groups.items()
     }
     parts = [f"above floor: {names.get('above floor', 'none')}"]
     parts += [f"at floor (not decided): {names['at floor']}"] if "at floor" in names else []
@@ -117,7 +117,7 @@ def _tasks(record: RunRecord, beside_random: list[Figure]) -> Line:
 
 
 def _named(labels: list[str]) -> str:
-    return ", ".join(SCORE_NAMES.get(label, label) for label in labels)
+    return ", ".join(score_names().get(label, label) for label in labels)
 
 
 def _concepts(record: RunRecord) -> Line:

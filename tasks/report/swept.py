@@ -12,7 +12,7 @@ from tasks.report.facts import setting_text
 from tasks.report.rendering import NARROW, Plot
 from tasks.review.differences import WITHOUT_EFFECT
 from tasks.review.sweeps import HELD_OUT_LOSS
-from tasks.spec.benchmarks import SCORE_NAMES
+from tasks.spec.benchmarks import score_names
 from tasks.store.records import RunRecord
 
 SEED = "training.seed"
@@ -127,7 +127,7 @@ def _figures(record: RunRecord) -> dict[str, float]:
     known = record.analysis.figures if record.analysis else {}
     figures |= {f"rank: {title}": known[name] for name, title in RANK_TITLES.items() if name in known}
     scores = [(score, score.value) for score in record.primary_scores() if score.value is not None]
-    return figures | {f"{SCORE_NAMES.get(score.task, score.task)} {score.metric}": value for score, value in scores}
+    return figures | {f"{score_names().get(score.task, score.task)} {score.metric}": value for score, value in scores}
 
 
 def _extent(series: Series) -> str:

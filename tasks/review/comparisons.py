@@ -20,7 +20,7 @@ from tasks.review.likeness import NotComparableError, answers_of, unlike_losses,
 from tasks.review.sides import Entry, ScoreKey, Side, find_side
 from tasks.scores.intervals import paired_difference_interval, unpaired_difference_interval
 from tasks.scores.metrics import METRICS
-from tasks.spec.benchmarks import SCORE_NAMES
+from tasks.spec.benchmarks import score_names
 from tasks.store.home import Home, StrPath, cogito_home
 from tasks.store.records import Result, Start
 
@@ -134,7 +134,7 @@ def compare_scores(a: Side, b: Side, *, primary: bool = False) -> list[Figure]:
     Args:
         primary: take the primary scores of the checkpoints only.
     """
-    order = list(SCORE_NAMES)
+    order = list(score_names())
 
     def place(key: ScoreKey) -> tuple[Any, ...]:
         label, metric, start = key
@@ -185,7 +185,7 @@ def _score(a: Side, b: Side, key: ScoreKey) -> Figure:
         except NotComparableError as error:
             refused = str(error)
     return Figure(
-        name=f"{SCORE_NAMES.get(label, label)} {METRIC_TITLES.get(metric, metric)}{suffix}",
+        name=f"{score_names().get(label, label)} {METRIC_TITLES.get(metric, metric)}{suffix}",
         task=label,
         metric=metric,
         start=start,

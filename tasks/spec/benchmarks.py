@@ -250,7 +250,10 @@ TASKS: dict[str, Task] = {
     ]
 }
 
-SCORE_NAMES = {split.label: split.title for task in TASKS.values() for split in task.eval_splits}
+
+def score_names() -> dict[str, str]:
+    """The title of every score by its label, in the order of the tasks."""
+    return {split.label: split.title for task in TASKS.values() for split in task.eval_splits}
 
 
 def tasks_where(condition: Callable[[Task], bool]) -> list[str]:

@@ -143,7 +143,7 @@ def test_a_home_in_which_no_server_can_start(
 ) -> None:
     stub("works")
     file = home.logs / "server.log" if broken == "no place for its log" else home.prefect / "server.json"
-    file.mkdir()
+    file.mkdir(parents=True)
     assert ensure_server(home, QUICK) is None
     assert not [child for child in psutil.Process().children() if STUB in child.cmdline()]
     file.rmdir()

@@ -1,5 +1,7 @@
 """What the corruption of a batch promises, for any text and any seed."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,16 +108,16 @@ def test_shares_of_deletion_and_noise_are_those_asked_for() -> None:
 
 def test_what_begins_a_word_is_told_by_each_kind_of_tokenizer() -> None:
     class Pieces:
-        def __init__(self, *pieces: str) -> None:
+        def __init__(self, *pieces: str, mark: str | None = None) -> None:
             self.pieces = pieces
+            self.backend_tokenizer = SimpleNamespace(model=SimpleNamespace(continuing_subword_prefix=mark))
 
-        def __len__(self) -> int:
-            return len(self.pieces)
+        def get_vocab(self) -> dict[str, int]:
+            return {piece: number for number, piece in enumerate(self.pieces)}
 
-        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
-            return [self.pieces[number] for number in ids]
-
-    assert word_starts(Pieces("[CLS]", "play", "##ing", "##s", "!")).tolist() == [True, True, False, False, True]
+    word_pieces = Pieces("[CLS]", "play", "##ing", "##s", "!", mark="##")
+    assert word_starts(word_pieces).tolist() == [True, True, False, False, True]
+    assert word_starts(Pieces("[CLS]", "Ġplay", "##", "ing")).tolist() == [True, True, True, False]
     assert word_starts(Pieces("[CLS]", "Ġplay", "ing", ",", "Ċ")).tolist() == [True, True, False, True, True]
     assert word_starts(Pieces("<s>", "▁play", "ing")).tolist() == [True, True, False]
 

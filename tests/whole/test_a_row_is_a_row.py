@@ -146,7 +146,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = place / "data" / "lab" / "tense"
     data.mkdir(parents=True)
     for split, count in (("train", 200), ("validation", 60)):
-        rows = [{"before": "You read a file.", "after": texts[i % 2], "is_past": i % 2} for i in range(count)]
+        befores = [f"You read a file and close it, {split} {number}." for number in range(count)]
+        rows = [{"before": before, "after": texts[i % 2], "is_past": i % 2} for i, before in enumerate(befores)]
         (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return place
 

@@ -63,4 +63,4 @@ def test_an_installed_cogito_finds_its_experiments_anywhere(wheel: Path, tmp_pat
     assert "experiments/quickstart.yaml" in cogito("ls", "experiments")
     shown = {name: cogito("show", name) for name in ("quickstart", "experiments/quickstart.yaml")}
     assert shown["quickstart"] == shown["experiments/quickstart.yaml"]
-    assert "builtin/python_docs" in shown["quickstart"]
+    assert "builtin/made_text" in shown["quickstart"]

@@ -38,6 +38,7 @@ USES: dict[str, tuple[str, ...]] = {
     "check": ("check", "tiny.yaml"),
     "show": ("show", "tiny.yaml"),
     "ls": ("ls", "tasks"),
+    "explain": ("explain", "training.learning_rate"),
     "log show": ("log", "show", "--log", "log.md"),
     "log add": ("log", "add", "home/runs/RUN/record.json", "--log", "log.md"),
     "log check": ("log", "check", "log.md"),

@@ -222,7 +222,7 @@ def test_damaged_checkpoint_is_one_message(home: Home, tmp_path: Path, damage: A
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "perceiver_mlm_H512L6C128_20260301_12000", "a/b/c", "x" * 5000, "a\0b", "~no/x"]
+    "name", ["", " ", "perceiver_mlm_H512L6C128_20260301_12001", "a/b/c", "x" * 5000, "a\0b", "~no/x"]
 )
 def test_name_of_nothing_is_one_message(home: Home, name: str) -> None:
     save_run(home)

@@ -391,8 +391,7 @@ def test_the_same_records_give_the_same_bytes(home: Home, tmp_path: Path) -> Non
         contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
     assert contents[0] == contents[1] and len(contents[0]) == 2 + len(DRAWN)
     moved = Home(tmp_path / "elsewhere")
-    moved.runs.joinpath(RUN_ID).mkdir()
-    (moved.runs / RUN_ID).rmdir()
+    moved.runs.mkdir(parents=True)
     folder.rename(moved.runs / RUN_ID)
     written(moved.runs / RUN_ID, moved, output=tmp_path / "three")
     assert (tmp_path / "three" / "report.html").read_bytes() == (tmp_path / "one" / "report.html").read_bytes()
@@ -470,7 +469,7 @@ def test_a_baseline_must_be_another_run(home: Home) -> None:
     with pytest.raises(UserError, match="is the run itself"):
         write_report(folder, home, baseline=RUN_ID)
     with pytest.raises(UserError, match="did you mean 'perceiver_mlm_H512L6C128_20260301_120000'"):
-        write_report(folder, home, baseline=RUN_ID[:-1])
+        write_report(folder, home, baseline=RUN_ID[:-1] + "1")
     assert not (folder / "report.md").exists()
 
 
@@ -605,7 +604,7 @@ def test_the_command_writes_and_refuses(home: Home, tmp_path: Path) -> None:
     assert done.stdout.split() == [str(tmp_path / "out" / "report.md"), str(tmp_path / "out" / "report.html")]
     (tmp_path / "file").write_text("")
     for arguments, expected in (
-        (["perceiver_mlm_H512L6C128_20260301_12000"], f"did you mean {RUN_ID!r}"),
+        (["perceiver_mlm_H512L6C128_20260301_120001"], f"did you mean {RUN_ID!r}"),
         ([RUN_ID, "--baseline", "nothing"], "no run or sweep 'nothing'"),
         ([RUN_ID, "--output", str(tmp_path / "file")], "the report cannot be written"),
     ):

@@ -72,7 +72,7 @@ def test_a_row_of_ours_is_repeated_from_its_record(tmp_path: Path, home: Home) -
     spec = load_spec(ROOT / "experiments" / "quickstart.yaml", ["training.seed=3"])
     record = make_record(spec=spec.model_dump(mode="json"))
     write_row(tmp_path / "log.md", record)
-    home.run(record.run_id).root.mkdir()
+    home.run(record.run_id).root.mkdir(parents=True)
     record.save(home.run(record.run_id))
     plan = plan_reproduction(tmp_path / "log.md", record.run_id, home, EXPERIMENTS)
     assert (plan.source, plan.assumed, plan.unrecoverable) == ("its record", {}, ())
