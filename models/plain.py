@@ -96,6 +96,7 @@ def load_plain_classifier(
     model, found = _fill(cls, config, kept, path)
     new, unplaced = {*found["missing_keys"], *last}, {*found["unexpected_keys"], *_unsaid(model, kept)}
     _check_strict(new, unplaced, found["mismatched_keys"], cls.base_model_prefix, path)
+    _check_once(kept, unplaced, expected.keys() - new, path)
     _check_types(model, weights, cls.base_model_prefix, path)
     dropped = sorted(unplaced | (weights.keys() & last))
     return model, LoadReport(sorted({*expected} - new), sorted(new), dropped, stored.precision, notes)
@@ -259,6 +260,14 @@ def _check_strict(new: set[str], unplaced: set[str], mismatched: Any, base: str,
     found = [f"{what} ({len(names):,}): {some(names)}" for what, names in problems.items() if names]
     if found:
         raise CheckpointError(f"{path}: {'; '.join(found)}")
+
+
+def _check_once(weights: Weights, unplaced: set[str], filled: set[str], path: Path) -> None:
+    """Refuse two weights for one place, such as x.gamma beside x.weight: transformers takes either without a word."""
+    if (more := len(weights) - len(unplaced) - len(filled)) > 0:
+        raise CheckpointError(
+            f"{path}: weights twice, under different names ({more:,}): {some(weights.keys() - unplaced - filled)}"
+        )
 
 
 def _check_types(model: PreTrainedModel, weights: Weights, base: str, path: Path) -> None:

@@ -9,7 +9,7 @@ datasets is imported late: it takes seconds, and prepared data needs it not at a
 import logging
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.data.hub import is_transient
 from tasks.data.sources import Source, download_dataset, visible_files
-from tasks.data.text_files import TEXT_FORMATS, Dialect, Rows, count_rows, file_format, read_rows
+from tasks.data.text_files import OPENERS, TEXT_FORMATS, Dialect, Rows, count_rows, file_format, read_rows
 from tasks.errors import UserError, unknown_name
 from tasks.store.home import Home
 
@@ -196,12 +196,22 @@ def _states_configs(folder: Path) -> bool:
 
 
 def _check_shards(files: Sequence[Path]) -> None:
-    """Refuse a split of which shards are missing: `train-00000-of-00002` without its second."""
-    present: Counter[tuple[Path, str, int]] = Counter()
+    """Refuse a split of which shards are missing, or rows that would be read twice.
+
+    `train-00000-of-00002` may lack its second, or stand beside the `train-00000-of-00001` of an earlier upload; a
+    packed file may stand beside its unpacked one.
+    """
+    present: defaultdict[tuple[Path, str], Counter[int]] = defaultdict(Counter)
     for path in files:
+        if path.suffix.lower() in OPENERS and path.with_suffix("") in files:
+            raise UserError(f"{path}: stands there unpacked too, and both would be read; fix: keep one of them")
         if match := _SHARD.match(path.name):
-            present[path.parent, match[1], int(match[3])] += 1
-    for (folder, name, total), count in present.items():
+            present[path.parent, match[1]][int(match[3])] += 1
+    for (folder, name), counts in present.items():
+        if len(counts) > 1:
+            totals = " and ".join(map(str, sorted(counts)))
+            raise UserError(f"{folder / name}-*: shards of {totals} would all be read; fix: keep those of one upload")
+        total, count = counts.popitem()
         if count != total:
             raise UserError(f"{folder / name}-*: {count} of {total} shards are there; fix: copy the data set again")
 

@@ -172,7 +172,7 @@ def _json_rows(path: Path, columns: Sequence[str], dialect: Dialect) -> Rows:
         lines = ((number, line) for number, line in enumerate(_lines(path, file), 1) if line.strip())
         first = next(lines, (0, "{}"))
         if dialect.json_field is not None or first[1].lstrip().startswith("["):
-            value = json.loads(first[1] + "".join(line for _, line in lines))
+            value = json.loads(first[1] + "".join(line for _, line in lines), object_pairs_hook=_keys_once)
             objects = value if dialect.json_field is None else value[dialect.json_field]
             yield from (
                 (f"{path}: row {row}", _json_object(f"{path}: row {row}", one)) for row, one in enumerate(objects, 1)
@@ -184,12 +184,18 @@ def _json_rows(path: Path, columns: Sequence[str], dialect: Dialect) -> Rows:
 
 def _json_object(place: Path | str, line: Any) -> dict[str, Any]:
     try:
-        row = json.loads(line) if isinstance(line, str) else line
+        row = json.loads(line, object_pairs_hook=_keys_once) if isinstance(line, str) else line
     except ValueError as error:
         raise UserError(f"{place}: is not JSON ({error}); fix: one JSON object per line") from None
     if not isinstance(row, dict):
         raise UserError(f"{place}: is not a JSON object; fix: one JSON object per line")
     return row
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"an object says a key twice: {', '.join(key for key, _ in pairs)}"[:300])
+    return found
 
 
 def _csv_rows(path: Path, columns: Sequence[str], dialect: Dialect) -> Rows:
@@ -237,7 +243,10 @@ def _looks_quoted(cell: str) -> bool:
 
 def _parquet_rows(path: Path, columns: Sequence[str], dialect: Dialect) -> Rows:
     with ParquetFile(path) as file:
-        _check_columns(path, columns, file.schema_arrow.names)
+        names = file.schema_arrow.names
+        _check_columns(path, columns, names)
+        if twice := [column for column in columns if names.count(column) > 1]:
+            raise UserError(f"{path}: has column {twice[0]!r} twice; fix: rename one of them")
         batches = file.iter_batches(batch_size=ROWS_PER_READ, columns=list(columns))
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))

@@ -243,6 +243,8 @@ def _predict(
         with _computing(precision, device):
             outputs.append(model(**batch)[answer].float().cpu().numpy())
     logits = np.concatenate(outputs)
+    if not np.isfinite(logits).all():  # the largest of NaN is class 0
+        raise StageError(f"{answer} of the model are not finite; fix: lower evaluation.learning_rate")
     ordered = np.empty_like(logits)
     ordered[order] = logits
     return ordered

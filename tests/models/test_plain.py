@@ -242,6 +242,7 @@ def weighted(change: Callable[[dict[str, torch.Tensor]], Any]) -> Damage:
 
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
+SCALE = "bert.embeddings.LayerNorm.weight"
 REFUSED: dict[str, tuple[str, Damage, str]] = {
     "an encoder-decoder": ("t5", lambda folder: None, "t5 is an encoder-decoder"),
     "its encoder alone": ("t5", stated(is_encoder_decoder=False, architectures=["T5EncoderModel"]), "encoder-decoder"),
@@ -274,6 +275,17 @@ REFUSED: dict[str, tuple[str, Damage, str]] = {
     ),
     "infinite": ("bert", weighted(lambda w: w[QUERY].__setitem__((1, 1), float("inf"))), "1 weights hold NaN or inf"),
     "weights twice": ("bert", weighted(lambda w: w.update({f"module.{n}": t.clone() for n, t in w.items()})), "twice"),
+    "a norm's scale under both of its names": (
+        "bert",
+        weighted(lambda w: w.update({SCALE.replace("weight", "gamma"): w[SCALE] + 1})),
+        r"twice, under different names \(1\): bert\.embeddings\.LayerNorm\.gamma$",
+    ),
+    "with and without its prefix": (
+        "bert",
+        weighted(lambda w: w.update({n.removeprefix("bert."): t + 1 for n, t in w.items() if n.startswith("bert.e")})),
+        r"twice, under different names \(37\): embeddings\.LayerNorm\.bias",
+    ),
+    "more than 32 bits hold": ("bert", weighted(lambda w: w.update({QUERY: w[QUERY].double() * 1e300})), "infinite"),
     "two encoders": (
         "bert",
         weighted(

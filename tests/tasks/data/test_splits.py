@@ -151,6 +151,12 @@ def test_an_encoding_that_the_readme_states_is_taken(home: Home, tmp_path: Path)
 
 REFUSED: dict[str, tuple[dict[str, str | bytes], str, str]] = {
     "a header with a name twice": ({"train.csv": "text,text\na,b\n"}, "", "train.csv:1: the header says a name twice"),
+    "a key twice in a row": (
+        {"train.jsonl": '{"text": "a", "text": "b"}\n'},
+        "",
+        "train.jsonl:1: is not JSON (an object",
+    ),
+    "a key twice in a list": ({"train.json": '[{"text": "a", "text": "b"}]'}, "", "says a key twice: text, text"),
     "a quote within a cell": ({"train.csv": 'text,n\n"a" b,1\n'}, "", "train.csv: cannot be read"),
     "a quote that never ends": ({"train.csv": 'text,n\n"a,1\nb,2\n'}, "", "train.csv: cannot be read"),
     "a cut archive": ({"train.csv.gz": gzip.compress(b"text\nabc\n" * 99)[:-9]}, "", "train.csv.gz: cannot be read"),
@@ -171,6 +177,16 @@ REFUSED: dict[str, tuple[dict[str, str | bytes], str, str]] = {
         {"a.csv": "text\na\n", "b.tsv": "text\nb\n"},
         "configs:\n- config_name: a\n  data_files: ['a.csv', 'b.tsv']\n",
         "several formats: .csv, .tsv",
+    ),
+    "shards of two uploads": (
+        {f"train-0000{n}-of-0000{total}.csv": "text\na\n" for n, total in [(0, 2), (1, 2), (0, 1)]},
+        "",
+        "train-*: shards of 1 and 2 would all be read",
+    ),
+    "a file packed and unpacked": (
+        {"train.csv": "text\na\n", "train.csv.gz": gzip.compress(b"text\na\n")},
+        "",
+        "train.csv.gz: stands there unpacked too",
     ),
     "a missing shard": ({"train-00000-of-00002.csv": "text\na\n"}, "", "1 of 2 shards are there"),
     "a file outside": (
@@ -296,3 +312,12 @@ def test_class_names_of_a_readme(home: Home, tmp_path: Path) -> None:
     card = f"dataset_info:\n  features:\n  - name: text\n    dtype: string\n{feature}"
     write(tmp_path, {"a.csv": "text,n\na,1\n"}, card)
     assert opened(home, tmp_path).label_names == {"n": ["different", "1"]}
+
+
+def test_a_parquet_column_that_stands_twice_is_refused(home: Home, tmp_path: Path) -> None:
+    folder = write(tmp_path, {})
+    folder.mkdir(parents=True)
+    columns = [pa.array(["one"]), pa.array(["another"]), pa.array([1])]
+    pq.write_table(pa.table(columns, names=["text", "text", "n"]), folder / "train.parquet")
+    assert "column 'text' twice" in refusal(home, tmp_path)
+    assert [row["n"] for _, row in opened(home, tmp_path, columns=["n"])] == [1]

@@ -14,12 +14,14 @@ from transformers import BertConfig, BertForMaskedLM
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import save_checkpoint
 from models.configuration import ConceptConfig
+from models.plain import load_plain_classifier
 from tasks.data.corpus import load_tokenizer, train_tokenizer
 from tasks.data.python_docs import iterate_documents
-from tasks.data.task_data import PreparedTask, find_task_source, prepare_task
+from tasks.data.task_data import PreparedTask, find_task_source, load_examples, padding, prepare_task
+from tasks.errors import StageError
 from tasks.finetuning import stage
 from tasks.finetuning.cell import Cell
-from tasks.finetuning.loop import run_finetuning
+from tasks.finetuning.loop import _predict, run_finetuning
 from tasks.finetuning.scoring import read_predictions, score_task
 from tasks.finetuning.stage import finetune
 from tasks.jobs import devices
@@ -191,3 +193,14 @@ def test_a_config_in_another_folder_does_not_change_the_weights(bench: Bench, tm
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": 4}))
     after = resolve_checkpoint(str(folder), bench.home)
     assert after.weights_sha256 == before.weights_sha256 and after.model_hashes != before.model_hashes
+
+
+def test_answers_that_are_not_finite_are_no_class(bench: Bench) -> None:
+    """The largest of logits that are all NaN is the first: a split would be scored as if every answer were class 0."""
+    model, _ = load_plain_classifier(bench.root / "plain", 3)
+    data = bench.data["mnli"].folder
+    arguments = (load_examples(data, "selection"), padding(data), torch.device("cpu"), "fp32", "logits")
+    assert _predict(model, *arguments).shape[1] == 3
+    torch.nn.init.constant_(model.get_parameter("classifier.bias"), float("nan"))
+    with pytest.raises(StageError, match="logits of the model are not finite"):
+        _predict(model, *arguments)
