@@ -13,7 +13,7 @@ from typing import Any
 
 from models.family import VARIANTS
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
-from tasks.scores.showing import BELOW_FLOOR_HINT, floor_mark, log_cell, metric_text
+from tasks.scores.showing import BELOW_FLOOR_HINT, floor_mark, is_above_floor, log_cell, metric_text
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS, score_names
 from tasks.store.records import RunRecord
@@ -180,7 +180,7 @@ def _conclusion(record: RunRecord) -> str:
         sentences += [f"Warning: {_plain(warning)}." for warning in [*of_corpus, *record.pretraining.warnings]]
     scores = record.primary_scores()
     if scores:
-        above = sum(score.above_floor for score in scores)
+        above = sum(map(is_above_floor, scores))
         head = f"{_head_name(record.head)}: " if record.head else ""
         sentences.append(f"{head}{above} of {len(scores)} scores above their floor.")
     below = [score.task for score in scores if floor_mark(score) == "below floor"]

@@ -190,7 +190,7 @@ def _rounds_to(stated: float | None, repeated: float | None) -> bool:
 
 
 def _changed(spec: ExperimentSpec, overrides: Sequence[str], small: bool, name: str) -> ExperimentSpec:
-    return build_spec(_shown(miniature(spec) if small else spec), list(overrides), name)
+    return miniature(spec, overrides) if small else build_spec(_shown(spec), overrides, name)
 
 
 def _shown(spec: ExperimentSpec) -> dict[str, Any]:

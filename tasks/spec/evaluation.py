@@ -82,7 +82,10 @@ class EvaluationSpec(Spec):
         made = tasks_where(lambda row: bool(row.made_sizes))
         unmade = [name for name in self.tasks if name not in made]
         if self.data == "made" and unmade:
-            raise ValueError(f"data made has no {', '.join(unmade)}; allowed: {', '.join(made)}")
+            raise ValueError(
+                f"data made has no {', '.join(unmade)}; allowed: {', '.join(made)}; "
+                "fix: --set evaluation.data=hub for the real tasks, or drop them"
+            )
         single = [name for name in self.tasks if not TASKS[name].is_pair]
         if self.head == "sentence_pair" and single:
             raise ValueError(f"head sentence_pair compares two texts; {', '.join(single)} have one; fix: drop them")

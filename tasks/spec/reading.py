@@ -13,6 +13,7 @@ from tasks.spec.evaluation import TaskOverride
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.values import SHOWN, short
 from tasks.spec.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
+from tasks.store.files import is_safe_name
 from tasks.store.home import StrPath, user_path
 
 # Reporting stops here: listing the mistakes of a hopeless file must not take a minute.
@@ -45,7 +46,7 @@ def find_spec(path: Path) -> Path:
     `quickstart` and `experiments/quickstart.yaml` name the same, also outside a checkout.
     """
     packaged = PACKAGED / f"{path.name.removesuffix('.yaml')}.yaml"
-    is_name = path.parent in (Path(), Path("experiments"))
+    is_name = path.parent in (Path(), Path("experiments")) and is_safe_name(path.name)
     return packaged if is_name and not path.exists() and packaged.is_file() else path
 
 

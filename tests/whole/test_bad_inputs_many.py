@@ -905,7 +905,7 @@ TEXTS: dict[str, tuple[str, bytes, str]] = {
     "binary text": ("a.txt", b"\xff\xfe\x00", "cannot be read"),
     "binary table": ("a.csv", b"\xff\xfe\x00", "cannot be read"),
     "open quote": ("a.csv", b'text\n"a', "cannot be read"),
-    "too many fields": ("a.csv", b"text\na,b\n", "more fields"),
+    "too many fields": ("a.csv", b"text\na,b\n", "2 fields, the header 1"),
     "no parquet": ("a.parquet", b"hello", "cannot be read"),
     "empty parquet": ("a.parquet", b"", "cannot be read"),
     "cut parquet": ("a.parquet", b"PAR1" + b"\x00" * 40 + b"PAR1", "cannot be read"),
