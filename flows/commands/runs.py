@@ -22,9 +22,14 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, evaluations and sweeps, the newest first: how they stand, their scores, how siblings differ."""
-    lines = [line for line in list_runs(cogito_home()) if _has_one_of(texts or [""], line)]
+    home = cogito_home()
+    listed = list_runs(home)
+    lines = [line for line in listed if _has_one_of(texts or [""], line)]
     if as_json:
         print_json([line.as_json() for line in lines])
+        return
+    if not listed:
+        print(f"no runs in {home.root} yet; `cogito run experiments/quickstart.yaml` makes one")
         return
     table = Table("run", "experiment", "status", "scores", "age")
     now = datetime.now(UTC)
@@ -34,7 +39,7 @@ def runs(
         scores = "\n".join(f"{task} {text}" for task, text in line.scores.items())
         table.add_row(escape(line.id), escape(_experiment(line)), status, escape(scores), age(line.created, now))
     console().print(table)
-    print(f"{len(lines)} of {cogito_home().root}")
+    print(f"{len(lines)} of the {len(listed)} in {home.root}")
 
 
 def _has_one_of(texts: list[str], line: Listed) -> bool:

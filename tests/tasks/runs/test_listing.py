@@ -117,12 +117,18 @@ def test_the_command_prints_and_filters_them(home: Home) -> None:
     done = cogito("runs", home=home.root)
     assert done.returncode == 0 and not done.stderr
     assert "training.seed=3" in done.stdout and "mrpc 0.822 (at floor)" in done.stdout
-    assert "is not a readable record" in " ".join(done.stdout.split()) and "4 of" in done.stdout
+    assert "is not a readable record" in " ".join(done.stdout.split()) and "4 of the 4 in" in done.stdout
     assert done.stdout.index("run_3") < done.stdout.index("run_2") < done.stdout.index("run_1")
     rows = answer(cogito("runs", "wide", "--json", home=home.root))
     assert [row["id"] for row in rows] == ["run_3", "run_2"]
     assert rows[0]["differs"] == {"training.seed": 3} and rows[0]["created"] == "2026-03-01T15:00:00+00:00"
-    assert answer(cogito("runs", "--json", home=home.root.parent / "empty")) == []
+    assert "0 of the 4 in" in cogito("runs", "never", home=home.root).stdout
+
+
+def test_a_home_without_runs_says_how_to_make_one(home: Home) -> None:
+    done = cogito("runs", home=home.root)
+    assert done.stdout == f"no runs in {home.root} yet; `cogito run experiments/quickstart.yaml` makes one\n"
+    assert answer(cogito("runs", "--json", home=home.root)) == []
 
 
 def test_ages() -> None:
