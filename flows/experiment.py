@@ -69,6 +69,7 @@ def _experiment(spec: ExperimentSpec, request: Request) -> State:
     with open_training_run(spec, pretraining, evaluation.identity(spec.head), request) as (run, record):
         note_stage(record, "data", started, corpus, None)
         record.corpus = corpus
+        record.save(run)  # `cogito runs` tells from it that pretraining is under way
         training, unusable = _pretrain(spec, corpus, inputs.init_from, run, record, request.processes)
         if unusable is not None:
             order = recorded_stages("training")

@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 from tasks.jobs.messages import OnProgress, Progress
 from tasks.prefect_entry import (
     PREFECT_API_URL,
+    ArtifactUpdate,
     FlowRunContext,
     TaskRunContext,
     create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
+    get_client,
     update_progress_artifact,
 )
 from tasks.progress import DISPLAY
@@ -50,9 +52,27 @@ def show(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return None
 
 
-def show_image(path: Path, key: str, description: str) -> None:
-    """Show a PNG file as an artifact."""
-    show(create_image_artifact, _address(path.read_bytes()), key=key, description=description)
+def show_image(path: Path, key: str, description: str, earlier: Any = None) -> Any:
+    """Show a PNG file as an artifact, or as the new content of one.
+
+    A second artifact of the same key would be one more node in the graph of the flow run, whose bars make room for it.
+
+    Args:
+        earlier: what the call returned that showed an earlier state of the picture.
+
+    Returns:
+        The artifact; None where it could not be shown.
+    """
+    address = _address(path.read_bytes())
+    if earlier is None:
+        return show(create_image_artifact, address, key=key, description=description)
+    show(_replace, earlier, address)
+    return earlier
+
+
+def _replace(artifact: Any, data: str) -> None:
+    with get_client(sync_client=True) as client:
+        client.update_artifact(artifact, ArtifactUpdate(data=data))
 
 
 def show_summary(report: Path, picture: bytes, key: str) -> None:

@@ -22,6 +22,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import FlowRunContext, TagsContext, TaskRunContext, refresh_global_settings_context
 from prefect.flows import Flow
 from prefect.futures import PrefectFuture
@@ -34,6 +36,7 @@ from prefect.tasks import exponential_backoff
 
 __all__ = [
     "PREFECT_API_URL",
+    "ArtifactUpdate",
     "Cancelled",
     "Completed",
     "Failed",
@@ -54,6 +57,7 @@ __all__ = [
     "exponential_backoff",
     "flow",
     "flow_run",
+    "get_client",
     "refresh_global_settings_context",
     "tags",
     "update_progress_artifact",

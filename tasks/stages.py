@@ -189,9 +189,16 @@ def pretrain_model(
 ) -> PretrainingResult:
     """Pretrain, with the loss and the concept ranks as pictures; the ranks while it trains."""
     evaluations: list[dict[str, Any]] = []
+    picture: Any = None
 
     def note(figures: dict[str, float]) -> str:
         return f"loss {figures['task_loss']:.3f} at {figures['steps_per_second']:.2f} steps/s"
+
+    def show_ranks(points: list[dict[str, Any]]) -> None:
+        nonlocal picture
+        path, key = run.plots / "ranks.png", artifact_key("ranks", run.run_id)
+        plot_live_geometry(points, spec.model.num_concepts, path)
+        picture = show_image(path, key, "Concept ranks during pretraining", picture)
 
     report = show_progress("pretraining", note)
 
@@ -199,17 +206,15 @@ def pretrain_model(
         report(progress)
         if "nuclear_rank_of_mean" in progress.figures:  # an evaluation: collapse must be seen while it happens
             evaluations.append({"step": progress.step, **progress.figures})
-            plot_live_geometry(evaluations, spec.model.num_concepts, run.plots / "ranks.png")
-            show_image(run.plots / "ranks.png", artifact_key("ranks", run.run_id), "Concept ranks during pretraining")
+            show_ranks(evaluations)
 
     result = pretrain(spec, corpus, run, cogito_home(), init_from=init_from, processes=processes, on_progress=heard)
     DISPLAY.finish("pretraining")
     if not result.reused or not (run.plots / "loss.png").exists():  # they may have found no room
         points = [json.loads(line) for line in result.curve.read_text(encoding="utf-8").splitlines()]
         plot_curve(points, corpus.unigram_entropy_nats, run.plots / "loss.png")
-        plot_live_geometry(points, spec.model.num_concepts, run.plots / "ranks.png")
-        for name, title in (("loss", "Pretraining loss"), ("ranks", "Concept ranks during pretraining")):
-            show_image(run.plots / f"{name}.png", artifact_key(name, run.run_id), title)
+        show_image(run.plots / "loss.png", artifact_key("loss", run.run_id), "Pretraining loss")
+        show_ranks(points)
     return result
 
 

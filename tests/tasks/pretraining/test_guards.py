@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from tasks.log.rows import render_row
 from tasks.pretraining.guards import GRADIENT_RATIO, LEAST_STEPS, TrainingGuard
+from tasks.runs.listing import list_runs
+from tasks.store.home import Home
 from tasks.store.records import Divergence
 
 NORMS = st.floats(0.1, 5)
@@ -192,6 +194,8 @@ def test_a_paused_run_goes_on_to_the_same_weights(place: Path) -> None:
         if any(10 <= len(path.read_text(encoding="utf-8").splitlines()) < 70 for path in curves):
             break
         time.sleep(0.02)
+    under_way = list_runs(Home(place / "home"))[0]
+    assert (under_way.status, under_way.stage) == ("running", "pretraining")
     process.send_signal(signal.SIGTERM)
     output, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
