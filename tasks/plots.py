@@ -6,6 +6,7 @@ other colours stand out on both.
 
 import io
 import re
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ _STYLE: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+# It warns where it cannot keep its list of fonts, which costs a second at the next start and nothing else.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
 _one_at_a_time = threading.RLock()  # the style is the process's, and stages draw in threads
 
 

@@ -60,12 +60,14 @@ def _print_analysis(record: RunRecord, terminal: Console) -> None:
     if record.analysis is None:
         return
     figures = record.analysis.figures
-    terminal.print(
-        f"concept ranks of {record.analysis.num_concepts}: nuclear of mean {figures['nuclear_rank_of_mean']:.1f}, "
-        f"effective of mean {figures['effective_rank_of_mean']:.1f}, "
-        f"effective per sample {figures['effective_rank_per_sample_mean']:.1f}"
-    )
-    if "input_variance_share" in figures:  # earlier records lack it
+    names = {
+        "nuclear of mean": "nuclear_rank_of_mean",
+        "effective of mean": "effective_rank_of_mean",
+        "effective per sample": "effective_rank_per_sample_mean",
+    }
+    ranks = [f"{title} {figures[name]:.1f}" for title, name in names.items() if name in figures]
+    terminal.print(f"concept ranks of {record.analysis.num_concepts}: {', '.join(ranks)}")
+    if {"input_variance_share", "centred_effective_rank", "retrieval_top_1", "retrieval_chance"} <= figures.keys():
         terminal.print(
             f"of their variance the text decides {figures['input_variance_share']:.1%}, of effective rank "
             f"{figures['centred_effective_rank']:.1f}; of texts with tokens left out "

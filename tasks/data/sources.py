@@ -102,7 +102,7 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
     except LocalEntryNotFoundError:
         raise UserError(
             f"tokenizer {name!r}: not in the data root and the Hub cannot be reached; "
-            "fix: connect, pass --data-root DIR with a folder of that name, or set data.train_tokenizer_vocab_size"
+            "fix: connect, or pass --data-root DIR with a folder of that name"
         ) from None
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(f"tokenizer {name!r}: the Hub has no such repository ({type(error).__name__})") from None

@@ -12,7 +12,9 @@ from tasks.scores.metrics import METRICS
 from tasks.store.records import Score
 
 FloorMark = Literal["above floor", "at floor", "below floor"]
-BELOW_FLOOR_HINT = "worse than the trivial answer, which no model is by chance: check labels, head and metric"
+BELOW_FLOOR_HINT = (
+    "worse than the trivial answer by more than chance: a mistake in labels, head or metric, or, for F1, little learned"
+)
 START_TITLES = {"checkpoint": "checkpoint", "random": "random start", "zero_shot": "zero-shot"}
 COLUMNS = "task", "metric", "score", "95 % interval", "floor", "word overlap", "random start", "zero-shot", "n", "seeds"
 

@@ -441,6 +441,7 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "check with no data root": (["check", "tiny.yaml", "--data-root", "none"], "is not a folder"),
     "show an absent file": (["show", "no.yaml"], "cannot be read"),
     "show wrong keys": (["show", "tiny.yaml", "--set", "a=1"], "unknown key"),
+    "runs with an unknown option": (["runs", "--all"], "No such option"),
     "explain what is not": (["explain", "learnin_rate"], "did you mean 'learning_rate'"),
     "explain nothing": (["explain", ""], "unknown key"),
     "explain a key as a schema": (["explain", "training", "--schema"], "drop one"),
