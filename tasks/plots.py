@@ -5,8 +5,8 @@ other colours stand out on both.
 """
 
 import io
-import re
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
