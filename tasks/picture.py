@@ -21,7 +21,7 @@ ABOVE, AT, BELOW = COLORS[2], COLORS[1], COLORS[6]
 MARKS = {
     "above floor": ("o", ABOVE, True, "above floor"),
     "at floor": ("o", AT, False, "at floor (not decided)"),
-    "below floor": ("X", BELOW, True, "below floor (an error)"),
+    "below floor": ("X", BELOW, True, "below floor"),
 }
 OTHER_STARTS = {"random": ("D", "random start"), "zero_shot": ("P", "zero-shot")}
 RANK_TITLES = {RANKS[2]: "effective, per sample", "centred_effective_rank": "effective, centred", RANKS[0]: "nuclear"}
