@@ -118,15 +118,6 @@ def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> dict
     return folders
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The remote code lands in a folder of this test."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-    yield
-    patch.undo()
-
-
 def load(kind: Any, folder: Path, **options: Any) -> Any:
     return kind.from_pretrained(folder, trust_remote_code=True, **options)
 
