@@ -111,8 +111,8 @@ CASES: dict[str, tuple[RunRecord, dict[str, str]]] = {
             ],
         ),
         {
-            "Tasks": "**Below floor: PAWS (worse than the trivial answer, which no model is by chance: check labels, "
-            "head and metric)**; above floor: QQP; failed: MRPC.",
+            "Tasks": "**Below floor: PAWS (worse than the trivial answer by more than chance: a mistake in labels, "
+            "head or metric, or, for F1, little learned)**; above floor: QQP; failed: MRPC.",
             "Problems": "**fine-tuning of mrpc, seed 0, checkpoint failed (no memory); fine-tuning of mrpc, seed 1, "
             "checkpoint failed (no memory); fine-tuning of mrpc, seed 2, checkpoint failed (no memory); 2 more**;",
         },
