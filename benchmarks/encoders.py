@@ -59,6 +59,11 @@ it has no use for (heads of pretraining). Every other weight that is missing or 
 too few is made by raising the number of layers in the config; ALBERT's layers share their weights, so it lacks none.
 *Positions* are the tokens of the longest text that it reads.
 
+A setting of config.json that the code of transformers no longer names, and that would change what the encoder computes
+(`position_embedding_type: relative_key`, `pruned_heads`), is refused; other keys that it does not name are listed
+beside each cell. Weights whose table of positions is BERT's are refused under RoBERTa's `model_type`, and the reverse.
+A tokenizer that uses less than 90 % of the table of embeddings, or has other ids than config.json states, is warned of.
+
 """
 
 

@@ -6,7 +6,6 @@ those that `NEW`, `HEADS` and `BUFFERS` name. What became of each is in the repo
 """
 
 import copy
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -15,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from .bounds import check_config
 from .checkpoints import NEW_WEIGHTS, LoadReport
-from .weight_files import CheckpointError, UnfitError, find_weight_files
+from .plain_config import check_settings, read_config
+from .plain_inputs import check_positions
+from .weight_files import CheckpointError, find_weight_files
 from .weights import StoredWeights, Weights, first_line, read_weights, some
 
 # Parts of the encoder itself that may be new: the pooler, which a masked language model is trained without.
@@ -41,7 +40,11 @@ BUFFERS = re.compile(
     r"|(deberta|esm)\.embeddings\.position_embeddings\.weight"
 )
 # Settings of a stranger's config that are about its own task or its own use, and what they are here.
-OWN_SETTINGS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False, "torchscript": False}
+OWN_SETTINGS = {
+    **dict.fromkeys(("output_attentions", "output_hidden_states", "torchscript"), False),
+    "return_dict": True,
+    "attn_implementation": None,
+}
 
 
 @contextmanager
@@ -75,21 +78,23 @@ def load_plain_classifier(
         CheckpointError: its weights are not those of the encoder that its config describes.
         UnfitError: it is no encoder of text, or stored in a form that is not read.
     """
-    raw = _read_config(path)
+    raw = read_config(path)
+    kind: Any = CONFIG_MAPPING[raw["model_type"]]
+    cls: type[PreTrainedModel] = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[kind]  # type: ignore[assignment]
+    notes = check_settings(raw, cls, path)
     try:
         config = _task_config(path, num_labels)
-        cls: type[PreTrainedModel] = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]  # type: ignore[assignment]
         expected = _outline(cls, config)
         last = _last_layer(cls, config, expected)
     except Exception as error:  # transformers raises anything for a config that a stranger wrote
         raise CheckpointError(f"{path}: config.json describes no encoder: {first_line(error)}") from error
-    _check_architecture(raw, cls, path)
     _check_size(expected, path)
     if random_start:
         model = cls(config).float()
         return model, LoadReport([], sorted(model.state_dict()), [])
     stored = read_weights(path)
-    weights, notes = _without_prefix(stored, cls.base_model_prefix, expected, path)
+    weights, renamed = _without_prefix(stored, cls.base_model_prefix, expected, path)
+    notes = [*renamed, *notes]
     if "auto_map" in raw:
         notes.append("its own code is not run: the model is that of transformers")
     kept = {name: tensor for name, tensor in weights.items() if name not in last}
@@ -98,6 +103,7 @@ def load_plain_classifier(
     _check_strict(new, unplaced, found["mismatched_keys"], cls.base_model_prefix, path)
     _check_once(kept, unplaced, expected.keys() - new, path)
     _check_types(model, weights, cls.base_model_prefix, path)
+    check_positions(model, path)
     dropped = sorted(unplaced | (weights.keys() & last))
     return model, LoadReport(sorted({*expected} - new), sorted(new), dropped, stored.precision, notes)
 
@@ -109,35 +115,6 @@ def check_plain(path: Path) -> LoadReport:
         CheckpointError: as in `load_plain_classifier`.
     """
     return load_plain_classifier(path, 2)[1]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """config.json, after a look at what it claims to be.
-
-    Raises:
-        CheckpointError: it cannot be read, or its sizes are beyond all reason.
-        UnfitError: it is of no encoder of text.
-    """
-    try:
-        raw: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        check_config(raw, strict=False)
-        kind = str(raw.get("model_type"))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: config.json describes no encoder: {first_line(error)}") from error
-    if kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES or raw.get("is_encoder_decoder"):
-        raise UnfitError(
-            f"{path}: {kind} is an encoder-decoder, whose decoder would classify; fix: name an encoder, such as bert"
-        )
-    encoders = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
-    if kind not in encoders & modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys():
-        generates = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        what = "a decoder, made to generate text" if generates else "no masked language model of text in transformers"
-        raise UnfitError(f"{path}: {kind} is {what}; fix: name an encoder, such as bert")
-    if raw.get("is_decoder"):
-        raise UnfitError(f"{path}: is_decoder is set: this {kind} generates text; fix: name an encoder")
-    if raw.get("quantization_config"):
-        raise UnfitError(f"{path}: its weights are quantized (quantization_config); fix: name the model before that")
-    return raw
 
 
 def _task_config(path: Path, num_labels: int) -> PreTrainedConfig:
@@ -168,17 +145,6 @@ def _last_layer(cls: type[PreTrainedModel], config: PreTrainedConfig, expected: 
     other.num_labels = (config.num_labels or 0) + 1
     shapes = {name: tensor.shape for name, tensor in _outline(cls, other).items()}
     return {name for name, tensor in expected.items() if shapes[name] != tensor.shape}
-
-
-def _check_architecture(raw: dict[str, Any], cls: type[PreTrainedModel], path: Path) -> None:
-    """Refuse a file of one family under the config of another: some would load, and compute something else."""
-    names = raw.get("architectures")
-    for name in names if isinstance(names, list) else []:
-        stated = getattr(transformers, str(name), None)
-        if not (isinstance(stated, type) and issubclass(stated, PreTrainedModel)):
-            continue  # of another library
-        if stated.base_model_prefix != cls.base_model_prefix:
-            raise CheckpointError(f"{path}: architectures names {name}, model_type is {raw['model_type']}")
 
 
 def _check_size(expected: Weights, path: Path) -> None:

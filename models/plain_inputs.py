@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from .tokenizing import TokenizerError
+from .weight_files import UnfitError
 
 log = logging.getLogger("cogito.tokenizer")
 
@@ -46,6 +47,29 @@ def check_pairs(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         raise TokenizerError(
             f"tokenizer: pads with id {tokenizer.pad_token_id}, the encoder counts positions after padding with "
             f"id {', '.join(map(str, counted_from))}; {FIX}"
+        )
+
+
+def check_positions(model: PreTrainedModel, path: Path) -> None:
+    """Refuse weights of BERT under the config of RoBERTa, or the reverse: their names fit, their positions do not.
+
+    RoBERTa's table has a row more than the id of the padding before that of the first token, and the row of the padding
+    is zero. Without a name in front, nothing else tells the two apart.
+
+    Raises:
+        UnfitError: the table of positions is not counted as the family counts.
+    """
+    kind = model.config.model_type
+    for table in _position_tables(model):
+        rows, padding = len(table.weight), table.padding_idx
+        if padding is not None and rows % 8 == 0 and table.weight[padding].any():
+            found = f"has {rows} rows from the first token on, as BERT's, {kind} counts from row {padding + 1}"
+        elif padding is None and not table.weight[:4].any(dim=1).all():
+            found = f"has an empty row for padding, as RoBERTa's, {kind} counts from row 0"
+        else:
+            continue
+        raise UnfitError(
+            f"{path}: its table of positions {found}; fix: state the model_type of its weights in config.json"
         )
 
 

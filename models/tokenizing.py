@@ -39,13 +39,14 @@ def holds_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
-def foreign_model_type(folder: Path) -> str | None:
-    """The `model_type` that decides what the tokenizer beside it is; None without one, and for our own models."""
+def foreign_settings(folder: Path) -> dict[str, str]:
+    """What config.json says of the tokenizer beside it: `model_type`, `tokenizer_class`; nothing for our own models."""
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return kind if isinstance(kind, str) and kind not in (MODEL_TYPE, *LEGACY_MODEL_TYPES) else None
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stated = {key: config[key] for key in ("model_type", "tokenizer_class") if isinstance(config.get(key), str)}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+    return {} if stated.get("model_type") in (None, MODEL_TYPE, *LEGACY_MODEL_TYPES) else stated
 
 
 def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -59,7 +60,7 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    own = foreign_model_type(folder) is None and (folder / "config.json").is_file()
+    own = not foreign_settings(folder) and (folder / "config.json").is_file()
     try:
         if own:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)

@@ -355,11 +355,12 @@ def encoder_folder(
 def family_weights(family: str, folder: Path) -> list[tuple[str, Tensor]]:
     """The weights of the folder's configuration by their names in the class of its pretraining, tied ones once.
 
-    Every one differs from what an initialisation gives: biases are not 0, norms are not 1.
+    Every one differs from what an initialisation gives: biases are not 0, norms are not 1. Rows of padding are 0.
     """
     settings = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = getattr(transformers, FAMILIES[family].architecture)(settings)
+    padding = {id(part.weight): part.padding_idx for part in model.modules() if isinstance(part, torch.nn.Embedding)}
     generator = torch.Generator().manual_seed(len(family))
     found: list[tuple[str, Tensor]] = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -367,6 +368,8 @@ def family_weights(family: str, folder: Path) -> list[tuple[str, Tensor]]:
             continue
         noise = 0.05 * torch.randn(parameter.shape, generator=generator)
         is_scale = parameter.dim() == 1 and name.endswith("weight")
+        if (row := padding.get(id(parameter))) is not None:
+            noise[row] = 0.0
         found.append((name, noise + 1.0 if is_scale else noise))
     return found
 

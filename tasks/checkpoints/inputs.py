@@ -3,6 +3,7 @@
 The modules of `models` are imported inside a function: they import torch, which would slow the command.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from tasks.errors import UserError
 from tasks.store.files import read_json
 from tasks.store.home import Home
 from tasks.store.records import Checkpoint
+
+log = logging.getLogger("cogito.checkpoints")
+
+# Rows of a table of embeddings that a tokenizer uses at least: tables are rounded up, to multiples of 128 at most.
+LEAST_USED = 0.9
 
 
 def find_evaluation_inputs(
@@ -37,12 +43,7 @@ def find_evaluation_inputs(
         raise UserError(f"checkpoint {name}: has no tokenizer; fix: --tokenizer ID or DIR")
     check_weights(checkpoint)
     loaded = load_tokenizer(folder, PLAIN_TOKENS if checkpoint.family == "plain" else CONCEPT_TOKENS)
-    vocabulary = read_json(checkpoint.folder / "config.json").get("vocab_size")
-    if isinstance(vocabulary, int) and (size := vocabulary_size(loaded)) > vocabulary:
-        raise UserError(
-            f"tokenizer: has {size} tokens, {checkpoint.name} has {vocabulary}; "
-            "fix: --tokenizer with the tokenizer that the checkpoint was trained with"
-        )
+    _check_vocabulary(checkpoint, loaded)
     if checkpoint.family == "plain":
         _check_pairs(checkpoint, loaded)
     return checkpoint, folder
@@ -56,6 +57,23 @@ def longest_text(checkpoint: Checkpoint, tokenizer: Path) -> int | None:
     from models.plain_inputs import longest_input
 
     return longest_input(checkpoint.folder, load_tokenizer(tokenizer, PLAIN_TOKENS))
+
+
+def _check_vocabulary(checkpoint: Checkpoint, tokenizer: Any) -> None:
+    """Refuse a tokenizer with more entries than its model; warn of one that is likely to be that of another model."""
+    config = read_json(checkpoint.folder / "config.json")
+    fix = "fix: --tokenizer with the tokenizer that the checkpoint was trained with"
+    size, rows = vocabulary_size(tokenizer), config.get("vocab_size")
+    if isinstance(rows, int) and size > rows:
+        raise UserError(f"tokenizer: has {size} tokens, {checkpoint.name} has {rows}; {fix}")
+    if isinstance(rows, int) and size < LEAST_USED * rows:
+        log.warning(
+            "tokenizer: has %s tokens, %s has %s: is it that of another model? %s", size, checkpoint.name, rows, fix
+        )
+    for name in CONCEPT_TOKENS:
+        stated, own = config.get(f"{name}_token_id"), getattr(tokenizer, f"{name}_token_id")
+        if isinstance(stated, int) and own is not None and stated != own:
+            log.warning("tokenizer: its %s token has id %s, %s states %s: %s", name, own, checkpoint.name, stated, fix)
 
 
 def _check_pairs(checkpoint: Checkpoint, tokenizer: Any) -> None:

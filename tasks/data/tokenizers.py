@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.tokenizing import TOKENIZER_FILES, TokenizerError, foreign_model_type, read_tokenizer
+from models.tokenizing import TOKENIZER_FILES, TokenizerError, foreign_settings, read_tokenizer
 from tasks.errors import UserError
 from tasks.store.files import content_hash, file_sha256, public_name, read_json, write_json
 
@@ -42,14 +42,13 @@ def load_tokenizer(folder: Path, needs: Sequence[str] = CONCEPT_TOKENS) -> Any:
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """The identity of a tokenizer: the content of its files, and the type of model that decides how they are read.
+    """The identity of a tokenizer: the content of its files, and what of the model decides how they are read.
 
     Of its settings those count that decide how a text becomes ids; publishing writes the others anew.
     """
     present = [name for name in sorted(TOKENIZER_FILES) if (folder / name).is_file() and name != TOKENIZER_CONFIG]
     facts: dict[str, Any] = {name: file_sha256(folder / name) for name in present}
-    kind = foreign_model_type(folder)
-    return content_hash(facts | {TOKENIZER_CONFIG: inner_settings(folder)} | ({"model_type": kind} if kind else {}))
+    return content_hash(facts | {TOKENIZER_CONFIG: inner_settings(folder)} | foreign_settings(folder))
 
 
 def inner_settings(folder: Path) -> dict[str, Any]:

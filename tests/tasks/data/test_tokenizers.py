@@ -260,8 +260,10 @@ def test_the_identity_follows_the_type_of_the_model(folders: dict[str, Path], tm
     stated = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(stated | {"num_hidden_layers": 7}))
     assert tokenizer_fingerprint(folder) == first
-    (folder / "config.json").write_text(json.dumps(stated | {"model_type": "mpnet"}))
-    assert tokenizer_fingerprint(folder) != first
+    for decisive in ({"model_type": "mpnet"}, {"tokenizer_class": "MPNetTokenizer"}):
+        (folder / "config.json").write_text(json.dumps(stated | decisive))
+        assert tokenizer_fingerprint(folder) != first
+        assert "<s>" in load_tokenizer(folder, PLAIN_TOKENS).all_special_tokens, "transformers follows it"
     (folder / "config.json").write_text(json.dumps(stated))
     assert tokenizer_fingerprint(folder) == first
     (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text() + "more\n")

@@ -1,5 +1,6 @@
 """A cell of every family of plain encoders, from its name to its predictions: those that transformers itself makes."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,16 @@ def test_a_text_is_no_longer_than_the_encoder_reads(home: Home, tmp_path: Path) 
         find(encoder_folder("t5", t5), home)
 
 
-def test_a_tokenizer_with_more_entries_than_the_encoder_is_refused(home: Home, tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_model_is_refused_or_warned_of(
+    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = encoder_folder("bert", tmp_path / "bert", config={"vocab_size": 162})
     with pytest.raises(UserError, match=r"tokenizer: has 163 tokens, bert has 162"):
         find(folder, home)
-    padded = encoder_folder("bert", tmp_path / "padded", config={"vocab_size": 200})
-    assert find(padded, home).checkpoint.family == "plain"
+    padded = encoder_folder("bert", tmp_path / "padded", config={"vocab_size": 176})
+    with caplog.at_level(logging.WARNING):
+        assert find(padded, home).checkpoint.family == "plain"
+        assert "tokenizer" not in caplog.text
+        find(encoder_folder("bert", tmp_path / "other", config={"vocab_size": 400, "mask_token_id": 9}), home)
+    assert "tokenizer: has 163 tokens, other has 400: is it that of another model? fix: --tokenizer" in caplog.text
+    assert "tokenizer: its mask token has id 4, other states 9" in caplog.text
