@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from tasks.data.sources import resolve_data_root
 from tasks.errors import UserError
 from tasks.jobs.devices import visible_devices
-from tasks.jobs.launch import end_process_tree
+from tasks.jobs.launch import end_process_tree, job_file
 from tasks.log.experiment_log import check_log_place, default_log
 from tasks.processes import owner_lives
 from tasks.secrets import SECRETS
@@ -242,9 +242,8 @@ def orphan_jobs(home: Home) -> list[psutil.Process]:
     orphans = []
     for process in psutil.process_iter():
         try:
-            words = process.cmdline()
-            ours = "tasks.jobs.worker" in words and any(Path(word).is_relative_to(home.root) for word in words[-1:])
-            if ours and not owner_lives(process.environ()):
+            job = job_file(process)
+            if job is not None and job.is_relative_to(home.root) and not owner_lives(process.environ()):
                 orphans.append(process)
         except (psutil.Error, ValueError):
             continue  # it ended meanwhile, or belongs to another user

@@ -21,6 +21,7 @@ import psutil
 from tasks.errors import Paused, StageError
 from tasks.interruption import pausing, stopping
 from tasks.jobs.devices import Device, lease_devices, lost_devices
+from tasks.jobs.fork_server import ForkedJob, ForkServer
 from tasks.jobs.messages import (
     PAUSE_REQUEST,
     Job,
@@ -55,6 +56,8 @@ KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:g
 GPU_PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
 PROBE_SECONDS = 120
 
+Process = subprocess.Popen[str] | ForkedJob
+_fork_server = ForkServer()
 # Running jobs of this process: process id -> folder and job.
 _running: dict[int, tuple[Path, Job[Any]]] = {}
 
@@ -138,11 +141,9 @@ def run_job(
     clear_answers(folder)
     job = job.model_copy(update={"device": devices[0].kind})
     write_json(folder / "job.json", job.model_dump(mode="json"))
-    # -P: without it Python would import a user's models.py or tasks.py from the working directory.
-    command = [sys.executable, "-P", *(_accelerate_arguments(devices) if launcher else [])]
-    command += ["-m", "tasks.jobs.worker", str(folder / "job.json")]
     output = _Output(on_progress)
-    exit_code = _run_process(command, _environment(job, devices, folder), folder, job, output)
+    process = _start_process(folder / "job.json", _environment(job, devices), devices if launcher else [])
+    exit_code = _read_to_end(process, folder, job, output)
     result: R | None = finished_result(folder, job.identity, job.result)
     if result is None and (step := paused_step(folder)) is not None:
         raise Paused(f"after step {step}")
@@ -199,22 +200,35 @@ class _Output:
         return self.last_lines[-1]
 
 
-def _run_process(command: list[str], environment: dict[str, str], folder: Path, job: Job[Any], output: _Output) -> int:
-    """Run a job's command and read its output to the end; returns its exit code."""
+def _start_process(job_file: Path, environment: dict[str, str], launched: list[Device]) -> Process:
+    """Start a job: one process for each of the launched devices by `accelerate launch`, else a single process."""
+    if not launched and sys.platform == "linux":
+        try:
+            return _fork_server.start(job_file, environment)
+        except OSError as error:
+            log.warning("no fork server (%s): the job imports its libraries itself", error)
+    # -P: without it Python would import a user's models.py or tasks.py from the working directory.
+    command = [sys.executable, "-P", *(_accelerate_arguments(launched) if launched else [])]
+    return subprocess.Popen(
+        [*command, "-m", "tasks.jobs.worker", str(job_file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        start_new_session=os.name == "posix",
+    )
+
+
+def _read_to_end(process: Process, folder: Path, job: Job[Any], output: _Output) -> int:
+    """Read what a job writes until it ends; returns its exit code."""
     with _job_log(folder / "log.txt") as keep:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            start_new_session=os.name == "posix",
-        )
         _running[process.pid] = folder, job
         try:
+            if stopping.is_set():  # while it started
+                end_process_tree(process.pid)
             assert process.stdout is not None
             for line in process.stdout:
                 if (kept := output.add(line)) is not None:
@@ -262,6 +276,16 @@ def _job_log(path: Path) -> Iterator[Callable[[str], None]]:
         yield keep
 
 
+def job_file(process: psutil.Process) -> Path | None:
+    """The file of the job that a process works on, by its command line or title; None for any other process.
+
+    Raises:
+        psutil.Error: it ended, or belongs to another user.
+    """
+    file = " ".join(process.cmdline()).rstrip().partition(" -m tasks.jobs.worker ")[2]
+    return Path(file) if file else None
+
+
 def end_process_tree(pid: int) -> None:
     """End a process and all its descendants."""
     try:
@@ -288,7 +312,7 @@ def _accelerate_arguments(devices: list[Device]) -> list[str]:
     return [*arguments, "--module"]
 
 
-def _environment(job: Job[Any], devices: list[Device], folder: Path) -> dict[str, str]:
+def _environment(job: Job[Any], devices: list[Device]) -> dict[str, str]:
     environment = environment_without_secrets(*job.secrets)
     environment = {name: value for name, value in environment.items() if not name.startswith("ACCELERATE_")}
     environment |= own_mark() | {
@@ -298,7 +322,7 @@ def _environment(job: Job[Any], devices: list[Device], folder: Path) -> dict[str
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         # A job reads nothing there; the user's own accelerate configuration would override the leased devices.
-        "HF_HOME": str(folder / "no_hf_home"),
+        "HF_HOME": str(ROOT / "no_hf_home"),
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
         "PYTHONSAFEPATH": "1",  # -P for the ranks that a launcher starts

@@ -281,7 +281,7 @@ def test_an_interrupt_ends_the_command_and_its_jobs(place: Path, first: dict[str
     assert "no result" not in words, words
     (run,) = set(runs.glob("*")) - before
     assert json.loads((run / "record.json").read_text(encoding="utf-8"))["status"] == "paused"
-    _, left = psutil.wait_procs([job for job in jobs if "tasks.jobs.worker" in " ".join(command_line(job))], timeout=60)
+    _, left = psutil.wait_procs([job for job in jobs if "tasks.jobs" in " ".join(command_line(job))], timeout=60)
     assert left == []
     assert not (place / "never.md").exists()
 

@@ -47,6 +47,7 @@ KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
     "launcher": (lambda words: "accelerate.commands.launch" in words, 2.0),
     "rank": (lambda words: "tasks.jobs.worker" in words and "/pretraining/" in words, 2.0),
     "W&B": (lambda words: "wandb-core" in words, 2.0),
+    "fork server": (lambda words: "tasks.jobs.fork_server" in words, 1.0),
     "analysis job": (lambda words: "tasks.jobs.worker" in words and "/analysis/" in words, 6.0),
     "fine-tuning job": (lambda words: "tasks.jobs.worker" in words and "/finetuning/" in words, 2.0),
 }
@@ -54,8 +55,8 @@ KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
 JOBS = {
     "pretraining": ("launcher", "rank", "W&B"),
     "pretraining, continued": ("launcher", "rank", "W&B"),
-    "analysis": ("analysis job", "fine-tuning job"),
-    "fine-tuning": ("fine-tuning job",),
+    "analysis": ("analysis job", "fine-tuning job", "fork server"),
+    "fine-tuning": ("fine-tuning job", "fork server"),
 }
 POLL_SECONDS = 0.02
 # How often a kill is a power cut, and how often that takes the server along.
