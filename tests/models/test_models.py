@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models import losses
+from models import autoencoder
 from models.autoencoder import ConceptModelForMaskedLM, labelled_positions
 from models.checkpoints import CheckpointError, load_checkpoint, load_classifier, save_checkpoint
 from models.classifier import ConceptModelForSequenceClassification
@@ -40,7 +40,7 @@ VOCAB, WIDTH, LENGTH, POSITIONS = 97, 32, 18, 20
 MASK = 4
 EMBEDDING_DIMS = (WIDTH, WIDTH // 2)
 CONCEPT_POSITIONS = ("none", "sinusoidal", "learned")
-MODELS = Path(losses.__file__).parent
+MODELS = Path(autoencoder.__file__).parent
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -496,30 +496,7 @@ def test_every_row_names_its_code_and_fits_the_others() -> None:
         assert set(head.decoders) <= set(DECODERS)
 
 
-# --- the loss ---
-
-
-def loss_and_gradients(states: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, ...]:
-    states, weight = states.clone().requires_grad_(), weight.clone().requires_grad_()
-    loss = losses.summed_cross_entropy(states, weight, targets, smoothing)
-    return loss.detach(), *torch.autograd.grad(loss, (states, weight))
-
-
-@settings(max_examples=25)
-@given(rows=st.integers(0, 23), chunk=st.integers(1, 30), smoothing=st.sampled_from([0.0, 0.1]))
-def test_chunked_cross_entropy_is_the_unchunked_one(rows: int, chunk: int, smoothing: float) -> None:
-    generator = torch.Generator().manual_seed(rows)
-    states = torch.randn(rows, 8, generator=generator)
-    weight = torch.randn(11, 8, generator=generator)
-    targets = torch.randint(11, (rows,), generator=generator)
-    whole = loss_and_gradients(states, weight, targets, smoothing)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "CHUNK_ROWS", chunk)
-        chunked = loss_and_gradients(states, weight, targets, smoothing)
-    for one, other in zip(chunked, whole, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    expected = functional.cross_entropy(states @ weight.T, targets, reduction="sum", label_smoothing=smoothing)
-    torch.testing.assert_close(whole[0], expected if rows else torch.zeros(()))
+# --- labels ---
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=4))
