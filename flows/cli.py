@@ -124,7 +124,7 @@ app = _command()
 
 
 def _fail(error: Exception, code: int) -> NoReturn:
-    print(f"cogito: {error}", file=sys.stderr)
+    print("\n".join(f"cogito: {line}" for line in str(error).split("\n")), file=sys.stderr)
     sys.exit(code)
 
 

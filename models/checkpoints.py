@@ -5,12 +5,15 @@ Loading never falls back: a weight that is missing, left over or of another shap
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from . import legacy
 from .autoencoder import ConceptModel, ConceptModelForMaskedLM
@@ -48,6 +51,21 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)
 
 
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """No remarks of transformers on labels, random weights and progress: a report says it all."""
+    level, shows_progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
+
+
+@without_remarks()
 def save_checkpoint(model: PreTrainedModel, folder: Path) -> None:
     """Write config, safetensors weights and the remote code into a folder."""
     model.config.auto_map = dict(AUTO_MAP)

@@ -8,8 +8,6 @@ those that `NEW`, `HEADS` and `BUFFERS` name. What became of each is in the repo
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
-from .checkpoints import NEW_WEIGHTS, LoadReport
+from .checkpoints import NEW_WEIGHTS, LoadReport, without_remarks
 from .plain_config import check_settings, read_config
 from .plain_inputs import check_positions
 from .weight_files import CheckpointError, find_weight_files
@@ -47,21 +44,7 @@ OWN_SETTINGS = {
 }
 
 
-@contextmanager
-def _without_remarks() -> Iterator[None]:
-    """No remarks of transformers on labels, random weights and progress: the report says it all."""
-    level, shows_progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if shows_progress:
-            transformers_logging.enable_progress_bar()
-
-
-@_without_remarks()
+@without_remarks()
 def load_plain_classifier(
     path: Path, num_labels: int, *, random_start: bool = False
 ) -> tuple[PreTrainedModel, LoadReport]:

@@ -50,7 +50,7 @@ class RunFailed(StageError):
 
 
 def try_all(attempts: Mapping[Key, Callable[[], Result]], what: str = "") -> dict[Key, Result]:
-    """The result of every attempt by its key; `what` stands before a message, with the key for its `{}`.
+    """The result of every attempt by its key; `what` stands before each line of a message, with the key for its `{}`.
 
     Raises:
         UserError: some attempts found bad input; with every line of their messages once.
@@ -61,7 +61,7 @@ def try_all(attempts: Mapping[Key, Callable[[], Result]], what: str = "") -> dic
         try:
             results[key] = attempt()
         except UserError as error:
-            lines += f"{what.format(key)}{error}".split("\n")
+            lines += [f"{what.format(key)}{line}" for line in str(error).split("\n")]
     if lines:
         raise UserError("\n".join(dict.fromkeys(lines)))
     return results

@@ -34,14 +34,7 @@ class ProgressDisplay:
     def on_terminal(self) -> Iterator[None]:
         """Show bars while the block runs, if standard error is a terminal."""
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
         console = Console(stderr=True)
@@ -51,7 +44,7 @@ class ProgressDisplay:
         # Each stage keeps to one line: what does not fit is cut, and a narrow terminal has name and count alone.
         columns: tuple[ProgressColumn, ...] = (
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", min_width=12)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True), style="progress.download"),
         )
         if console.width >= ROOM_FOR_BARS:
             note = TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
@@ -71,15 +64,16 @@ class ProgressDisplay:
         """Report that a stage has done `done` of `total` units; None where the total is unknown."""
         from rich.progress import Progress
 
+        count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
         if isinstance(self._bars, Progress):
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, note="")
-            self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
+                self._tasks[stage] = self._bars.add_task(stage, total=total, count=count, note="")
+            self._bars.update(self._tasks[stage], completed=done, total=total, count=count, note=note)
             return
         now = time.monotonic()
         if now - self._last_line.setdefault(stage, now) >= LINE_SECONDS:
             self._last_line[stage] = now
-            log.info("%s: %s of %s %s", stage, f"{done:,}", f"{total:,}" if total else "?", note)
+            log.info("%s: %s %s", stage, count, note)
 
     def finish(self, stage: str) -> None:
         """Remove the bar of a stage that has ended; without bars, say that it has."""

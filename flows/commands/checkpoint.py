@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from flows.commands.options import AsJson, CheckpointName, DataRoot, Overrides, Tokenizer, console, print_json
+from flows.commands.options import (
+    AsJson,
+    CheckpointName,
+    DataRoot,
+    Overrides,
+    Tokenizer,
+    console,
+    new_table,
+    print_json,
+)
 from tasks.analysis.stage import analyse_concepts
 from tasks.checkpoints.converting import checkpoint_facts, convert_checkpoint
 from tasks.checkpoints.encoding import EncodeOptions, encode_file
@@ -73,7 +81,7 @@ def analyse(
         print_json({"checkpoint": found.name, **result.model_dump(mode="json")})
         return
 
-    table = Table("figure", "value", title=f"Concept geometry of {found.name}, {result.samples} samples")
+    table = new_table("figure", "value", title=f"Concept geometry of {found.name}, {result.samples} samples")
     for name, value in result.figures.items():
         table.add_row(name, f"{value:.5g}")
     console().print(table)

@@ -1,33 +1,40 @@
 """How runs, comparisons and repetitions are printed in a terminal."""
 
+import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.measure import Measurement
 from rich.table import Table
 
-from flows.commands.options import console
+from flows.commands.options import UNLIMITED, console, new_table
 from tasks.review.comparisons import Comparison
 from tasks.review.differences import value_text
 from tasks.review.rendering import delta_text, shown
 from tasks.review.reproduction import Agreement
 from tasks.review.rescoring import Change
 from tasks.scores.metrics import UNIGRAM_MARGIN_NATS
-from tasks.scores.showing import BELOW_FLOOR_HINT, COLUMNS, console_rows, floor_mark
+from tasks.scores.showing import BELOW_FLOOR_HINT, floor_mark, score_table
 from tasks.store.home import RunFolder
-from tasks.store.records import RunRecord
+from tasks.store.records import RunRecord, Score
+
+# The layouts of the score table, of which the first that fits is taken: what joins the words of a mark below its figure
+# (nothing: the mark stands beside it), and the gap between columns.
+LAYOUTS = (("", 2), (" ", 2), ("\n", 2), ("\n", 1))
+# Where the title of a column is broken, and a mark in brackets.
+BREAK, MARK = re.compile(r"(?<=\w)[ -](?=\w)"), re.compile(r" \((.+)\)")
 
 
 def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     """Print the scores of a run beside their floors, and where its record, row and report are."""
     terminal = console()
     made = " (made data: says nothing about the real tasks)" if record.made_data else ""
-    table = Table(title=f"{record.run_id}: {record.status}{made}")
-    for title in COLUMNS:
-        table.add_column(title, justify="left" if title in ("task", "metric") else "right")
-    for row in console_rows(record.scores):
-        table.add_row(*row)
-    terminal.print(table)
+    print(f"{record.run_id}: {record.status}{made}")
+    if record.scores:
+        terminal.print(_score_table(record.scores, terminal))
     for score in record.primary_scores():
         if floor_mark(score) == "below floor":
             terminal.print(f"{score.task} {score.metric} below floor: {BELOW_FLOOR_HINT}", style="red", markup=False)
@@ -40,6 +47,24 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
     print(f"row in: {log_path}")
     if (page := folder.root / "report.html").exists():
         print(f"report: {page}")
+
+
+def _score_table(scores: list[Score], terminal: Console) -> Table:
+    titles, rows = score_table(scores)
+    for joint, gap in LAYOUTS:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), show_edge=False)
+        for name in titles:
+            justify: JustifyMethod = "left" if name in ("task", "metric") else "right"
+            table.add_column(BREAK.sub("\n", name), justify=justify, no_wrap=gap > 1, overflow="fold")
+        for row in rows:
+            table.add_row(*(MARK.sub(partial(_below, joint), cell) if joint else cell for cell in row))
+        if Measurement.get(terminal, terminal.options.update_width(UNLIMITED), table).maximum <= terminal.width:
+            break
+    return table
+
+
+def _below(joint: str, mark: re.Match[str]) -> str:
+    return "\n" + mark[1].replace(" ", joint)
 
 
 def _print_training(record: RunRecord, terminal: Console) -> None:
@@ -79,11 +104,11 @@ def print_comparison(comparison: Comparison) -> None:
     """Print what differs between A and B, their figures side by side, and what is unknown or not comparable."""
     terminal = console(markup=False, highlight=False)
     terminal.print(f"A: {comparison.a}\nB: {comparison.b}")
-    table = Table("differs", "A", "B")
+    table = new_table("differs", "A", "B")
     for difference in comparison.differs:
         table.add_row(difference.key, value_text(difference.a), value_text(difference.b))
     terminal.print(table)
-    table = Table("figure", "A", "B", "n", "B - A (95 % interval)")
+    table = new_table("figure", "A", "B", "n", "B - A (95 % interval)")
     for figure in comparison.figures:
         values = shown(figure, figure.a), shown(figure, figure.b)
         table.add_row(figure.name, *values, "--" if figure.n is None else str(figure.n), delta_text(figure))
@@ -96,7 +121,7 @@ def print_comparison(comparison: Comparison) -> None:
 def print_verdicts(row: str, again: str, agreements: list[Agreement], log_path: Path) -> None:
     """Print whether each figure of a row agrees with its repetition."""
     terminal = console(markup=False, highlight=False)
-    table = Table("figure", "row", "again", "verdict", title=f"{row}, repeated as {again}")
+    table = new_table("figure", "row", "again", "verdict", title=f"{row}, repeated as {again}")
     for figure in agreements:
         table.add_row(figure.figure, figure.stated, figure.repeated, figure.text)
     terminal.print(table)

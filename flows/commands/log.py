@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from flows.commands.options import AsJson, LogPath, console, print_json
+from flows.commands.options import AsJson, LogPath, console, new_table, print_json
 from tasks.log.check import check_log
 from tasks.log.experiment_log import add_record, default_log, export_log, show_log
 
@@ -26,7 +25,7 @@ def show(log: LogPath = None, as_json: AsJson = False) -> None:
         print_json(rows)
         return
 
-    table = Table("table", "run", "checkpoint", "scores", title=str(path))
+    table = new_table("table", "run", "checkpoint", "scores", title=str(path))
     for row in rows:
         # the text of the cell, because it says which scores are at their floor
         scores = next((row[name] for name in ("key_glue_scores", "key_scores") if row.get(name)), None)
@@ -62,7 +61,7 @@ def check(
         print_json([finding.as_json() for finding in findings])
         raise typer.Exit(1 if errors else 0)
 
-    table = Table("line", "row, column", "severity", "rule", "finding", title=str(file))
+    table = new_table("line", "row, column", "severity", "rule", "finding", title=str(file))
     for finding in findings:
         place = ", ".join(filter(None, (finding.row, finding.column)))
         line = f"{Path(finding.file).name}:{finding.line}" if finding.file else str(finding.line)

@@ -8,9 +8,10 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-# Columns where the output is no terminal and so has no width of its own.
-TABLE_WIDTH = 120
+# Columns where the output is no terminal: no cell is ever cut or wrapped, and a table is as wide as what it holds.
+UNLIMITED = 100_000
 
 SpecPath = Annotated[Path, typer.Argument(help="Experiment file, or a name of `cogito ls experiments`.")]
 SpecPaths = Annotated[list[Path], typer.Argument(help="Experiment files, or names of `cogito ls experiments`.")]
@@ -40,4 +41,11 @@ def console(**settings: Any) -> "Console":
     from rich.console import Console
 
     terminal = Console(**settings)
-    return terminal if terminal.is_terminal else Console(width=TABLE_WIDTH, **settings)
+    return terminal if terminal.is_terminal else Console(width=UNLIMITED, **settings)
+
+
+def new_table(*titles: str, **settings: Any) -> "Table":
+    """An empty table, which breaks a word that is wider than its column, where rich would cut it."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(title, overflow="fold") for title in titles), **settings)

@@ -6,6 +6,7 @@ inside functions, after the server has started: Prefect reads its settings when 
 
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,7 @@ from tasks.review.sides import find_side
 from tasks.review.sweeps import comparison_table, read_comparison, sweep_folder
 from tasks.runs.preflight import EvaluationInputs, Inputs, find_evaluation, find_inputs, hand_over
 from tasks.runs.request import Request, check_hours
+from tasks.scores.showing import show
 from tasks.spec.grid import expand
 from tasks.spec.reading import experiment_files
 from tasks.store.home import cogito_home
@@ -132,7 +134,10 @@ def evaluate(
 
 
 def reproduce(
-    row: Annotated[str, typer.Argument(help="A row as LOG.md#RUN_ID, or a run id of --log.")],
+    row: Annotated[
+        str,
+        typer.Argument(help="A row as LOG.md#RUN, or a run of --log: its id, the beginning of it, or its experiment."),
+    ],
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the experiment and what it assumes; run nothing.")
     ] = False,
@@ -144,10 +149,12 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Repeat the run behind a row of a log and hold the new figures against it."""
-    path, _, run_id = row.rpartition("#")
+    path, _, name = row.rpartition("#")
     source = default_log(path or log)
-    request = _request(data_root, log, processes=processes, repeats=run_id)
-    planned = plan_reproduction(source, run_id, request.home, experiment_files(), overrides or [], small=miniature)
+    request = _request(data_root, log, processes=processes)
+    planned = plan_reproduction(source, name, request.home, experiment_files(), overrides or [], small=miniature)
+    run_id = planned.run_id
+    request = replace(request, repeats=run_id)
     if plan:
         spec = planned.spec.model_dump(mode="json", exclude_defaults=True)
         if as_json:
@@ -234,7 +241,9 @@ def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:
     if as_json:
         scores = {
             key: [
-                {name: getattr(score, name) for name in SCORE_FACTS} for score in record.scores if score.start == start
+                {name: getattr(score, name) for name in SCORE_FACTS} | {"mark": show(score).floor_mark}
+                for score in record.scores
+                if score.start == start
             ]
             for key, start in (("scores", "checkpoint"), ("random_start", "random"), ("zero_shot", "zero_shot"))
         }

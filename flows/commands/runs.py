@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from flows.commands.options import AsJson, console, print_json
+from flows.commands.options import AsJson, console, new_table, print_json
 from tasks.runs.listing import Listed, list_runs
 from tasks.store.home import cogito_home
 
@@ -31,7 +30,7 @@ def runs(
     if not listed:
         print(f"no runs in {home.root} yet; `cogito run experiments/quickstart.yaml` makes one")
         return
-    table = Table("run", "experiment", "status", "scores", "age")
+    table = new_table("run", "experiment", "status", "scores", "age")
     now = datetime.now(UTC)
     for line in lines:
         style = STYLES.get(line.status, "red")

@@ -8,9 +8,8 @@ from urllib.parse import urlsplit
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from flows.commands.options import AsJson, console, print_json
+from flows.commands.options import AsJson, console, new_table, print_json
 from flows.prefect_api import ALIVE, ask, crash_flow_run, ui_address, why_unhealthy
 from flows.server import find_or_start, recorded_server, stop_server
 from tasks.errors import StageError, UserError
@@ -92,17 +91,18 @@ def _server(home: Home) -> Iterator[Finding]:
         yield Finding("server", "problem", found, "`cogito ui --stop`", partial(stop_server, home))
         return
     parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]  # with its port, without an account
     if (reason := why_unhealthy(url.rstrip("/"), 4)) is not None:
-        found = f"no Prefect server at {parts.hostname}: {reason}"
+        found = f"no Prefect server at {place}: {reason}"
         yield Finding("server", "problem", found, "unset PREFECT_API_URL")
         return
     elsewhere = parts.hostname not in (LOOPBACK, "localhost", "::1")
     secured = any(os.environ.get(name) for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"))
     if elsewhere and (parts.scheme != "https" or not secured):
-        found = f"{parts.hostname} is used without TLS or without a password"
+        found = f"{place} is used without TLS or without a password"
         yield Finding("server", "warning", found, "https and PREFECT_API_AUTH_STRING: see SECURITY.md")
         return
-    yield Finding("server", "ok", f"healthy at {parts.hostname}")
+    yield Finding("server", "ok", f"healthy at {place}")
     if not (elsewhere or active_locks(home)):  # else the processes of its runs may be on another machine, or at work
         yield from _lost_flow_runs(url)
 
@@ -123,7 +123,7 @@ def _lost_flow_runs(url: str) -> Iterator[Finding]:
 
 
 def _print(findings: list[Finding], cleared: set[int]) -> None:
-    table = Table("what", "status", "found", "fix")
+    table = new_table("what", "status", "found", "fix")
     statuses = ["cleared" if number in cleared else finding.status for number, finding in enumerate(findings)]
     for finding, status in zip(findings, statuses, strict=True):
         style = STYLES.get(status, "green")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from models.family import VARIANTS
 from tasks.picture import picture_text
-from tasks.scores.showing import COLUMNS, console_rows
+from tasks.scores.showing import score_table
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS, Split, Task
 from tasks.spec.pretraining import PYTHON_DOCS
+from tasks.spec.settings import flat_keys
 from tasks.store.files import public_name
 from tasks.store.records import RunRecord, Score
 
@@ -38,6 +39,7 @@ def render_card(record: RunRecord) -> str:
     fills_masks = variant in VARIANTS and VARIANTS[variant].fills_masks
     source = record.corpus.dataset if record.corpus else str(spec.get("data", {}).get("dataset", ""))
     publish, results = spec.get("publish", {}), _eval_results(record)
+    score_columns, score_rows = score_table(record.scores)
     card = ModelCard.from_template(
         ModelCardData(
             library_name="transformers",
@@ -56,8 +58,8 @@ def render_card(record: RunRecord) -> str:
         source=public_name(source),
         picture=PICTURE,
         picture_text=_cell(picture_text(record)),
-        score_columns=COLUMNS,
-        score_rows=console_rows(record.scores),
+        score_columns=score_columns,
+        score_rows=score_rows,
         tables={part.capitalize(): flat_keys(spec.get(part, {})) for part in CARD_SECTIONS},
         public_name=public_name,
         cell=_cell,
@@ -96,15 +98,6 @@ def _eval_result(score: Score, task: Task, split: Split) -> "EvalResult":
         metric_value=round(score.value or 0.0, 4),
         metric_args=facts,
     )
-
-
-def flat_keys(part: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested part of a spec as one level of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in part.items():
-        nested = isinstance(value, dict) and value
-        flat |= flat_keys(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
 
 
 def _cell(value: Any) -> str:

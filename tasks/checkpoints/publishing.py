@@ -61,7 +61,7 @@ def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec,
     weights_sha256 = _check_finished(model_folder)
     with home.lock(f"publish-{record.run_id}"):
         if store == "local":
-            if spec.store == "auto":
+            if spec.store == "auto" and record.publishing is None:  # not again where the card is renewed
                 log.info("publishing to the directory store: no Hugging Face token is set, or the Hub is switched off")
             return _publish_locally(model_folder, record, weights_sha256, home)
         try:

@@ -17,7 +17,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from models.checkpoints import CheckpointError, LoadReport, load_classifier, save_checkpoint
+from models.checkpoints import CheckpointError, LoadReport, load_classifier, save_checkpoint, without_remarks
 from models.heads import PairHead
 from models.plain import load_plain_classifier
 from models.plain_inputs import reads_segments
@@ -119,7 +119,7 @@ def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
     if kept is not None:
         with building(kept) as part:
             if job.family == "plain":
-                model.save_pretrained(part)
+                without_remarks()(model.save_pretrained)(part)
             else:
                 save_checkpoint(model, part)
             write_manifest(part)

@@ -61,5 +61,7 @@ def finetune(
 
 
 def _report_weights(cell: CellResult) -> None:
+    if cell.start == "random":  # takes none of them, as it was asked to
+        return
     weights = weights_text(cell.loaded_weights, cell.new_weights, cell.dropped_weights, cell.notes)
     log.info("%s seed %d (%s, %s): %s", cell.task, cell.seed, cell.start, cell.precision, weights)

@@ -26,8 +26,9 @@ from tasks.log.markdown import BOM, LINE, Table, TableRow, line_ending, pipes, r
 from tasks.log.rows import EVALUATION_COLUMNS, TRAINING_COLUMNS, is_generated, render_row
 from tasks.spec.benchmarks import score_names
 from tasks.store.files import write_atomic, writing
-from tasks.store.home import StrPath, user_path
+from tasks.store.home import Home, StrPath, user_path
 from tasks.store.records import RunRecord, read_record
+from tasks.store.run_names import row_called
 
 if TYPE_CHECKING:
     import pandas
@@ -165,22 +166,23 @@ def _html(frame: "pandas.DataFrame", title: str) -> str:
     return f'<!doctype html>\n<meta charset="utf-8">\n<title>{name}</title>\n<h1>{name}</h1>\n{table}\n'
 
 
-def find_row(path: Path, run_id: str) -> tuple[str, dict[str, str]]:
-    """The kind of a run's row and its cells by machine name; of the same id in both tables the training row.
+def find_row(path: Path, name: str, home: Home) -> tuple[str, str, dict[str, str]]:
+    """The run id, the kind and the cells, by machine name, of the row that a name stands for.
+
+    Of the same id in both tables it is the training row.
 
     Raises:
-        UserError: the log cannot be read or has no such row.
+        UserError: the log cannot be read or has no such row, or the name stands for several.
     """
     rows = {}
     for kind, table in sorted(find_tables(read_text(path)).items()):
         for row in reversed(table.rows):
             cells = {machine_name(title): table.cell(row, machine_name(title)) for title in table.header}
             rows[table.run_id(row)] = kind, cells
-    if run_id not in rows:
-        raise UserError(
-            f"{path}: {unknown_name('row', run_id, filter(None, rows))}; fix: LOG.md#RUN_ID with one of them"
-        )
-    return rows[run_id]
+    run_id = row_called(name, filter(None, rows), home)
+    if run_id is None:
+        raise UserError(f"{path}: {unknown_name('row', name, filter(None, rows))}; fix: LOG.md#RUN_ID with one of them")
+    return run_id, *rows[run_id]
 
 
 def add_record(record_path: Path, log: Path) -> bool:

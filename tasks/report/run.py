@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from tasks.checkpoints.card import flat_keys
 from tasks.picture import Points, read_curve
 from tasks.report.baseline import against
 from tasks.report.explanations import FIGURES
@@ -15,6 +14,7 @@ from tasks.review.comparisons import compare_starts
 from tasks.review.sides import Side, run_side, spec_section
 from tasks.scores.showing import BELOW_FLOOR_HINT, START_TITLES
 from tasks.spec.experiment import ExperimentSpec, training_steps
+from tasks.spec.settings import flat_keys
 from tasks.store.files import public_name
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord, load_record

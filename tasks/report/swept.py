@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeGuard
 
-from tasks.checkpoints.card import flat_keys
 from tasks.picture import RANK_TITLES
 from tasks.plots import Series, plot_swept
 from tasks.report.facts import setting_text
 from tasks.report.rendering import NARROW, Plot
-from tasks.review.differences import WITHOUT_EFFECT
 from tasks.review.sweeps import HELD_OUT_LOSS
 from tasks.spec.benchmarks import score_names
+from tasks.spec.settings import differing
 from tasks.store.records import RunRecord
 
 SEED = "training.seed"
@@ -26,7 +25,7 @@ class Swept:
 
     Attributes:
         keys: in the order of the spec.
-        values: of every run by run id, as they stand in its spec; None where it has no such key.
+        values: those of every run by run id, as they stand in its spec; None where it has no such key.
         experiments: the names of the runs' experiments.
     """
 
@@ -75,13 +74,8 @@ class Swept:
 
 def swept(records: Sequence[tuple[str, RunRecord]]) -> Swept:
     """What differs among runs, given as experiment and record; names, tracking and publishing do not count."""
-    values = {
-        record.run_id: flat_keys({name: part for name, part in record.spec.items() if name not in WITHOUT_EFFECT})
-        for _, record in records
-    }
-    keys = dict.fromkeys(key for flat in values.values() for key in flat)
-    differing = tuple(key for key in keys if len({repr(flat.get(key)) for flat in values.values()}) > 1)
-    return Swept(differing, values, {record.run_id: name for name, record in records})
+    values = differing({record.run_id: record.spec for _, record in records})
+    return Swept(tuple(next(iter(values.values()), {})), values, {record.run_id: name for name, record in records})
 
 
 def swept_plots(found: Swept, records: Sequence[RunRecord]) -> list[Plot]:

@@ -3,15 +3,13 @@
 import re
 from typing import Any
 
-from tasks.checkpoints.card import flat_keys
 from tasks.review.sides import Side, spec_section
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import TaskOverride
+from tasks.spec.settings import WITHOUT_EFFECT, flat_keys
 from tasks.store.files import public_name
 from tasks.store.records import Result
 
-# Sections of a spec that do not change what is computed.
-WITHOUT_EFFECT = ("name", "tracking", "publish")
 # Keys whose content is compared under others: per task, or as the head that was scored.
 REGROUPED = ("evaluation.per_task", "evaluation.tasks", "evaluation.head")
 # The columns of a log that state how a run was made.

@@ -23,6 +23,7 @@ from tasks.spec.grid import miniature
 from tasks.spec.reading import build_spec, load_spec
 from tasks.store.home import Home
 from tasks.store.records import Result, first_mistake, load_record
+from tasks.store.run_names import row_called
 
 # What no hand-typed row states, so that its repetition can only be similar.
 NEVER_STATED = (
@@ -108,7 +109,7 @@ class Plan:
 
 def plan_reproduction(
     log: Path,
-    run_id: str,
+    name: str,
     home: Home,
     experiments: Sequence[Path] = (),
     overrides: Sequence[str] = (),
@@ -119,7 +120,7 @@ def plan_reproduction(
 
     Args:
         log: a Markdown log, ours or hand-typed.
-        run_id: of the row.
+        name: of the row: its run id, the beginning of it, or the name of its experiment.
         experiments: files that may state what the row leaves open.
         overrides: `key=value`, applied last.
         small: whether to repeat it as a miniature.
@@ -129,8 +130,9 @@ def plan_reproduction(
     """
     document = Document.read(log)
     rows = {row.run_id: row for row in document.rows if row.run_id}
-    if run_id not in rows:
-        raise UserError(f"{log}: {unknown_name('row', run_id, rows)}")
+    run_id = row_called(name, rows, home)
+    if run_id is None:
+        raise UserError(f"{log}: {unknown_name('row', name, rows)}")
     row = rows[run_id]
     if home.has_run(run_id):
         record = load_record(home.run(run_id))

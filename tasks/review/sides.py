@@ -177,7 +177,7 @@ def find_side(reference: StrPath, home: Home) -> Side:
         return run_side(read_record(path), RunFolder(path.resolve().parent))
     if "#" in reference:
         log, _, run_id = reference.rpartition("#")
-        return _row_side(run_id, user_path(log))
+        return _row_side(run_id, user_path(log), home)
     run = find_run(reference, home, "the path of a record.json or LOG.md#RUN_ID")
     return run_side(load_record(run), run)
 
@@ -231,17 +231,17 @@ def _entry(sources: Sequence[Source]) -> Entry:
     )
 
 
-def _row_side(run_id: str, log: Path) -> Side:
+def _row_side(name: str, log: Path, home: Home) -> Side:
     if not log.is_file():
         raise UserError(f"compare: {log}: there is no such log; fix: LOG.md#RUN_ID with the path of a Markdown log")
-    kind, row = find_row(log, run_id)
+    run_id, kind, row = find_row(log, name, home)
     source, head = run_id, None
     if kind == "evaluation":
         source = row.get("source_checkpoint", "").split("(")[0].strip("` ")
         bracket = re.search(r"\((\w+)\)", row.get("eval_type", ""))
         head = bracket[1] if bracket else None
         with suppress(UserError):  # a checkpoint without a row of its own
-            trained = find_row(log, source)[1]
+            trained = find_row(log, source, home)[2]
             row = {name: trained.get(name, "") for name in OF_THE_CHECKPOINT} | row
     made = MADE_DATA in row.get("key_scores", "").casefold()
     entries: dict[ScoreKey, Entry] = {}

@@ -13,9 +13,9 @@ from typing import Any
 
 from filelock import Timeout
 
-from tasks.checkpoints.card import flat_keys
 from tasks.errors import UserError
 from tasks.scores.showing import show
+from tasks.spec.settings import differing
 from tasks.store.files import read_json
 from tasks.store.home import Home
 from tasks.store.locks import work_lock
@@ -122,15 +122,10 @@ def _differences(records: Mapping[str, RunRecord], sweeps: Iterable[Iterable[str
         families[record.kind, record.name].add(run_id)
     for sweep in sweeps:
         families["sweep", " ".join(sweep)] = {run_id for run_id in sweep if run_id in records}
-    specs = {run_id: flat_keys(record.spec) for run_id, record in records.items()}
     differs: dict[str, dict[str, Any]] = {run_id: {} for run_id in records}
     for family in families.values():
-        if len(family) < 2:
-            continue
-        keys = dict.fromkeys(key for run_id in sorted(family) for key in specs[run_id])
-        varied = [key for key in keys if key != "name" and len({repr(specs[one].get(key)) for one in family}) > 1]
-        for run_id in family:
-            differs[run_id] |= {key: specs[run_id].get(key) for key in varied}
+        for run_id, settings in differing({run_id: records[run_id].spec for run_id in sorted(family)}).items():
+            differs[run_id] |= settings
     return differs
 
 

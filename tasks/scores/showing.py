@@ -52,8 +52,8 @@ class ShownScore:
 
     @property
     def marked(self) -> str:
-        """The value with its marks, on one line."""
-        return self.value if self.value == "failed" else " ".join([self.value, *(f"({mark})" for mark in self.marks)])
+        """The value with its mark beside the floor, on one line."""
+        return f"{self.value} ({self.floor_mark})" if self.floor_mark else self.value
 
 
 def floor_mark(score: Score) -> FloorMark:
@@ -138,18 +138,23 @@ def log_cell(score: Score) -> str:
     return f"{metric_text(score.metric, score.value)}{unit} ({', '.join(notes)})"
 
 
-def console_rows(scores: list[Score]) -> list[list[str]]:
-    """The scores of a checkpoint as rows under COLUMNS, each beside those of a random start and of no training."""
-    marked = {(score.start, score.task, score.metric): show(score).marked for score in scores}
+def score_table(scores: list[Score]) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of the scores of a checkpoint, each beside those of a random start and of no training.
+
+    A column that would hold nothing in every row is left out. A mark on the interval stands with the interval.
+    """
+    beside = {(score.start, score.task, score.metric): show(score).marked for score in scores}
     rows = []
     for score in scores:
         if score.start == "checkpoint":
             shown = show(score)
-            task = score.task + (f" from {score.start_from.upper()}" if score.start_from else "")
-            figures = [shown.marked, shown.interval or "--", shown.floor, shown.word_overlap or "--"]
-            beside = [marked.get((start, score.task, score.metric), "--") for start in ("random", "zero_shot")]
-            rows.append([task, score.metric, *figures, *beside, str(score.n), str(len(score.seed_values))])
-    return rows
+            task = score.task + (f" (from {score.start_from.upper()})" if score.start_from else "")
+            interval = shown.interval and shown.interval + " (unreliable)" * score.unreliable
+            others = [beside.get((start, score.task, score.metric)) for start in ("random", "zero_shot")]
+            cells = [task, score.metric, shown.marked, interval, shown.floor, shown.word_overlap, *others]
+            rows.append([*cells, str(score.n), str(len(score.seed_values))])
+    held = [number for number in range(len(COLUMNS)) if any(row[number] for row in rows)]
+    return [COLUMNS[number] for number in held], [[row[number] or "--" for number in held] for row in rows]
 
 
 def artifact_row(score: Score) -> dict[str, Any]:

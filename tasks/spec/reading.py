@@ -4,12 +4,11 @@ import copy
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeGuard, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import UserError
-from tasks.spec.evaluation import TaskOverride
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.values import SHOWN, short
 from tasks.spec.yaml_text import MAX_DEPTH, Lines, parse_yaml, read_yaml
@@ -136,6 +135,13 @@ def refuse_replaced(changes: Sequence[Change]) -> None:
 
 
 def _apply(raw: dict[str, Any], change: Change) -> None:
+    if _is_section(_type_at(change.key)):
+        keys = change.value if isinstance(change.value, dict) and change.value else {"KEY": "VALUE"}
+        fixes = [f"{change}.{key}={'null' if value is None else value}" for key, value in keys.items()]
+        raise UserError(
+            f"{change}: is a section, and would drop the keys that the file states in it; allowed: a single key; "
+            f"fix: {' '.join(fixes)[:SHOWN]}"
+        )
     *parents, last = change.key
     place: Any = raw
     for parent in parents:
@@ -181,16 +187,25 @@ def _explain(mistake: Any, location: tuple) -> str:
     return f"got {short(got)}; {text[0].lower()}{text[1:]}"
 
 
+def _type_at(key: tuple) -> Any:
+    """The type of what a key names: that of a section, which has keys of its own, or of a value; None: no such key."""
+    found: Any = ExperimentSpec
+    for part in key:
+        if _is_section(found):
+            field = found.model_fields.get(part)
+            found = None if field is None else field.annotation
+        else:
+            found = get_args(found)[1] if get_origin(found) is dict else None
+    return found
+
+
+def _is_section(found: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(found, type) and issubclass(found, BaseModel)
+
+
 def _section_at(location: tuple) -> type[BaseModel]:
-    """The part of the spec that a location lies in."""
-    model: Any = ExperimentSpec
-    for part in location:
-        field = model.model_fields.get(part) if model is not TaskOverride else None
-        if field is None:
-            continue
-        candidates = [field.annotation, *get_args(field.annotation)]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return model
+    """The section that a location lies in."""
+    return next(found for n in range(len(location), -1, -1) if _is_section(found := _type_at(location[:n])))
 
 
 def _literal_values(location: tuple) -> list[str]:

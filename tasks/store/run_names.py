@@ -4,6 +4,7 @@ Whatever takes a run or a checkpoint asks here, so that every command understand
 """
 
 import logging
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,28 @@ def run_called(name: str, home: Home) -> RunFolder | None:
         heads = {path.parent.name: _head(path) for path in records}
         named = {run_id: kind for run_id, (kind, of) in heads.items() if of == name}
         found = [run_id for run_id, kind in named.items() if kind == "training"] or list(named)
+    run_id = _only(name, found)
+    return None if run_id is None else home.run(run_id)
+
+
+def row_called(name: str, rows: Iterable[str], home: Home) -> str | None:
+    """The row of a log that a name stands for, of those with these run ids; None where it stands for none.
+
+    An id stands for its own row. Else the name is the beginning of an id, or that of an experiment whose run has a row.
+
+    Raises:
+        UserError: it stands for several; the message lists them.
+    """
+    ids = dict.fromkeys(rows)
+    if name in ids or not name:
+        return name or None
+    if found := [run_id for run_id in ids if run_id.startswith(name)]:
+        return _only(name, found)
+    run = run_called(name, home)
+    return run.run_id if run is not None and run.run_id in ids else None
+
+
+def _only(name: str, found: Sequence[str]) -> str | None:
     if len(found) > 1:
         shown = ", ".join(found[-MOST_NAMED:]) + (", ..." if len(found) > MOST_NAMED else "")
         raise UserError(
@@ -44,8 +67,7 @@ def run_called(name: str, home: Home) -> RunFolder | None:
         )
     if found:
         log.info("%s: the run %s", name, found[0])
-        return home.run(found[0])
-    return None
+    return found[0] if found else None
 
 
 def find_run(name: str, home: Home, or_else: str = "") -> RunFolder:

@@ -1,15 +1,21 @@
 """The command itself: its version, completion by a shell through deferred commands, what `cogito show` prints."""
 
+import json
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import ROOT, environment
+from factories import make_record, make_score
 
 from flows import cli
+from flows.commands.run import _report_outcome
+from tasks.errors import UserError, try_all
 from tasks.spec.reading import load_spec
+from tasks.store.home import Home
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 
@@ -27,6 +33,49 @@ def test_the_version_is_that_of_the_package(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_here(["--version"], capsys, monkeypatch) == f"cogito {version('cogito')}\n"
+
+
+def test_every_line_of_a_message_says_whose_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\ndata: {blok: 1}\nmodl: {}\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["cogito", "check", str(tmp_path / "a.yaml"), "--set", "training.lr=1"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    lines = capsys.readouterr().err.splitlines()
+    places = [line.partition(": unknown key")[0] for line in lines]
+    assert sorted(places) == [
+        "cogito: --set training.lr",
+        f"cogito: {tmp_path / 'a.yaml'}:2: data.blok",
+        f"cogito: {tmp_path / 'a.yaml'}:3: modl",
+    ]
+
+
+def test_every_line_of_an_attempt_has_its_place() -> None:
+    def two() -> None:
+        raise UserError("one thing\nanother")
+
+    with pytest.raises(UserError) as caught:
+        try_all({"mrpc": two, "qqp": two}, "task {}: ")
+    assert str(caught.value).split("\n") == [
+        f"task {name}: {what}" for name in ("mrpc", "qqp") for what in ("one thing", "another")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "floor", "mark"), [(0.9, 0.5, ""), (0.5, 0.5, "at floor"), (0.4, 0.5, "below floor"), (None, 0.5, "")]
+)
+def test_json_has_the_mark_of_the_terminal(
+    value: float | None, floor: float, mark: str, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = make_record(scores=[make_score("mrpc", value, floor)])
+    record.save(home.run(record.run_id))
+    ended = SimpleNamespace(name="Completed", data=record.run_id, is_completed=lambda: True)
+    _report_outcome(ended, tmp_path / "log.md", as_json=True)
+    (score,) = json.loads(capsys.readouterr().out)["scores"]
+    assert score["mark"] == mark
+    _report_outcome(ended, tmp_path / "log.md", as_json=False)
+    assert not mark or f"({mark})" in capsys.readouterr().out
 
 
 COMPLETIONS = {

@@ -111,7 +111,9 @@ def assert_whole(lines: list[str], others: set[str] = frozenset()) -> None:  # t
 def test_bars_are_not_torn_by_lines(width: int) -> None:
     text = draw(width)
     assert_whole(seen(text, width))
-    drawn = [line for line in re.split(r"[\r\n]+", CONTROL.sub("", text)) if "/10" in line]
+    every = re.split(r"[\r\n]+", CONTROL.sub("", text))
+    drawn = [line for line in every if "/10" in line]
+    assert "/?" not in text and any(re.search("finetune mrpc.* 10 ", f"{line} ") for line in every), "no total is known"
     assert len(drawn) >= 10, "the bars are drawn again after every line"
     assert max(map(len, drawn)) <= width and all("pretraining" in line for line in drawn)
 

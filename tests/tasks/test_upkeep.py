@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import typer
@@ -298,10 +299,11 @@ def test_tokens_are_named_and_never_shown(home: Home, monkeypatch: pytest.Monkey
     ("url", "secret", "status"),
     [
         ("http://127.0.0.1:1/api", None, "problem"),
-        ("http://prefect.lab.example/api", None, "warning"),
+        ("http://me:word@prefect.lab.example:4201/api", None, "warning"),
         ("https://prefect.lab.example/api", None, "warning"),
         ("http://prefect.lab.example/api", "a:b", "warning"),
         ("https://prefect.lab.example/api", "a:b", "ok"),
+        ("https://me:word@prefect.lab.example:4201/api", "a:b", "ok"),
     ],
 )
 def test_servers(home: Home, monkeypatch: pytest.MonkeyPatch, url: str, secret: str | None, status: str) -> None:
@@ -312,6 +314,7 @@ def test_servers(home: Home, monkeypatch: pytest.MonkeyPatch, url: str, secret: 
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", secret)
     (one,) = upkeep_commands._server(home)
     assert one.status == status and (one.fix or status == "ok")
+    assert urlsplit(url).netloc.removeprefix("me:word@") in one.found and "word@" not in one.found
 
 
 def test_a_server_that_hangs_is_found_and_ended(home: Home) -> None:

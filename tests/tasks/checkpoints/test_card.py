@@ -103,7 +103,7 @@ def test_the_metadata_states_no_score_that_is_none() -> None:
     (result,) = ModelCard(card).data.eval_results
     assert (result.dataset_name, result.metric_value, result.metric_args["start_from"]) == ("RTE", 0.6, "mnli")
     assert "| mrpc | f1 | failed |" in card
-    assert "| rte from MNLI | f1 | 0.600 |" in card
+    assert "| rte (from MNLI) | f1 | 0.600 |" in card
     made = render_card(make_record(scores=[make_score()], spec=spec_with(evaluation={"data": "made"}), made_data=True))
     assert ModelCard(made).data.eval_results is None and "model-index" not in made
     assert "| mrpc | f1 | 0.822 (at floor) |" in made

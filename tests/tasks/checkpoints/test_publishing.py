@@ -1,6 +1,7 @@
 """Publishing: once, whole, private, tagged, to the Hub (a stand-in over HTTP) and to the directory store."""
 
 import json
+import logging
 import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
@@ -141,6 +142,14 @@ def test_the_card_of_another_run_is_never_renewed(hub: HubStandIn, tmp_path: Pat
     publish(hub, tmp_path, model, make_record(scores=SCORES), repo=REPO)
     assert len(commits_of(hub)) == 2
     assert b"# second" in commits_of(hub)[-1]["README.md"]
+
+
+def test_where_auto_publishes_is_said_once(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home, record = Home(tmp_path / "home"), make_record(publishing=None, scores=[])
+    with caplog.at_level(logging.INFO, "cogito.publishing"):
+        published = publish_checkpoint(model, record, PublishSpec(store="auto"), home)
+        publish_checkpoint(model, make_record(publishing=published, scores=SCORES), PublishSpec(store="auto"), home)
+    assert [text for text in caplog.messages if "directory store" in text] == [caplog.messages[0]]
 
 
 def test_the_card_of_a_directory_store_is_renewed(tmp_path: Path, model: Path) -> None:

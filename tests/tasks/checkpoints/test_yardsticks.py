@@ -131,6 +131,7 @@ def test_an_earlier_checkpoint_is_shown_converted_and_evaluated(bert: Path, tmp_
     assert (facts["variant"], facts["size"], facts["tokenizer"]) == ("perceiver_mlm", "H16 L2 C5", "none")
     assert facts["parameters"] == sum(tensor.numel() for tensor in weights.values())
     done = cogito("checkpoint", "convert", old, new, "--tokenizer", bert, home=home)
+    assert "%|" not in done.stderr, "no bar of transformers"
     assert done.returncode == 0, done.stderr
     one, two = load_checkpoint(old).state_dict(), load_checkpoint(new).state_dict()
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

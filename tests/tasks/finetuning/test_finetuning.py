@@ -1,5 +1,6 @@
 """Fine-tuning without Prefect: zero-shot answers, a start from another task's model, texts encoded apart."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tasks.data.task_data import PreparedTask, find_task_source, load_examples, 
 from tasks.finetuning.cell import Cell
 from tasks.finetuning.loop import make_batch
 from tasks.finetuning.scoring import read_predictions, score_task
-from tasks.finetuning.stage import finetune
+from tasks.finetuning.stage import _report_weights, finetune
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import EvaluationSpec
 from tasks.store.files import file_sha256
@@ -119,3 +120,15 @@ def test_a_head_that_compares_texts_is_trained_too(bench: Bench) -> None:
     assert cell.best_epoch is not None and all(name.startswith("head.") for name in cell.new_weights)
     _, answers = read_predictions(cell.predictions["stsb"])
     assert np.isfinite(answers).all() and np.ptp(answers) > 0
+
+
+def test_only_a_start_that_takes_weights_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
+    def cell(start: Start) -> CellResult:
+        facts = {"task": "mrpc", "seed": 42, "start": start, "precision": "fp32", "status": "complete"}
+        return CellResult(**facts, predictions={}, loaded_weights=64, new_weights=["head.a", "head.b"], seconds=1.0)
+
+    with caplog.at_level(logging.INFO, "cogito.finetuning"):
+        _report_weights(cell("random"))
+        _report_weights(cell("checkpoint"))
+    said = "mrpc seed 42 (checkpoint, fp32): 64 weights loaded, 2 (head.a, head.b) new, 0 dropped"
+    assert caplog.messages == [said]

@@ -14,6 +14,7 @@ from flows.commands.runs import age
 from tasks.log.check import check_log
 from tasks.log.experiment_log import read_log, write_row
 from tasks.log.rows import render_row
+from tasks.report.swept import swept
 from tasks.review.sweeps import compare_runs
 from tasks.runs.listing import list_runs
 from tasks.store.home import Home
@@ -56,6 +57,15 @@ def test_siblings_show_what_differs(home: Home) -> None:
     put(home, 4, "other")
     differs = {line.id: line.differs for line in list_runs(home)}
     assert differs == {f"run_{number}": {"training.seed": number} for number in (1, 2, 3)} | {"run_4": {}}
+
+
+def test_the_list_and_the_report_of_a_sweep_name_the_same_keys(home: Home) -> None:
+    """Neither names, tracking nor publishing: they change nothing that is computed."""
+    specs = [{"name": f"a{n}", "publish": {"store": "local", "repo": f"a{n}"}, "tracking": {"tags": n}} for n in (1, 2)]
+    records = [put(home, n, "a", spec=spec) for n, spec in enumerate(specs, start=1)]
+    listed = {line.id: dict(line.differs) for line in list_runs(home)}
+    assert listed == {"run_1": {"training.seed": 1}, "run_2": {"training.seed": 2}}
+    assert swept([(record.name, record) for record in records]).values == listed
 
 
 def test_the_runs_of_a_sweep_are_siblings_whatever_their_names(home: Home) -> None:

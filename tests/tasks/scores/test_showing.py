@@ -10,7 +10,7 @@ from tasks.log.rows import render_row
 from tasks.review.comparisons import compare
 from tasks.review.rendering import delta_text
 from tasks.review.sides import run_side
-from tasks.scores.showing import COLUMNS, FloorMark, artifact_row, console_rows, floor_mark, log_cell, shared_mark, show
+from tasks.scores.showing import FloorMark, artifact_row, floor_mark, log_cell, score_table, shared_mark, show
 from tasks.store.home import Home
 
 
@@ -19,16 +19,14 @@ def test_every_medium_shows_the_same_score() -> None:
     assert log_cell(score) == (
         "82.2% (79.2 to 84.2, **at floor 81.2**, n 408, 2 seeds, interval unreliable, 1 of 3 seeds failed)"
     )
-    (row,) = console_rows([score, make_score(value=0.9, start="random")])
-    assert dict(zip(COLUMNS, row, strict=True)) == {
+    titles, (row,) = score_table([score, make_score(value=0.9, start="random")])
+    assert dict(zip(titles, row, strict=True)) == {
         "task": "mrpc",
         "metric": "f1",
-        "score": "0.822 (at floor) (interval unreliable)",
-        "95 % interval": "0.792 to 0.842",
+        "score": "0.822 (at floor)",
+        "95 % interval": "0.792 to 0.842 (unreliable)",
         "floor": "0.812",
-        "word overlap": "--",
         "random start": "0.900",
-        "zero-shot": "--",
         "n": "408",
         "seeds": "2",
     }
@@ -46,7 +44,7 @@ def test_every_medium_shows_the_same_score() -> None:
 def test_a_score_without_a_figure_is_named_and_not_shown_as_a_number(value: float | None, text: str) -> None:
     score = make_score(value=value)
     assert log_cell(score) == show(score).value == artifact_row(score)["value"] == text
-    assert console_rows([score])[0][2].startswith(text)
+    assert score_table([score])[1][0][2].startswith(text)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,7 @@ def test_below_floor_is_said_in_every_medium(home: Home, tmp_path: Path, capsys:
     score = make_score("mrpc", 0.36, 0.684, metric="accuracy")
     record = make_record(scores=[score, make_score("stsb", 0.6, 0.0)], analysis=None)
     assert log_cell(score) == "36.0% (33.0 to 38.0, **below floor 68.4**, n 408)"
-    assert console_rows([score])[0][2] == "0.360 (below floor)"
+    assert score_table([score])[1][0][2] == "0.360 (below floor)"
     assert artifact_row(score)["mark"] == "below floor"
     conclusion = render_row(record)["Conclusion / Takeaway"]
     assert "1 of 2 scores above their floor. Below floor: MRPC: worse than the trivial answer" in conclusion

@@ -7,14 +7,16 @@ import pytest
 from factories import make_checkpoint, make_record
 
 from tasks.errors import UserError
+from tasks.log.experiment_log import write_row
 from tasks.report.writing import write_report
+from tasks.review.reproduction import plan_reproduction
 from tasks.review.sides import find_side
 from tasks.runs.whereabouts import missing_inputs
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import DataSpec, TrainingSpec
 from tasks.store.home import Home
-from tasks.store.records import RunRecord
-from tasks.store.run_names import find_run, run_called
+from tasks.store.records import RunRecord, load_record
+from tasks.store.run_names import find_run, row_called, run_called
 
 FIRST, SECOND, JUDGED = "perceiver_20260101_000000", "perceiver_20260102_000000", "via_decoder_20260103_000000"
 
@@ -94,10 +96,52 @@ def test_a_broken_record_hides_no_other(runs: Home, text: str) -> None:
     assert found is not None and found.run_id == SECOND
 
 
+ROWS = [FIRST, SECOND, JUDGED, "tsdae_H8_20250101_000000", "tsdae_H9_20250101_000000"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        (FIRST, FIRST),
+        ("via", JUDGED),
+        ("tsdae_H8", "tsdae_H8_20250101_000000"),  # of a run that is not in this home
+        ("narrow", FIRST),
+        ("wide", SECOND),
+        ("other", None),  # a run of this home without a row
+        ("tsdae_H1", None),
+        ("", None),
+    ],
+)
+def test_a_row_is_named_as_a_run_is(runs: Home, name: str, row: str | None) -> None:
+    put(runs, "without_row", "other")
+    assert row_called(name, ROWS, runs) == row
+
+
+@pytest.mark.parametrize("name", ["perceiver", "tsdae_H"])
+def test_a_name_of_several_rows_lists_them(runs: Home, name: str) -> None:
+    with pytest.raises(UserError, match="stands for 2 runs") as caught:
+        row_called(name, ROWS, runs)
+    assert all(row in str(caught.value) for row in ROWS if row.startswith(name))
+    assert row_called(FIRST, [FIRST, FIRST + "_2"], runs) == FIRST, "an id wins over longer ones"
+
+
 def test_a_home_without_runs_stays_as_it_is(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     assert run_called("anything", home) is None
     assert not home.root.exists()
+
+
+def test_every_reader_of_rows_takes_every_name(runs: Home, tmp_path: Path) -> None:
+    log = tmp_path / "log.md"
+    for run_id in (FIRST, SECOND):
+        write_row(log, load_record(runs.run(run_id)))
+    for name in ("perceiver_20260102", "wide", SECOND):
+        assert find_side(f"{log}#{name}", runs).name == SECOND
+        assert plan_reproduction(log, name, runs).run_id == SECOND
+    with pytest.raises(UserError, match="stands for 2 runs"):
+        plan_reproduction(log, "perceiver", runs)
+    with pytest.raises(UserError, match="did you mean 'perceiver_20260102_000000'"):
+        find_side(f"{log}#perceiver_20260112_000000", runs)
 
 
 def test_every_reader_of_runs_takes_every_name(runs: Home, tmp_path: Path) -> None:
