@@ -48,7 +48,7 @@ def held_out_loss(model_folder: Path, corpus: CorpusResult, spec: ExperimentSpec
         concepts = model.encoder(batch["input_ids"], batch["attention_mask"])  # type: ignore[operator]
         reads = model.decoder_input(batch["input_ids"], batch["attention_mask"], None, None)  # type: ignore[operator]
         total += float(model.task_loss(concepts, reads, batch["labels"], num_items_in_batch=1.0))  # type: ignore[operator]
-        count += int((batch["labels"] != -100).sum())
+        count += int(batch["labels"].total)
     return total / count
 
 

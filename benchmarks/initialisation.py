@@ -94,10 +94,7 @@ def train(spec: ExperimentSpec, corpus: CorpusResult, start: str) -> dict[str, A
 
 def batch_loss(module: PretrainingStep, batch: Batch) -> tuple[torch.Tensor, float]:
     """The mean task loss of a batch, and the weight of its labels."""
-    labels, weights = batch["labels"], batch.get("loss_weights")
-    assert labels is not None
-    labelled = labels != -100
-    count = float(labelled.sum() if weights is None else weights[labelled].sum())
+    count = float(batch["labels"].total)
     return module(**batch, num_items_in_batch=count, share=1.0)["total"], count
 
 

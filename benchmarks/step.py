@@ -24,6 +24,7 @@ from torch.nn import functional
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
 from models.family import OBJECTIVES, VARIANTS
+from models.labels import locate_labels
 from models.losses import summed_cross_entropy
 from models.objectives import CorruptionSettings, sample_generator
 from models.pretraining_step import PretrainingStep
@@ -68,7 +69,8 @@ def our_step(variant: str, layers: int, bixt: bool, size: int) -> Step:
     module = PretrainingStep(ConceptModelForMaskedLM(config), {}, "fixed", row.label_smoothing).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
     batch = corrupted_batch(variant, size)
-    count = float((batch["labels"] != -100).sum())
+    batch["labels"] = locate_labels(batch["labels"])
+    count = batch["labels"].total.float()
 
     def step() -> None:
         module(**batch, num_items_in_batch=count, share=1.0)["total"].backward()

@@ -17,7 +17,8 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration import ConceptConfig
 from .decoders import DecoderInput, WeightedDecoder
 from .encoder import ConceptEncoder, EncoderLayer
-from .family import DECODERS, ELBO_MIN_T, IGNORE_INDEX, VARIANTS
+from .family import DECODERS, ELBO_MIN_T, VARIANTS
+from .labels import Labels, locate_labels
 from .layers import ConceptEmbedding, InputProjection, ZeroLinear
 from .losses import summed_cross_entropy
 
@@ -206,7 +207,7 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
                 if t is None:
                     raise ValueError("elbo weights tokens by 1 / t, but t is not given")
                 loss_weights = t.clamp(min=ELBO_MIN_T).reciprocal()[:, None].expand_as(labels)
-            loss = self.task_loss(concepts, reads, labels, loss_weights, smoothing, num_items_in_batch)
+            loss = self.task_loss(concepts, reads, locate_labels(labels, loss_weights), smoothing, num_items_in_batch)
         return ConceptOutput(loss=loss, logits=logits, concepts=concepts)
 
     def _check_fills_masks(self, input_ids: Tensor) -> None:
@@ -229,20 +230,15 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
         self,
         concepts: Tensor,
         reads: DecoderInput,
-        labels: Tensor,
-        loss_weights: Tensor | None = None,
+        labels: Labels,
         label_smoothing: float = 0.0,
         num_items_in_batch: Tensor | float | None = None,
     ) -> Tensor:
-        """Weighted cross-entropies at the labelled positions over `num_items_in_batch`, without logits elsewhere."""
-        positions, chosen = labelled_positions(labels)
-        states = self.decoder(concepts, positions, reads)[chosen]
-        targets = labels.gather(1, positions)[chosen]
-        weights = None if loss_weights is None else loss_weights.gather(1, positions)[chosen]
-        total = summed_cross_entropy(states, self.lm_head.weight, targets, label_smoothing, weights)
-        if num_items_in_batch is None:
-            return total / (targets.numel() if weights is None else weights.sum())
-        return total / num_items_in_batch
+        """Weighted cross-entropies of the labels over `num_items_in_batch` (None: their weights); no other logits."""
+        decoded = self.decoder(concepts, labels.positions, reads).flatten(0, 1)
+        states = decoded.index_select(0, labels.chosen)
+        total = summed_cross_entropy(states, self.lm_head.weight, labels.targets, label_smoothing, labels.weights)
+        return total / (labels.weights.sum() if num_items_in_batch is None else num_items_in_batch)
 
     @staticmethod
     def count_parameters(config: ConceptConfig) -> int:
@@ -250,14 +246,3 @@ class ConceptModelForMaskedLM(ConceptPreTrainedModel):
         with torch.device("meta"):
             model = ConceptModelForMaskedLM(config)
         return sum(parameter.numel() for parameter in model.parameters())
-
-
-def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where labels [B, N] are not -100: positions [B, K], padded to the largest count, and a bool mask of the real."""
-    labelled = labels != IGNORE_INDEX
-    counts = labelled.sum(dim=1)
-    largest = int(counts.max())
-    # A stable sort brings the labelled positions to the front and keeps their order.
-    positions = labelled.logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :largest]
-    chosen = torch.arange(largest, device=labels.device)[None, :] < counts[:, None]
-    return positions, chosen

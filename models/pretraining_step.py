@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .autoencoder import ConceptModelForMaskedLM
 from .family import CONCEPT_LOSSES, LOSS_WEIGHTINGS
+from .labels import Labels
 
 
 class PretrainingStep(nn.Module):
@@ -38,18 +39,18 @@ class PretrainingStep(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        labels: Tensor,
+        labels: Labels,
         attention_mask: Tensor | None,
         num_items_in_batch: Tensor | float,
         share: float,
         noisy_ids: Tensor | None = None,
         t: Tensor | None = None,
-        loss_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One micro-batch.
 
         Args:
-            input_ids, labels, attention_mask, noisy_ids, t, loss_weights: as `ConceptModelForMaskedLM` takes them.
+            input_ids, attention_mask, noisy_ids, t: as `ConceptModelForMaskedLM` takes them.
+            labels: what `locate_labels` made of its labels and loss weights.
             num_items_in_batch: what the task loss is divided by: the weights of all labelled tokens of the step.
             share: this micro-batch's part of the step's samples; concept losses are means over a micro-batch.
 
@@ -60,7 +61,7 @@ class PretrainingStep(nn.Module):
         reads = self.model.decoder_input(input_ids, attention_mask, noisy_ids, t)
         # Smoothing is for training; held-out losses are plain nats.
         smoothing = self.label_smoothing if self.training else 0.0
-        task = self.model.task_loss(concepts, reads, labels, loss_weights, smoothing, num_items_in_batch)
+        task = self.model.task_loss(concepts, reads, labels, smoothing, num_items_in_batch)
         losses = {"task": task}
         for name, concept_loss in self.concept_losses.items():
             # In float32: variances and exponentials lose too much in bf16.

@@ -14,7 +14,7 @@ AUTO_MAP = {
 }
 # The flat files that travel with a checkpoint as its remote code.
 REMOTE_CODE = (
-    *("family", "configuration", "layers", "losses", "encoder", "decoders", "heads"),
+    *("family", "configuration", "labels", "layers", "losses", "encoder", "decoders", "heads"),
     *("autoencoder", "classifier"),
 )
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from models.family import IGNORE_INDEX
 from tasks.finetuning.scoring import score_split
 from tasks.jobs.messages import AnalysisJob, FinetuningJob, Job, PretrainingJob
 from tasks.spec.experiment import ExperimentSpec, TrackingSpec
@@ -24,6 +26,16 @@ from tasks.store.records import (
     Score,
     StageRecord,
 )
+
+
+def labels_of(batch: dict[str, Any]) -> torch.Tensor:
+    """The labels [B, N] of a batch of the loader, put back to where they stand in the text."""
+    shape, located = batch["input_ids"].shape, batch["labels"]
+    flat = located.positions + torch.arange(shape[0])[:, None] * shape[1]
+    labels, real = torch.full(shape, IGNORE_INDEX), located.weights > 0
+    labels.view(-1)[flat.flatten()[located.chosen[real]]] = located.targets[real]
+    return labels
+
 
 RUN_ID = "perceiver_mlm_H512L6C128_20260301_120000"
 

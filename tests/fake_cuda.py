@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 ROOT = SOURCE.parents[1]
@@ -125,12 +126,11 @@ def fake_cuda(library: Path | None) -> Iterator[HostSyncs]:
         exchange()
 
 
-def on_fake_cuda(batch: Mapping[str, Tensor | None]) -> dict[str, Any]:
+def on_fake_cuda(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Tensors of the shapes and dtypes of a batch, on the fake GPU."""
-    return {
-        name: None if tensor is None else torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
-        for name, tensor in batch.items()
-    }
+    return tree_map_only(
+        Tensor, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda"), dict(batch)
+    )
 
 
 def move(module: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ Legend: B samples of a micro-batch, N tokens.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,13 @@ import torch
 from torch.utils.data import Dataset
 
 from models.family import IGNORE_INDEX, OBJECTIVES
+from models.labels import LabelBudget, locate_labels
 from models.objectives import CorruptedSample, CorruptionSettings, sample_generator, uncorrupted
 
 # Blocks of unequal length are sorted within windows of this many global batches.
 GROUPING_WINDOW = 50
+# The label budget comes from the labels of this many samples, whose noise has a stream of its own.
+BUDGET_SAMPLES, BUDGET_STREAM = 256, 3
 
 
 class TokenBlocks:
@@ -57,8 +61,8 @@ def epoch_order(blocks: TokenBlocks, seed: int, epoch: int, global_batch_size: i
 
 
 Change = Callable[[np.ndarray, int], np.ndarray]
-# A batch as the model's forward takes it; `attention_mask` is None where nothing is hidden or padded.
-Batch = dict[str, torch.Tensor | None]
+# A batch as `PretrainingStep` takes it; `attention_mask` is None where nothing is hidden or padded.
+Batch = dict[str, Any]
 
 
 def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
@@ -130,6 +134,7 @@ class BatchPlan:
         seed: of the order of the blocks and of their corruption.
         global_batch_size: samples of a training step, over all ranks.
         per_device_batch_size: samples of a forward pass.
+        fixed_shapes: labels fill a budget, so that all batches have the shapes of one compiled graph.
     """
 
     objective: str
@@ -140,6 +145,7 @@ class BatchPlan:
     per_device_batch_size: int
     rank: int = 0
     world_size: int = 1
+    fixed_shapes: bool = False
 
 
 class _CorruptedBatches(Dataset):
@@ -147,15 +153,31 @@ class _CorruptedBatches(Dataset):
 
     def __init__(self, blocks: TokenBlocks, plan: BatchPlan) -> None:
         self.blocks, self.plan, self._corrupt = blocks, plan, OBJECTIVES[plan.objective].load()
+        drawn = range(BUDGET_SAMPLES if plan.fixed_shapes else 0)
+        places = (divmod(number, len(blocks)) for number in drawn)
+        self._counts = [(sample.labels != IGNORE_INDEX).sum() for sample in self._corrupted(BUDGET_STREAM, places)]
 
-    def _batch(self, stream: int, samples: Iterable[tuple[int, int]]) -> Batch:
-        """Corrupt and stack the blocks given as (epoch, index); `stream` keeps training and evaluation apart."""
+    def _corrupted(self, stream: int, places: Iterable[tuple[int, int]]) -> Iterator[CorruptedSample]:
+        """The corrupted blocks at (epoch, index); `stream` keeps training, evaluation and the budget apart."""
         plan = self.plan
-        corrupted = [
-            self._corrupt(self.blocks.block(index), sample_generator(stream, plan.seed, epoch, index), plan.settings)
-            for epoch, index in samples
-        ]
-        return pad_samples(corrupted, plan.pad_token_id)
+        for epoch, index in places:
+            generator = sample_generator(stream, plan.seed, epoch, index)
+            yield self._corrupt(self.blocks.block(index), generator, plan.settings)
+
+    def _budget(self, samples: int) -> LabelBudget | None:
+        """Room for the labels of that many samples, seldom too little: far above the mean of what was drawn."""
+        if not self._counts:
+            return None
+        mean, spread = float(np.mean(self._counts)), float(np.std(self._counts))
+        per_text, per_batch = mean + 6 * spread, samples * mean + 4 * spread * samples**0.5
+        return LabelBudget(8 * math.ceil(per_text / 8), 64 * math.ceil(per_batch / 64))
+
+    def _batch(self, stream: int, places: list[tuple[int, int]], *, weighted: bool) -> Batch:
+        """Corrupt and stack blocks; without `weighted` all labels count the same."""
+        batch = pad_samples([*self._corrupted(stream, places)], self.plan.pad_token_id)
+        weights = batch.pop("loss_weights", None)
+        batch["labels"] = locate_labels(batch["labels"], weights if weighted else None, self._budget(len(places)))
+        return batch
 
 
 class MicroBatches(_CorruptedBatches):
@@ -194,11 +216,22 @@ class MicroBatches(_CorruptedBatches):
         first = step * self.plan.global_batch_size
         mine = np.arange(first + self.plan.rank, first + self.plan.global_batch_size, self.plan.world_size)
         places = [divmod(int(position), len(self.blocks)) for position in np.array_split(mine, self.per_step)[part]]
-        return self._batch(0, ((epoch, int(self._order(epoch)[offset])) for epoch, offset in places))
+        return self._batch(0, [(epoch, int(self._order(epoch)[offset])) for epoch, offset in places], weighted=True)
+
+    def tokens(self, step: int) -> int:
+        """Tokens of a step without padding, over all ranks."""
+        places = range(step * self.plan.global_batch_size, (step + 1) * self.plan.global_batch_size)
+        return sum(
+            int(self.blocks.lengths[self._order(epoch)[offset]])
+            for epoch, offset in (divmod(place, len(self.blocks)) for place in places)
+        )
 
 
 class HeldOutBatches(_CorruptedBatches):
-    """Fixed corrupted batches of held-out text for the evaluation loss; the same at every evaluation and world size."""
+    """Fixed corrupted batches of held-out text for the evaluation loss; the same at every evaluation and world size.
+
+    Its losses are plain nats, so the objective's token weights are left out.
+    """
 
     def __init__(self, blocks: TokenBlocks, plan: BatchPlan, max_blocks: int) -> None:
         super().__init__(blocks, plan)
@@ -210,4 +243,4 @@ class HeldOutBatches(_CorruptedBatches):
         return len(self.batches)
 
     def __getitem__(self, item: int) -> Batch:
-        return self._batch(1, ((0, int(index)) for index in self.batches[item]))
+        return self._batch(1, [(0, int(index)) for index in self.batches[item]], weighted=False)

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils.memory import should_reduce_batch_size
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Subset
 
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import CheckpointError, LoadReport, save_checkpoint, warm_start
 from models.configuration import ConceptConfig
-from models.family import IGNORE_INDEX, VARIANTS
+from models.family import VARIANTS
 from models.geometry import GeometryStream
 from models.objectives import CorruptionSettings, word_starts
 from models.pretraining_step import PretrainingStep
@@ -284,7 +285,7 @@ def _batches_from(training: _Training) -> Iterator[Batch]:
 def _take_step(training: _Training, group: list[Batch]) -> _Step:
     """Compute the gradients of a step and take it, unless the guard stops the training first."""
     state, limit = training.state, training.job.spec.training.max_grad_norm
-    losses, tokens = _forward_backward(training, group)
+    losses = _forward_backward(training, group)
     norm = state.accelerator.clip_grad_norm_(training.step_module.parameters(), limit)
     step = _Step(training.finished + 1, losses, float(norm), state.scheduler.get_last_lr()[0])
     training.stopped = state.guard.after_gradient(losses["total"], step.gradient_norm)
@@ -292,7 +293,7 @@ def _take_step(training: _Training, group: list[Batch]) -> _Step:
         state.optimizer.step()
         state.scheduler.step()
         state.optimizer.zero_grad(set_to_none=True)
-        training.tokens += tokens
+        training.tokens += training.micro_batches.tokens(training.finished)
         training.finished = step.number
     return step
 
@@ -394,33 +395,27 @@ def _write_model(target: Path, model: ConceptModelForMaskedLM, tokenizer: Path, 
 
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:
-    return {name: None if tensor is None else tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
-def _forward_backward(training: _Training, group: list[Batch]) -> tuple[dict[str, float], int]:
-    """Gradients of one step; returns its losses over all processes, and its tokens over all processes."""
+def _forward_backward(training: _Training, group: list[Batch]) -> dict[str, float]:
+    """Gradients of one step; returns its losses over all processes."""
     accelerator, step_module = training.state.accelerator, training.step_module
     device, world = accelerator.device, accelerator.num_processes
     group = [_on_device(batch, device) for batch in group]
-    counts = torch.zeros(2, device=device, dtype=torch.float64)
-    for batch in group:
-        labels = batch["labels"]
-        assert labels is not None
-        counts += torch.stack([_label_weight(batch), torch.tensor(labels.numel(), device=device)])
-    labelled, tokens = accelerator.reduce(counts, reduction="sum")
+    labelled = accelerator.reduce(torch.stack([batch["labels"].total for batch in group]).sum(), reduction="sum")
     sums: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(group):
         last = number == len(group) - 1
-        assert batch["labels"] is not None
         # DDP averages gradients over processes; the factor `world` turns that into the sum.
-        share = len(batch["labels"]) * world / training.job.spec.training.global_batch_size
+        share = len(batch["input_ids"]) * world / training.job.spec.training.global_batch_size
         with nullcontext() if last else accelerator.no_sync(step_module):
             losses = step_module(**batch, num_items_in_batch=labelled.float() / world, share=share)
             accelerator.backward(losses["total"])
         for name, loss in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + loss.detach().float()
     means = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean")
-    return dict(zip(sums, means.tolist(), strict=True)), int(tokens)
+    return dict(zip(sums, means.tolist(), strict=True))
 
 
 def _warm_start(model: ConceptModelForMaskedLM, folder: Path) -> LoadReport:
@@ -452,14 +447,6 @@ def corruption_settings(spec: ExperimentSpec, tokenizer: Any, vocab_size: int) -
     )
 
 
-def _label_weight(batch: Batch) -> torch.Tensor:
-    """The weights of all labelled tokens of a batch; each counts 1 unless the objective says otherwise."""
-    labels, weights = batch["labels"], batch.get("loss_weights")
-    assert labels is not None
-    labelled = labels != IGNORE_INDEX
-    return labelled.sum() if weights is None else weights[labelled].sum()
-
-
 def _loss_weights(module: PretrainingStep) -> dict[str, float]:
     """The factor of every loss after a step, where there is more than one loss."""
     if not module.concept_losses:
@@ -489,12 +476,9 @@ def _evaluate(training: _Training) -> None:
     totals = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
     for number in range(len(training.held_out)):
         batch = _on_device(training.held_out[number], accelerator.device)
-        batch.pop("loss_weights", None)
-        labels = batch["labels"]
-        assert labels is not None
         with accelerator.autocast():
             losses = module(**batch, num_items_in_batch=1.0, share=1.0)
-        totals += torch.stack([losses["task"].double(), (labels != IGNORE_INDEX).sum().double()])
+        totals += torch.stack([losses["task"].double(), batch["labels"].total])
     module.train()
     loss, count = accelerator.reduce(totals, reduction="sum")
     training.eval_loss = float(loss / count)

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
 from models.family import CONCEPT_LOSSES, LOSS_WEIGHTINGS
+from models.labels import locate_labels
 from models.pretraining_step import PretrainingStep
 
 # Those that see directions alone; the others also see lengths.
@@ -139,14 +140,17 @@ def test_a_training_step_adds_its_losses_and_cuts_like_the_whole() -> None:
     labels = torch.where(torch.rand(4, 8) < 0.5, ids, -100)
     labels[:, 0] = ids[:, 0]
     count = int((labels != -100).sum())
-    losses = step(ids, labels, None, count, 1.0)
+    losses = step(ids, locate_labels(labels), None, count, 1.0)
     out = model.train()(ids, labels=labels)
     torch.testing.assert_close(losses["task"], out.loss)
     for name in ("orthogonality", "uniformity"):
         torch.testing.assert_close(losses[name], CONCEPT_LOSSES[name].load()(out.concepts))
     total = losses["task"] + 0.1 * losses["orthogonality"] + 0.5 * losses["uniformity"]
     torch.testing.assert_close(losses["total"], total)
-    parts = [step(ids[rows], labels[rows], None, count, len(ids[rows]) / 4) for rows in (slice(0, 1), slice(1, 4))]
+    parts = [
+        step(ids[rows], locate_labels(labels[rows]), None, count, len(ids[rows]) / 4)
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
     torch.testing.assert_close(parts[0]["task"] + parts[1]["task"], losses["task"])
     # A mean over samples of a per-sample mean, so the cut does not matter here either.
     torch.testing.assert_close(parts[0]["total"] + parts[1]["total"], losses["total"])

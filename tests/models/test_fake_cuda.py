@@ -20,6 +20,7 @@ from models.configuration import ConceptConfig
 from models.encoder import ConceptEncoder
 from models.family import CONCEPT_LOSSES, DECODERS, HEADS, LOSS_WEIGHTINGS, OBJECTIVES, VARIANTS
 from models.heads import PairHead
+from models.labels import locate_labels
 from models.layers import GatedFeedForward
 from models.objectives import CorruptionSettings, sample_generator
 from models.pretraining_step import PretrainingStep
@@ -52,7 +53,10 @@ def make_batch(objective: str, lengths: tuple[int, ...]) -> Batch:
     """A batch as the loader makes it."""
     corrupt, generator = OBJECTIVES[objective].load(), np.random.default_rng(0)
     texts = [generator.integers(5, VOCAB, length) for length in lengths]
-    return pad_samples([corrupt(text, sample_generator(0, 0, 0, n), SETTINGS) for n, text in enumerate(texts)], PAD)
+    samples = [corrupt(text, sample_generator(0, 0, 0, n), SETTINGS) for n, text in enumerate(texts)]
+    batch = pad_samples(samples, PAD)
+    batch["labels"] = locate_labels(batch["labels"], batch.pop("loss_weights", None))
+    return batch
 
 
 @contextmanager
@@ -81,11 +85,12 @@ def pretrain(
 ) -> set[str]:
     """A training step; gives the names of the weights without a gradient."""
     step = PretrainingStep(ConceptModelForMaskedLM(config), losses, weighting, label_smoothing=0.1)
-    with on_gpu(library, precision):
+    with on_gpu(library, precision) as syncs:
         move(step)
         parts = step(**on_fake_cuda(batch), num_items_in_batch=torch.empty((), device="cuda"), share=1.0)
         assert list(parts) == ["total", "task", *losses]
         take_step(step, parts["total"])
+        assert losses or not syncs.asked, "the host waits for the GPU"
         return {name for name, parameter in step.named_parameters() if parameter.grad is None}
 
 

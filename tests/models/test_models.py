@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from models import autoencoder
-from models.autoencoder import ConceptModelForMaskedLM, labelled_positions
+from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import CheckpointError, load_checkpoint, load_classifier, save_checkpoint
 from models.classifier import ConceptModelForSequenceClassification
 from models.configuration import ConceptConfig
@@ -369,10 +367,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
+from models.labels import locate_labels
 from models.pretraining_step import PretrainingStep
 from models.family import VARIANTS
-from models.remote_code import AUTO_MAP, REMOTE_CODE
-from models.remote_code import AUTO_MAP, REMOTE_CODE
 
 torch.set_num_threads(1)
 rank = int(sys.argv[1])
@@ -394,7 +391,7 @@ for name, row in VARIANTS.items():
             labels = torch.where(torch.rand(2, 18) < 0.4, ids, -100)
             noise = {"noisy_ids": torch.where(labels == -100, ids, 4), "t": torch.full((2,), 0.4)}
             more = noise if "diffusion" in name else {}
-            losses = wrapped(ids, labels, None, num_items_in_batch=10.0, share=1.0, **more)
+            losses = wrapped(ids, locate_labels(labels), None, num_items_in_batch=10.0, share=1.0, **more)
             losses["total"].backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -494,18 +491,6 @@ def test_every_row_names_its_code_and_fits_the_others() -> None:
         assert HEADS[row.default_head].fits(row.decoder)
     for head in HEADS.values():
         assert set(head.decoders) <= set(DECODERS)
-
-
-# --- labels ---
-
-
-@given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=4))
-def test_labelled_positions_are_all_of_them_in_order(rows: list[list[bool]]) -> None:
-    labels = torch.where(torch.tensor(rows), 3, -100)
-    positions, chosen = labelled_positions(labels)
-    assert positions.shape == chosen.shape == (len(rows), max(map(sum, rows)))
-    for row, expected in enumerate(rows):
-        assert positions[row][chosen[row]].tolist() == [place for place, labelled in enumerate(expected) if labelled]
 
 
 # --- checkpoints ---

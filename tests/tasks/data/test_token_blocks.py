@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factories import labels_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.family import IGNORE_INDEX, OBJECTIVES
 from models.objectives import CorruptedSample, CorruptionSettings, sample_generator
 from tasks.data.token_blocks import (
+    Batch,
     BatchPlan,
     HeldOutBatches,
     MicroBatches,
@@ -61,10 +63,9 @@ def micro_batches(blocks: TokenBlocks, steps: int = 3, **changes: Any) -> MicroB
     return MicroBatches(blocks, plan(**changes), steps)
 
 
-def samples_of(batch: dict[str, torch.Tensor | None]) -> list[tuple[bytes, bytes]]:
+def samples_of(batch: Batch) -> list[tuple[bytes, bytes]]:
     """(corrupted ids, labels) of every sample without its padding."""
-    ids, labels, mask = batch["input_ids"], batch["labels"], batch["attention_mask"]
-    assert ids is not None and labels is not None
+    ids, labels, mask = batch["input_ids"], labels_of(batch), batch["attention_mask"]
     kept = torch.ones_like(ids) if mask is None else mask
     assert not kept.diff(dim=1).gt(0).any(), "padding stands at the end"
     assert (ids[kept == 0] == PAD).all() and (labels[kept == 0] == IGNORE_INDEX).all()
@@ -74,9 +75,8 @@ def samples_of(batch: dict[str, torch.Tensor | None]) -> list[tuple[bytes, bytes
     ]
 
 
-def block_numbers(batch: dict[str, torch.Tensor | None]) -> list[int]:
-    ids, labels = batch["input_ids"], batch["labels"]
-    assert ids is not None and labels is not None
+def block_numbers(batch: Batch) -> list[int]:
+    ids, labels = batch["input_ids"], labels_of(batch)
     return (torch.where(labels == IGNORE_INDEX, ids, labels)[:, 1] - FIRST_WORD).tolist()
 
 
@@ -225,6 +225,48 @@ def test_padding_is_noise_only_where_the_objective_says_so(objective: str) -> No
         assert not batch["loss_weights"][1, 4:].any()
 
 
+# --- fixed shapes ---
+
+
+def shapes(batch: Batch) -> tuple[Any, ...]:
+    ids, labels = batch["input_ids"], batch["labels"]
+    return (ids.shape, *(part.shape for part in labels))
+
+
+@pytest.fixture(scope="module")
+def long_texts(tmp_path_factory: pytest.TempPathFactory) -> TokenBlocks:
+    return write_blocks(tmp_path_factory.mktemp("long"), [64] * 300, "concat")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_with_fixed_shapes_all_batches_have_one_and_the_same_labels(objective: str, long_texts: TokenBlocks) -> None:
+    settings = replace(SETTINGS, t_min=0.1, elbo=True)
+    changes: dict[str, Any] = {"objective": objective, "settings": settings, "steps": 40}
+    exact, fixed = (micro_batches(long_texts, fixed_shapes=fixed, **changes) for fixed in (False, True))
+    seen = set()
+    for number in range(len(exact)):
+        batch, padded = exact[number], fixed[number]
+        assert torch.equal(labels_of(batch), labels_of(padded))
+        count = len(batch["labels"].targets)
+        assert len(padded["labels"].targets) >= count and not padded["labels"].weights[count:].any()
+        assert torch.equal(padded["labels"].weights[:count], batch["labels"].weights)
+        assert padded["labels"].total == batch["labels"].total
+        seen.add(shapes(padded))
+    assert len(seen) == 1, seen
+    if objective == "mlm":
+        assert len({shapes(exact[number]) for number in range(len(exact))}) > 5, "labels vary in number"
+        filled = fixed[0]["labels"]
+        assert len(filled.targets) < 2 * float(filled.total) and filled.positions.shape[1] < 64
+
+
+def test_a_batch_beyond_its_budget_keeps_every_label(long_texts: TokenBlocks) -> None:
+    batches = micro_batches(long_texts, fixed_shapes=True)
+    batches._counts = [1] * 10  # as if the drawn samples had had next to none
+    exact, tight = micro_batches(long_texts)[0], batches[0]
+    assert torch.equal(labels_of(exact), labels_of(tight))
+    assert len(tight["labels"].targets) == 64 * 2 and tight["labels"].positions.shape[1] == 32
+
+
 # --- the held-out text ---
 
 
@@ -270,7 +312,7 @@ def test_changed_texts_keep_their_rows(unequal: TokenBlocks) -> None:
         return ids[:2]
 
     whole, short = (
-        [row[:2].tolist() for batch in clean_batches(unequal, 23, 5, PAD, change) for row in batch["input_ids"]]  # type: ignore[union-attr]
+        [row[:2].tolist() for batch in clean_batches(unequal, 23, 5, PAD, change) for row in batch["input_ids"]]
         for change in (None, shorten)
     )
     assert whole == short == [[CLS, FIRST_WORD + index] for index in seen] and len(seen) == 23

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from encoder_folders import encoder_folder
+from factories import labels_of
 
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
@@ -79,8 +80,7 @@ def test_batches_mask_ordinary_tokens_alone(family: str, tmp_path: Path, home: H
     masked = 0
     batches = MicroBatches(blocks, plan, 4)
     for batch in (batches[number] for number in range(len(batches))):
-        ids, labels, mask = batch["input_ids"], batch["labels"], batch["attention_mask"]
-        assert ids is not None and labels is not None
+        ids, labels, mask = batch["input_ids"], labels_of(batch), batch["attention_mask"]
         mask = torch.ones_like(ids) if mask is None else mask
         labelled = labels[labels >= 0].tolist()
         assert labelled and not {*tokenizer.all_special_ids} & {*labelled}
