@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .family import LEGACY_MODEL_TYPES, MODEL_TYPE
+from .weight_files import is_pointer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,6 +61,11 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    for path in (folder / name for name in TOKENIZER_FILES):
+        if path.is_file() and is_pointer(path):
+            raise TokenizerError(
+                f"{path}: is a pointer of git-lfs, the file is not here; fix: `git lfs pull` in its folder"
+            )
     own = not foreign_settings(folder) and (folder / "config.json").is_file()
     try:
         if own:

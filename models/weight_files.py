@@ -12,15 +12,24 @@ SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 PLACES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
 # Weights in other formats, of which none is read.
 FOREIGN = {
-    "tf_model*.h5": "TensorFlow's",
-    "flax_model*.msgpack": "Flax's",
+    "*.h5": "TensorFlow's",
+    "*.msgpack": "Flax's",
     "*.ckpt*": "TensorFlow's or Lightning's",
     "*.gguf": "quantized",
     "*.onnx": "of ONNX",
-    "adapter_model.*": "an adapter, not a whole model",
+    "onnx/*.onnx": "of ONNX",
+    "openvino*.bin": "of OpenVINO",
+    "*.npz": "of MLX or JAX",
+    "*.ot": "of Rust",
+    "*.pt": "of PyTorch alone",
+    "*.pth": "of PyTorch alone",
+    "adapter_config.json": "an adapter, not a whole model",
+    "model-*-of-*.safetensors": "a shard without its index",
+    "pytorch_model-*-of-*.bin": "a shard without its index",
     "model.*.safetensors": "of another precision or variant",
     "pytorch_model.*.bin": "of another precision or variant",
 }
+SHOWN = 4
 NOT_A_CHECKPOINT = "; fix: name a finished checkpoint's folder"
 
 
@@ -66,20 +75,53 @@ def find_weight_files(folder: Path) -> WeightFiles:
         UnfitError: it has no weights in a format that is read.
         CheckpointError: the index is damaged, names a file outside the folder, or a shard is missing.
     """
-    present = [name for name in PLACES if (folder / name).is_file()]
+    present = _places(folder)
     if not present:
-        found = {path.name: kind for pattern, kind in FOREIGN.items() for path in sorted(folder.glob(pattern))}
-        only = ", ".join(f"{name} ({kind})" for name, kind in found.items())
-        instead = f", only {only}; fix: save it as safetensors in transformers" if only else NOT_A_CHECKPOINT
-        raise UnfitError(f"{folder}: has no {SAFETENSORS} or {PICKLE}{instead}")
+        raise UnfitError(f"{folder}: has no {SAFETENSORS} or {PICKLE}{found_instead(folder)}")
     if (folder / "adapter_config.json").is_file():
         raise UnfitError(f"{folder}: has an adapter beside its weights that would be ignored; fix: merge it into them")
     chosen, *unread = present
+    check_no_pointer(folder / chosen)
     if not chosen.endswith(".json"):
         return WeightFiles((folder / chosen,), None, {}, tuple(unread))
     stated = _read_index(folder / chosen)
     shards = tuple(folder / name for name in sorted(set(stated.values())))
+    for shard in shards:
+        check_no_pointer(shard)
     return WeightFiles(shards, folder / chosen, stated, tuple(unread))
+
+
+def found_instead(folder: Path) -> str:
+    """The end of a message about a folder that is no checkpoint: what it holds instead, and what to do."""
+    inner = sorted(path.parent.name for path in folder.glob("*/config.json") if any(_places(path.parent)))
+    if inner:  # sentence-transformers' `0_Transformer`, a Trainer's `checkpoint-500`
+        return f"; fix: name a folder within it: {', '.join(inner[:SHOWN])}"
+    found = {path.name: kind for pattern, kind in FOREIGN.items() for path in sorted(folder.glob(pattern))}
+    if found:
+        only = ", ".join(f"{name} ({kind})" for name, kind in [*found.items()][:SHOWN])
+        return f", only {only}; fix: save the whole model as safetensors in transformers"
+    return NOT_A_CHECKPOINT if any(folder.iterdir()) else f", it is empty{NOT_A_CHECKPOINT}"
+
+
+def _places(folder: Path) -> list[str]:
+    return [name for name in PLACES if (folder / name).is_file()]
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is the pointer that git-lfs leaves in place of a large file that was not downloaded."""
+    return path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs")
+
+
+def check_no_pointer(path: Path) -> None:
+    """Refuse a file that is a pointer of git-lfs.
+
+    Raises:
+        UnfitError: it is one.
+    """
+    if is_pointer(path):
+        raise UnfitError(
+            f"{path}: is a pointer of git-lfs, the file itself is not here; fix: `git lfs pull` in its folder"
+        )
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ slow the command, are imported inside functions.
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.bounds import check_config, split_hub_id
 from models.family import LEGACY_MODEL_TYPES, MODEL_TYPE, VARIANTS
-from models.weight_files import CheckpointError, UnfitError, WeightFiles, find_weight_files
+from models.weight_files import CheckpointError, UnfitError, WeightFiles, find_weight_files, found_instead
 from tasks.data.hub import hub_api, hub_reachable, is_transient, plain_text
 from tasks.errors import UserError, unknown_name
 from tasks.store.files import (
@@ -175,13 +175,15 @@ def _checked_hash(folder: Path, weights: WeightFiles) -> str:
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: is not a checkpoint: config.json is missing; fix: name the folder that holds it")
+        raise UserError(f"{folder}: is not a checkpoint: it has no config.json{found_instead(folder)}")
     try:
         config = read_json(path)
     except (ValueError, RecursionError) as error:
         raise _corrupt(path, f"is not readable JSON ({error})") from None
     if not isinstance(config, dict):
         raise _corrupt(path, "is not a JSON object")
+    if "model_type" not in config and (folder / "modules.json").is_file():
+        raise UserError(f"{folder}: config.json is that of sentence-transformers{found_instead(folder)}")
     _check_kind(config, name)
     return config
 
@@ -197,9 +199,11 @@ def _check_kind(config: dict[str, Any], name: str) -> None:
     variant = config.get("variant")
     if kind != MODEL_TYPE or variant is None:
         allowed = ", ".join(map(repr, (MODEL_TYPE, *LEGACY_MODEL_TYPES)))
+        near = get_close_matches(kind.lower() if isinstance(kind, str) else "", _foreign_types(), n=1, cutoff=0.8)
+        fix = f"did you mean {near[0]}?" if near else "state it in config.json"
         raise UserError(
             f"checkpoint {name}: its config.json has model_type {kind!r}; allowed: {allowed}, the first with a "
-            "variant, or a model_type of transformers"
+            f"variant, or a model_type of transformers; fix: {fix}"
         )
     if not isinstance(variant, str) or variant not in VARIANTS:
         raise UserError(f"checkpoint {name}: {unknown_name('variant', variant, VARIANTS)}")
@@ -208,11 +212,13 @@ def _check_kind(config: dict[str, Any], name: str) -> None:
 def _is_plain(config: dict[str, Any]) -> bool:
     """Whether this is an encoder of transformers, without concepts."""
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind in (MODEL_TYPE, *LEGACY_MODEL_TYPES):
-        return False
+    return isinstance(kind, str) and kind not in (MODEL_TYPE, *LEGACY_MODEL_TYPES) and kind in _foreign_types()
+
+
+def _foreign_types() -> Collection[str]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    return kind in CONFIG_MAPPING_NAMES
+    return CONFIG_MAPPING_NAMES.keys()
 
 
 def _variant(folder: Path, config: dict[str, Any], name: str) -> str:

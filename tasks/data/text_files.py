@@ -20,6 +20,7 @@ from typing import Any, TextIO, cast
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile, read_metadata
 
+from models.weight_files import UnfitError, check_no_pointer
 from tasks.errors import UserError, unknown_name
 
 ROWS_PER_READ = 1024
@@ -101,10 +102,13 @@ def read_rows(path: Path, columns: Sequence[str], dialect: Dialect = PLAIN) -> R
         UserError: while it is read: the file cannot be read, has no such column, or a row is broken.
     """
     try:
+        check_no_pointer(path)
         for number, (place, row) in enumerate(TEXT_FORMATS[file_format(path)](path, columns, dialect)):
             if number == 0:
                 _check_columns(place, columns, list(row))
             yield place, row
+    except UnfitError as error:
+        raise UserError(str(error)) from None
     except UnicodeError as error:
         raise UserError(
             f"{path}: cannot be read: it is not {dialect.encoding} ({error}); "

@@ -191,7 +191,7 @@ def _bad_header(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+        (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not readable JSON"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "not readable JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
