@@ -6,10 +6,6 @@ its old time still gave its old rows. `tasks.data.text_files` reads them instead
 datasets is imported late: it takes seconds, and prepared data needs it not at all.
 """
 
-import logging
-import os
-import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
@@ -19,12 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.data.hub import is_transient
-from tasks.data.sources import Source, download_dataset, visible_files
-from tasks.data.text_files import OPENERS, TEXT_FORMATS, Dialect, Rows, count_rows, file_format, read_rows
+from tasks.data.sources import Source, download_dataset
+from tasks.data.split_files import split_files
+from tasks.data.text_files import TEXT_FORMATS, Dialect, Rows, count_rows, file_format, read_rows
 from tasks.errors import UserError, unknown_name
 from tasks.store.home import Home
-
-log = logging.getLogger("cogito.sources")
 
 # What a README may state about files of each kind (https://huggingface.co/docs/datasets/loading), and we read.
 STATED: dict[str, set[str]] = {
@@ -37,7 +32,6 @@ STATED: dict[str, set[str]] = {
     "text": {"encoding"},
 }
 _NO_OPTION = {"name", "version", "data_dir", "data_files", "description"}
-_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -106,15 +100,16 @@ def open_split(
             raise UserError(f"its files are of the kind {kind}; allowed: {', '.join(TEXT_FORMATS)}; fix: convert them")
         if documents and kind != "text":
             raise UserError(f"data.txt_document would be ignored: its files are {kind}, not .txt; fix: drop it")
-        files = _files(folder, builder, foreign=source.revision is not None)
+        files = split_files(folder, builder, foreign=source.revision is not None)
         dialect = _dialect(builder, documents or "file")
         parts = _parts(split, files, partial(_rows, columns=columns, dialect=dialect))
         for path in {path for part in parts for path in part.files if kind != "text"}:
             next(read_rows(path, columns, dialect), None)  # a wrong column is noticed before anything is read
         _check_counts(builder, parts)
+        label_names = _label_names(builder, parts)
     except UserError as error:
         raise UserError(f"data set {source.name!r}: {error}") from None
-    return Split(split, source, parts, tuple(columns), dialect, _label_names(builder, parts))
+    return Split(split, source, parts, tuple(columns), dialect, label_names)
 
 
 def _rows(files: Sequence[Path], columns: Sequence[str], dialect: Dialect) -> Rows:
@@ -153,67 +148,6 @@ def _find_files(folder: Path, config: str | None) -> Any:
     if config not in names:
         raise UserError(f"{unknown_name('configuration', config, names)}; fix: name one of these")
     raise UserError(f"configuration {config}: {reason}; fix: mirror the data set again, with its README.md")
-
-
-def _files(folder: Path, builder: Any, foreign: bool) -> dict[str, tuple[Path, ...]]:
-    """The files of each split, after a look at what else lies there: no file may be left out without a word.
-
-    `foreign` files are those of the Hub, which its user cannot tidy up: a warning has to do.
-    """
-    found = {
-        str(name): tuple(Path(os.path.normpath(path)) for path in paths)
-        for name, paths in builder.config.data_files.items()
-    }
-    used = [path for paths in found.values() for path in paths]
-    visible = set(visible_files(folder))
-    if hidden := sorted(set(used) - visible):
-        raise UserError(f"{hidden[0]}: is hidden or outside the data set's folder; fix: move it into the folder")
-    kinds = sorted({file_format(path) for path in used})
-    if unknown := set(kinds) - set(TEXT_FORMATS):
-        raise UserError(f"{unknown_name('format', min(unknown), TEXT_FORMATS)}; fix: unpack or convert the files")
-    if len(kinds) > 1:
-        raise UserError(f"has files of several formats: {', '.join(kinds)}; fix: keep one format")
-    _check_shards(used)
-    data = {".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", *kinds}
-    unread = sorted(path for path in visible - set(used) if file_format(path) in data)
-    if unread and not _states_configs(folder):
-        what = (
-            f"{len(unread)} of its files would not be read, the first is {unread[0].relative_to(folder)}; "
-            f"read: {', '.join(kinds)} of the splits {', '.join(found)}"
-        )
-        if not foreign:
-            raise UserError(f"{what}; fix: one format, names that begin with the split, or configs in a README")
-        log.warning("data set %s: %s", folder, what)
-    return found
-
-
-def _states_configs(folder: Path) -> bool:
-    """Whether the README of a data set lists its configurations and so the files that belong to it."""
-    from huggingface_hub import DatasetCard
-
-    readme = folder / "README.md"
-    return readme.is_file() and "configs" in DatasetCard.load(readme, ignore_metadata_errors=True).data.to_dict()
-
-
-def _check_shards(files: Sequence[Path]) -> None:
-    """Refuse a split of which shards are missing, or rows that would be read twice.
-
-    `train-00000-of-00002` may lack its second, or stand beside the `train-00000-of-00001` of an earlier upload; a
-    packed file may stand beside its unpacked one.
-    """
-    present: defaultdict[tuple[Path, str], Counter[int]] = defaultdict(Counter)
-    for path in files:
-        if path.suffix.lower() in OPENERS and path.with_suffix("") in files:
-            raise UserError(f"{path}: stands there unpacked too, and both would be read; fix: keep one of them")
-        if match := _SHARD.match(path.name):
-            present[path.parent, match[1]][int(match[3])] += 1
-    for (folder, name), counts in present.items():
-        if len(counts) > 1:
-            totals = " and ".join(map(str, sorted(counts)))
-            raise UserError(f"{folder / name}-*: shards of {totals} would all be read; fix: keep those of one upload")
-        total, count = counts.popitem()
-        if count != total:
-            raise UserError(f"{folder / name}-*: {count} of {total} shards are there; fix: copy the data set again")
 
 
 def _check_counts(builder: Any, parts: Sequence[Part]) -> None:
@@ -291,16 +225,25 @@ def _parts(split: str, files: dict[str, tuple[Path, ...]], rows: Any) -> tuple[P
 
 
 def _label_names(builder: Any, parts: Sequence[Part]) -> dict[str, list[str]]:
-    """The class names of label columns, from the README or the schema of the first Parquet file."""
+    """The class names of label columns, from the README and the schema of every Parquet file.
+
+    Raises:
+        UserError: they say it differently: the same number would be another class in each.
+    """
     import datasets
     from pyarrow.parquet import read_schema
 
-    features = builder.info.features
-    first = parts[0].files[0]
-    if features is None and file_format(first) == ".parquet":
-        features = datasets.Features.from_arrow_schema(read_schema(first))
-    return {
-        name: [str(label) for label in feature.names]  # YAML reads `no` as false
-        for name, feature in (features or {}).items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
+    stated: dict[str, tuple[str, list[str]]] = {}
+    files = [path for part in parts for path in part.files if file_format(path) == ".parquet"]
+    schemas = ((str(path), datasets.Features.from_arrow_schema(read_schema(path))) for path in files)
+    for place, features in [("the README", builder.info.features or {}), *schemas]:
+        for column, feature in features.items():
+            if isinstance(feature, datasets.ClassLabel):
+                names = [str(label) for label in feature.names]  # YAML reads `no` as false
+                first, known = stated.setdefault(column, (place, names))
+                if names != known:
+                    raise UserError(
+                        f"{place} numbers the classes of {column} {', '.join(names)}, {first} {', '.join(known)}; "
+                        "fix: number them alike in all files"
+                    )
+    return {column: names for column, (_, names) in stated.items()}

@@ -39,6 +39,8 @@ CONTRACT_VERSION = 3
 # Part of train held out for choosing the epoch: 10 %, at least 200, at most 2,000 examples.
 SELECTION_SHARE, SELECTION_MIN, SELECTION_MAX = 0.10, 200, 2_000
 SPLIT_SEED = 0
+# Real data sets have a few blank texts (QQP has three); a column of them is a mistake.
+BLANK_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -183,12 +185,24 @@ def _read_split(task: Task, data: str, source: Source, home: Home, warn: Warn, s
             texts.append(tuple(checked_text(f"{place}: {where}", name, row) for name in task.text_columns))
             given.append(row.get(task.label_column))
         names = rows.label_names.get(task.label_column)
+    _check_blank(task, place, texts, warn)
     labels = read_labels(task, place, given, names, warn)
     for published in task.eval_splits:
         if published.name == split and data != "made":
             check_published_counts(task, place, labels, published.class_counts, warn)
     kept = np.flatnonzero(labels != NO_LABEL)
     return _Rows([texts[index] for index in kept], labels[kept])
+
+
+def _check_blank(task: Task, place: str, texts: list[tuple[str, ...]], warn: Warn) -> None:
+    """Refuse a column of texts of which half or more are blank, and warn of fewer."""
+    for name, column in zip(task.text_columns, zip(*texts, strict=True), strict=False):
+        blank = sum(1 for text in column if not text.strip())
+        message = f"{place}: column {name!r} is blank in {blank:,} of {len(column):,} rows"
+        if blank >= BLANK_SHARE * len(column):
+            raise UserError(f"{message}; allowed: less than half; fix: correct the data set")
+        if blank:
+            warn(message)
 
 
 def _tokenise_splits(
