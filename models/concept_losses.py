@@ -15,10 +15,10 @@ from .family import SOFT_MARGIN
 def _off_diagonal(concepts: Tensor) -> Tensor:
     """Cosines of all pairs of different concepts of a sample: [B, C * (C - 1)]."""
     z = functional.normalize(concepts, dim=-1)
-    similarity = z @ z.transpose(1, 2)
-    count = concepts.shape[1]
-    different = ~torch.eye(count, dtype=torch.bool, device=concepts.device)
-    return similarity[:, different]
+    count = z.shape[1]
+    # Between two elements of the diagonal lie `count` others; a mask instead would make the host wait for the GPU.
+    between = (z @ z.transpose(1, 2)).flatten(1)[:, 1:].reshape(len(z), count - 1, count + 1)
+    return between[:, :, :-1].flatten(1)
 
 
 def _rows(concepts: Tensor) -> Tensor:
@@ -63,12 +63,28 @@ def combined(concepts: Tensor) -> Tensor:
     return variance(concepts) + uniformity(concepts)
 
 
+@torch.no_grad()
+def _all_distances(z: Tensor) -> Tensor:
+    """Of all pairs [B, C, C], only to choose among: their gradient would take [B, C, C, H] on a GPU."""
+    return torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _mean_length(z: Tensor, ends: Tensor, others: Tensor) -> Tensor:
+    """Mean distance of the pairs of concepts `ends` and `others`, both int64 [B, pairs]; it has a gradient."""
+
+    def chosen(indices: Tensor) -> Tensor:
+        return z.gather(1, indices.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
+
+    return torch.linalg.vector_norm(chosen(ends) - chosen(others), dim=-1).sum(dim=1).mean() / max(ends.shape[1], 1)
+
+
 def t_regs_mst(concepts: Tensor) -> Tensor:
     """Minus the mean distance to the nearest other concept on the sphere: a proxy of a spanning tree's length."""
     z = functional.normalize(concepts, dim=-1)
-    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
-    itself = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-    return -distance.masked_fill(itself, torch.inf).amin(dim=-1).mean()
+    distance = _all_distances(z)
+    distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    nearest = distance.argmin(dim=-1)
+    return -_mean_length(z, torch.arange(z.shape[1], device=z.device).expand_as(nearest), nearest)
 
 
 def spanning_tree(concepts: Tensor) -> Tensor:
@@ -77,15 +93,19 @@ def spanning_tree(concepts: Tensor) -> Tensor:
     Prim's algorithm on all samples at once; gradients flow through the lengths of the chosen edges.
     """
     z = functional.normalize(concepts, dim=-1)
-    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
-    count, batch = z.shape[1], torch.arange(len(z), device=z.device)
-    nearest = distance[:, 0]  # of every concept to the tree, which starts as the first concept
-    outside = torch.ones_like(nearest, dtype=torch.bool)
-    outside[:, 0] = False
-    total = z.new_zeros(len(z))
-    for _ in range(count - 1):
-        chosen = nearest.detach().masked_fill(~outside, torch.inf).argmin(dim=1)
-        total = total + nearest[batch, chosen]
-        outside = outside.index_put((batch, chosen), outside.new_zeros(()))
-        nearest = torch.minimum(nearest, distance[batch, chosen])
-    return -(total / max(count - 1, 1)).mean()
+    distance = _all_distances(z)
+    batch = torch.arange(len(z), device=z.device)
+    # Of every concept to the tree, which starts as the first concept; those of the tree itself are infinite.
+    nearest = distance[:, 0].index_fill(1, batch.new_zeros(1), torch.inf)
+    tree_end = torch.zeros_like(nearest, dtype=torch.int64)
+    edges = []
+    for _ in range(z.shape[1] - 1):
+        chosen = nearest.argmin(dim=1)
+        edges.append(torch.stack([chosen, tree_end[batch, chosen]]))
+        inside = nearest.isinf().index_put((batch, chosen), torch.ones_like(chosen, dtype=torch.bool))
+        tree_end = torch.where(distance[batch, chosen] < nearest, chosen.unsqueeze(1), tree_end)
+        nearest = torch.minimum(nearest, distance[batch, chosen]).masked_fill(inside, torch.inf)
+    if not edges:
+        return z.new_zeros(())
+    ends, others = torch.stack(edges, dim=-1)
+    return -_mean_length(z, ends, others)

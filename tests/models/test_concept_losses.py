@@ -1,7 +1,9 @@
 """Concept losses and their weighting: known answers, and what must hold of them for any concepts."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
@@ -79,6 +82,67 @@ def test_every_loss_prefers_spread_concepts_and_has_a_gradient_even_at_collapse(
         assert best < worst
     (gradient,) = torch.autograd.grad(worst, collapsed)
     assert torch.isfinite(gradient).all()
+
+
+def nearest_by_definition(concepts: Tensor) -> Tensor:
+    z = torch.nn.functional.normalize(concepts, dim=-1)
+    distance = (z[:, :, None] - z[:, None]).norm(dim=-1) + torch.diag(torch.full((z.shape[1],), torch.inf))
+    return -distance.amin(dim=-1).mean()
+
+
+def tree_by_definition(concepts: Tensor) -> Tensor:
+    """By Kruskal: the shortest edge that joins two parts, again and again."""
+    trees = []
+    for z in torch.nn.functional.normalize(concepts, dim=-1):
+        pairs = torch.combinations(torch.arange(len(z))).tolist()
+        parts, edges = list(range(len(z))), []
+        for a, b in sorted(pairs, key=lambda pair: (z[pair[0]] - z[pair[1]]).norm().item()):
+            if parts[a] != parts[b]:
+                edges.append((z[a] - z[b]).norm())
+                parts = [parts[a] if part == parts[b] else part for part in parts]
+        trees.append(torch.stack(edges).mean())
+    return -torch.stack(trees).mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "definition"), [("t_regs_mst", nearest_by_definition), ("spanning_tree", tree_by_definition)]
+)
+@given(seed=st.integers(0, 10_000), batch=st.integers(1, 3), count=st.integers(2, 7))
+def test_chosen_pairs_have_the_value_and_the_gradient_of_the_definition(
+    name: str, definition: Callable[[Tensor], Tensor], seed: int, batch: int, count: int
+) -> None:
+    concepts = draw(seed, batch, count, 5).requires_grad_()
+    found, expected = CONCEPT_LOSSES[name].load()(concepts), definition(concepts)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, concepts), torch.autograd.grad(expected, concepts))
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that is made in its block; a view of it makes none."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._cdist_backward.default, "on a GPU it takes [B, C, C, H] by itself"
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not made._is_view():
+            self.elements = max(self.elements, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
+@pytest.mark.parametrize("name", CONCEPT_LOSSES)
+def test_no_loss_takes_all_pairs_times_the_width(name: str) -> None:
+    """[B, C, C, H] is 8.6 GB at B = 256, C = 128, H = 512; all pairs and all concepts have to fit anyway."""
+    batch, count, width = 2, 12, 16
+    concepts = draw(0, batch, count, width).requires_grad_()
+    with Largest() as largest:
+        CONCEPT_LOSSES[name].load()(concepts).backward()
+    assert 0 < largest.elements <= batch * count * max(count, width)
+
+
+def test_one_concept_has_no_pairs() -> None:
+    for name in ("t_regs_mst", "spanning_tree"):
+        assert CONCEPT_LOSSES[name].load()(draw(0, 2, 1, 4)) == 0
 
 
 def test_orthogonal_concepts_are_the_optimum_of_the_orthogonality_losses() -> None:
