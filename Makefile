@@ -10,7 +10,7 @@ test:  ## everything but the long proofs
 	$(PYTHON) -m pytest -n 2
 
 quick:  ## unit tests only: no server, no subprocess experiments
-	$(PYTHON) -m pytest -m "not prefect and not end_to_end and not chromium and not long"
+	$(PYTHON) -m pytest -m "not prefect and not end_to_end and not chromium and not long and not gpu"
 
 long:  ## the long proofs
 	$(PYTHON) -m pytest -m long

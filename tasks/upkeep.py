@@ -25,6 +25,7 @@ from packaging.requirements import Requirement
 from tasks.data.sources import resolve_data_root
 from tasks.errors import UserError
 from tasks.jobs.devices import visible_devices
+from tasks.jobs.gpus import others_use
 from tasks.jobs.launch import end_process_tree, job_file
 from tasks.log.experiment_log import check_log_place, default_log
 from tasks.processes import owner_lives
@@ -169,9 +170,21 @@ def _disk(home: Home) -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    devices = visible_devices()
-    kind = "GPUs" if devices[0].kind == "cuda" else "shares of the CPU, no GPU"
-    yield Finding("devices", "ok", f"for jobs: {len(devices)} {kind}")
+    try:
+        devices = visible_devices()
+    except UserError as error:
+        found, _, fix = str(error).partition("; fix: ")
+        yield Finding("devices", "problem", found, fix or "name those of `nvidia-smi -L`, or --device cpu")
+        return
+    if devices[0].kind == "cpu":
+        yield Finding("devices", "ok", f"for jobs: {len(devices)} shares of the CPU, no GPU")
+        return
+    yield Finding("devices", "ok", f"for jobs: {len(devices)} GPUs: {', '.join(sorted({d.name for d in devices}))}")
+    used = others_use()
+    for device in devices:
+        if who := used.get(device.uuid):
+            found = f"GPU {device.index} is used by others ({who}): jobs leave it to them"
+            yield Finding("devices", "warning", found, "end those programs, or leave it out by CUDA_VISIBLE_DEVICES")
 
 
 def _versions() -> Iterator[Finding]:

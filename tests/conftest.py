@@ -17,6 +17,14 @@ atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
 os.environ["HF_HOME"] = _HF_HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs of this machine from all tests but those of `-m gpu`: their figures are those of a CPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ.pop("COGITO_DEVICE", None)
+
+
 # A busy machine is slow, which is no fault of a test.
 settings.register_profile(
     "cogito", deadline=None, max_examples=50, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -11,6 +11,7 @@ from flows.commands.options import (
     AsJson,
     CheckpointName,
     DataRoot,
+    DeviceChoice,
     Overrides,
     Tokenizer,
     console,
@@ -25,6 +26,7 @@ from tasks.checkpoints.inputs import find_evaluation_inputs, longest_text
 from tasks.data.corpus import prepare_corpus
 from tasks.data.sources import find_dataset, find_tokenizer, resolve_data_root
 from tasks.errors import UserError
+from tasks.jobs.devices import visible_devices
 from tasks.progress import DISPLAY
 from tasks.runs.checkpoint_spec import evaluation_spec
 from tasks.store.home import RunFolder, cogito_home
@@ -62,6 +64,7 @@ def convert(
 
 def analyse(
     checkpoint: CheckpointName,
+    device: DeviceChoice = None,
     tokenizer: Tokenizer = None,
     data_root: DataRoot = None,
     overrides: Overrides = None,
@@ -69,6 +72,7 @@ def analyse(
 ) -> None:
     """Measure the concept geometry of a checkpoint on held-out text; writes no row."""
     home, mirror = cogito_home(), resolve_data_root(data_root)
+    visible_devices()  # refuses GPUs that cannot be used
     found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
     if found.family == "plain":
         raise UserError(f"checkpoint {found.name}: is a plain {found.variant} and has no concepts to analyse")
@@ -97,6 +101,7 @@ def encode(
     column: Annotated[str, typer.Option(help="The column with the texts.")] = "text",
     batch_size: Annotated[int, typer.Option(min=1, help="Texts per batch.")] = 32,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a text; default all positions.")] = None,
+    device: DeviceChoice = None,
     tokenizer: Tokenizer = None,
     data_root: DataRoot = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,

@@ -1,10 +1,13 @@
 """What commands share: options, and how JSON and tables are printed."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tasks.jobs.gpus import CHOICES, device_choice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +31,24 @@ DataRoot = Annotated[
     typer.Option(help="Folder that mirrors data sets, checkpoints and tokenizers by Hub name (COGITO_DATA_ROOT)."),
 ]
 LogPath = Annotated[Path | None, typer.Option("--log", help="The log (COGITO_LOG; default master_experiment_log.md).")]
+
+
+def _choose_device(choice: str | None) -> str | None:
+    """Hand `--device` to every part of this command, which ask `device_choice`."""
+    if choice is not None:
+        os.environ["COGITO_DEVICE"] = device_choice(choice)
+    return choice
+
+
+DeviceChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="|".join(CHOICES),
+        callback=_choose_device,
+        help="What jobs run on; auto: all GPUs, or the CPU of a machine without (COGITO_DEVICE).",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON alone on standard output.")]
 
 

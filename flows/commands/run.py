@@ -16,7 +16,17 @@ import typer
 import yaml
 
 from flows.commands.listing import print_record, print_verdicts
-from flows.commands.options import AsJson, DataRoot, LogPath, Overrides, SpecPath, SpecPaths, Tokenizer, print_json
+from flows.commands.options import (
+    AsJson,
+    DataRoot,
+    DeviceChoice,
+    LogPath,
+    Overrides,
+    SpecPath,
+    SpecPaths,
+    Tokenizer,
+    print_json,
+)
 from flows.prefect_api import ui_address
 from flows.server import ensure_server
 from tasks.data.sources import resolve_data_root
@@ -68,6 +78,7 @@ def run(
     ] = None,
     miniature: Miniature = False,
     processes: Processes = None,
+    device: DeviceChoice = None,
     data_root: DataRoot = None,
     log: LogPath = None,
     overrides: Overrides = None,
@@ -89,6 +100,7 @@ def sweep(
     ] = None,
     miniature: Miniature = False,
     processes: Processes = None,
+    device: DeviceChoice = None,
     data_root: DataRoot = None,
     log: LogPath = None,
     overrides: Overrides = None,
@@ -117,6 +129,7 @@ def evaluate(
     tasks: Annotated[str | None, typer.Option(help="Comma-separated rows of `cogito ls tasks`.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, max=100, help="Seeds per task.")] = None,
     head: Annotated[str | None, typer.Option(help="Row of `cogito ls heads`; default the variant's own.")] = None,
+    device: DeviceChoice = None,
     tokenizer: Tokenizer = None,
     data_root: DataRoot = None,
     log: LogPath = None,
@@ -143,6 +156,7 @@ def reproduce(
     ] = False,
     miniature: Miniature = False,
     processes: Processes = None,
+    device: DeviceChoice = None,
     data_root: DataRoot = None,
     log: LogPath = None,
     overrides: Overrides = None,

@@ -1,39 +1,61 @@
-"""Leases on GPUs, or on shares of the CPU, so that jobs of all runs of one COGITO_HOME never share a device.
+"""Leases on GPUs, or on shares of the CPU, so that no two jobs share a device.
 
-A lease is a file lock, freed by the operating system when its owner dies. torch, which loads slowly, is imported
-where GPUs are counted.
+A lease is a file lock, freed by the operating system when its owner dies. Shares of the CPU are leased within one
+COGITO_HOME on one host; GPUs on the whole host, whatever homes its user has there. GPUs that other programs use are
+left to them. torch, which loads slowly, is imported where it is asked.
 """
 
+import getpass
 import logging
 import os
+import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 from filelock import FileLock, Timeout
 
-from tasks.errors import Paused, StageError
+from tasks.errors import Paused, StageError, UserError
 from tasks.interruption import pausing, stopping
-from tasks.store.home import Home
+from tasks.jobs.gpus import find_gpus, others_use
+from tasks.store.home import PRIVATE, Home
 from tasks.store.locks import POLL_SECONDS, hold
 
 log = logging.getLogger("cogito.leases")
 
 # On machines without a GPU the cores are dealt out to at most this many jobs at once.
 MAX_CPU_JOBS = 4
+# Seconds between two looks at the GPUs that other programs use.
+LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Device:
-    """A leased device: a GPU by its index, or a share of the CPU with its number of threads."""
+    """A device that a job can lease: a GPU, or a share of the CPU.
 
-    kind: str
+    Attributes:
+        index: its number, as nvidia-smi counts GPUs.
+        threads: of the CPU, for the job.
+        uuid: names a GPU in any process and order; a GPU without is named by its number.
+        name: of the GPU's model.
+    """
+
+    kind: Literal["cpu", "cuda"]
     index: str
     threads: int
+    uuid: str = ""
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """What CUDA_VISIBLE_DEVICES and its lease call it."""
+        return self.uuid or self.index
 
 
 # GPUs that did not respond after a job on them had failed; this command leases them no more.
@@ -42,11 +64,15 @@ lost_devices: set[Device] = set()
 
 @cache
 def visible_devices() -> tuple[Device, ...]:
-    """All devices of this machine that jobs can lease."""
-    cores = usable_cores()
-    gpus = _gpu_indices()
+    """All devices of this machine that jobs can lease.
+
+    Raises:
+        UserError: there are GPUs that cannot be used, and `--device cpu` was not requested.
+    """
+    cores, gpus = usable_cores(), find_gpus()
     if gpus:
-        return tuple(Device("cuda", index, max(1, cores // len(gpus))) for index in gpus)
+        threads = max(1, cores // len(gpus))
+        return tuple(Device("cuda", gpu.index, threads, gpu.uuid, gpu.name) for gpu in gpus)
     jobs = min(cores, MAX_CPU_JOBS)
     return tuple(Device("cpu", str(number), max(1, cores // jobs)) for number in range(jobs))
 
@@ -64,8 +90,11 @@ def emulates_bf16() -> bool:
 
 def precision_warnings(mixed_precision: str) -> list[str]:
     """What is worth knowing of a requested precision on this machine."""
-    if mixed_precision != "bf16" or not emulates_bf16():
-        return []
+    try:
+        if mixed_precision != "bf16" or not emulates_bf16():
+            return []
+    except UserError as error:
+        return [str(error)]
     return ["training.mixed_precision bf16: this CPU has no instructions for it, so it is emulated and slow; fix: auto"]
 
 
@@ -85,31 +114,84 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
         StageError: too few devices respond, or the command was interrupted.
         Paused: a pause was requested.
     """
+    home.create()
     with ExitStack() as held:
         leased: list[Device] = []
-        # One job at a time takes devices, so that jobs that need one do not starve a job that needs many.
-        with hold(home.lock("device-queue")):
-            while len(leased) < count:
+        on_gpu, told = visible_devices()[0].kind == "cuda", False
+        # One job at a time takes devices, so that jobs that need one do not starve a job that needs many, and two jobs
+        # never wait for each other.
+        with hold(FileLock(_host_leases() / "queue.lock") if on_gpu else home.lock(f"device-queue-{_host()}")):
+            while True:
                 if stopping.is_set():
                     raise StageError("interrupted")
                 if pausing.is_set():
                     raise Paused("before it began")
-                devices = [device for device in visible_devices() if device not in lost_devices]
-                if count > len(devices):
-                    gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda device: device.index))
-                    raise StageError(
-                        f"GPU {gone} no longer responds, and {len(devices)} of the {count} needed are left; "
-                        "finished work is saved; fix: check it with `nvidia-smi`, then run the same command again"
+                foreign = _take_free_ones(home, count, leased, held)
+                if len(leased) == count:
+                    break
+                if foreign and not told:
+                    told = True
+                    others = "; ".join(f"GPU {device.index}: {who}" for device, who in foreign.items())
+                    log.warning(
+                        "waits for a GPU that other programs use (%s); fix: end them, or leave it out by "
+                        "CUDA_VISIBLE_DEVICES",
+                        others,
                     )
-                for device in devices:
-                    if device in leased or len(leased) == count:
-                        continue
-                    with suppress(Timeout):
-                        held.enter_context(FileLock(home.leases / f"{device.kind}-{device.index}.lock", timeout=0))
-                        leased.append(device)
-                if len(leased) < count:
-                    time.sleep(POLL_SECONDS)
+                time.sleep(LOOK_SECONDS if foreign else POLL_SECONDS)
         yield leased
+
+
+def _take_free_ones(home: Home, count: int, leased: list[Device], held: ExitStack) -> dict[Device, str]:
+    """Lease what is free of the devices that are still needed; gives those that only other programs keep, with who."""
+    devices = [device for device in visible_devices() if device not in lost_devices]
+    if count > len(devices):
+        gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda device: device.index))
+        raise StageError(
+            f"GPU {gone} no longer responds, and {len(devices)} of the {count} needed are left; "
+            "finished work is saved; fix: check it with `nvidia-smi`, then run the same command again"
+        )
+    used: dict[str, str] | None = None  # asked of nvidia-smi when a lease is free, and once
+    foreign = {}
+    for device in devices:
+        if device in leased or len(leased) == count:
+            continue
+        with suppress(Timeout), ExitStack() as taken:
+            for lock in _locks(home, device):
+                taken.enter_context(lock.acquire(timeout=0))
+            if device.uuid and used is None:
+                used = others_use()
+            if who := (used or {}).get(device.uuid):
+                foreign[device] = who  # of no job of ours, since its lease was free
+                continue
+            held.push(taken.pop_all())
+            leased.append(device)
+    return foreign
+
+
+def _locks(home: Home, device: Device) -> list[FileLock]:
+    """What the holder of a device holds: within the home, where it counts as work, and for a GPU on the whole host."""
+    own = FileLock(home.leases / f"{_host()}-{device.kind}-{device.key}.lock")
+    return [own] if device.kind == "cpu" else [own, FileLock(_host_leases() / f"{device.key}.lock")]
+
+
+def _host() -> str:
+    """The name of this host: a home may lie on a disk that several share."""
+    return socket.gethostname().split(".")[0]
+
+
+def _host_leases() -> Path:
+    """The folder of the locks on the GPUs of this host: one for all homes of a user; nvidia-smi tells of other users.
+
+    Raises:
+        UserError: somebody else owns a folder of its name.
+    """
+    user = str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
+    folder = Path(tempfile.gettempdir()) / f"cogito-{user}"
+    folder.mkdir(mode=PRIVATE, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder}: belongs to another account, and holds the locks on GPUs; fix: remove it, or TMPDIR")
+    (folder / _host()).mkdir(exist_ok=True)
+    return folder / _host()
 
 
 @contextmanager
@@ -118,14 +200,3 @@ def lease_for_training(home: Home, processes: int) -> Iterator[list[Device]]:
     on_gpu, threads = visible_devices()[0].kind == "cuda", max(1, usable_cores() // processes)
     with lease_devices(home, processes if on_gpu else len(visible_devices())) as leased:
         yield leased if on_gpu else [Device("cpu", str(number), threads) for number in range(processes)]
-
-
-def _gpu_indices() -> list[str]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return [index.strip() for index in named.split(",") if index.strip()]
-    return [str(index) for index in range(torch.cuda.device_count())]

@@ -243,7 +243,7 @@ def _read_to_end(process: Process, folder: Path, job: Job[Any], output: _Output)
 
 def _responds(gpu: Device) -> bool:
     """Whether a GPU still works. Checked only after a failure, since a new process takes seconds."""
-    environment = environment_without_secrets() | {"CUDA_VISIBLE_DEVICES": gpu.index}
+    environment = environment_without_secrets() | _shown([gpu])
     try:
         probe = subprocess.run(
             [sys.executable, "-P", "-c", GPU_PROBE],
@@ -329,13 +329,16 @@ def _environment(job: Job[Any], devices: list[Device]) -> dict[str, str]:
     }
     if ROOT.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps found by its folder
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
-    if devices[0].kind == "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(device.index for device in devices)
-    else:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if devices[0].kind == "cpu":
         # Large tensors are reused instead of being mapped and unmapped at every step.
         environment.setdefault("GLIBC_TUNABLES", KEPT_MEMORY)
-    return environment
+    return environment | _shown(devices)
+
+
+def _shown(devices: list[Device]) -> dict[str, str]:
+    """Environment variables that show a process its leased GPUs and no others."""
+    keys = ",".join(device.key for device in devices if device.kind == "cuda")
+    return {"CUDA_VISIBLE_DEVICES": keys, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _failure_message(folder: Path, exit_code: int, output: _Output) -> str:

@@ -23,7 +23,7 @@ def describe_environment(log: Path) -> Environment:
         machine=machine_name(),
         platform=platform.platform(),
         python=platform.python_version(),
-        gpus=_gpu_names(),
+        gpus=[device.name for device in visible_devices() if device.kind == "cuda"],
         git_commit=_git("rev-parse", "HEAD"),
         git_dirty=_git_dirty(log),
         git_tag=_git("describe", "--tags", "--exact-match"),
@@ -41,14 +41,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "missing"
-
-
-def _gpu_names() -> list[str]:
-    if visible_devices()[0].kind == "cpu":
-        return []
-    import torch
-
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def _git(*arguments: str) -> str | None:

@@ -20,6 +20,7 @@ from tasks.data.sources import Source, find_dataset, find_tokenizer
 from tasks.data.task_data import find_task_source
 from tasks.data.tokenizers import load_tokenizer
 from tasks.errors import UserError, try_all
+from tasks.jobs.devices import visible_devices
 from tasks.pretraining.stage import check_processes, count_processes, pretraining_identity
 from tasks.pretraining.tracking import check_login
 from tasks.runs.checkpoint_spec import evaluation_head, evaluation_spec
@@ -132,6 +133,7 @@ def find_evaluation(
     Raises:
         UserError: something is missing, or does not fit the checkpoint.
     """
+    visible_devices()  # refuses GPUs that cannot be used
     found, folder = find_evaluation_inputs(checkpoint, tokenizer, request.home, request.data_root)
     changes: dict[str, Any] = {"tasks": tasks, "seeds": seeds, "head": head}
     spec = evaluation_spec(found, longest_text(found, folder), overrides or [], **changes)

@@ -350,6 +350,8 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "run for ever": (["run", "tiny.yaml", "--max-hours", "inf"], "--max-hours"),
     "run with no processes": (["run", "tiny.yaml", "--processes", "0"], "--processes"),
     "run with a word of processes": (["run", "tiny.yaml", "--processes", "all"], "--processes"),
+    "run on an unknown device": (["run", "tiny.yaml", "--device", "tpu"], "allowed: auto, cpu, cuda"),
+    "encode on an unknown device": (["encode", "model", "texts.txt", "--device", "0"], "allowed: auto, cpu, cuda"),
     "run with too many processes": (["run", "tiny.yaml", "--processes", "17"], "global_batch_size"),
     "run with no root": (["run", "tiny.yaml", "--data-root", "absent"], "not a folder"),
     "run with a file as root": (["run", "tiny.yaml", "--data-root", "tiny.yaml"], "not a folder"),

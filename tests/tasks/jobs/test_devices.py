@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tasks.interruption import pausing, stopping
 from tasks.jobs import devices as leases
 from tasks.jobs import launch
 from tasks.jobs.devices import Device, lease_devices, lease_for_training, lost_devices, usable_cores, visible_devices
+from tasks.jobs.gpus import Gpu
 from tasks.jobs.launch import DeviceLost, run_job, run_on_one_device
 from tasks.jobs.messages import Job
 from tasks.store.home import Home
@@ -65,7 +67,13 @@ def two_devices(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def is_free(home: Home, device: Device) -> bool:
-    return can_lock(FileLock(home.leases / f"{device.kind}-{device.index}.lock"))
+    return all(can_lock(lock) for lock in leases._locks(home, device))
+
+
+@pytest.fixture(autouse=True)
+def _host_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leases of this test are not those of the machine."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def can_lock(lock: FileLock) -> bool:
@@ -131,7 +139,7 @@ def test_a_job_that_needs_all_devices_waits_for_them_and_is_not_starved(two_devi
     with lease_devices(two_devices):
         big.start()
         deadline = time.monotonic() + 10
-        while can_lock(two_devices.lock("device-queue")) or is_free(two_devices, TWO[1]):
+        while can_lock(two_devices.lock(f"device-queue-{leases._host()}")) or is_free(two_devices, TWO[1]):
             assert time.monotonic() < deadline, "the big one must stand at the head of the queue and hold what is free"
             time.sleep(0.01)
         small.start()
@@ -198,7 +206,7 @@ def test_training_on_gpus_takes_one_each(home: Home, monkeypatch: pytest.MonkeyP
 def test_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "usable_cores", lambda: 9)
     for gpus, kind, threads in (([], "cpu", [2, 2, 2, 2]), (["2", "5"], "cuda", [4, 4])):
-        monkeypatch.setattr(leases, "_gpu_indices", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(leases, "find_gpus", lambda gpus=gpus: [Gpu(index, f"GPU-{index}", "T4") for index in gpus])
         visible_devices.cache_clear()
         devices = visible_devices()
         assert {device.kind for device in devices} == {kind}
