@@ -32,6 +32,7 @@ class ConceptConfig(PretrainedConfig):
     concept_position_type: str = "none"  # none, sinusoidal or learned
     use_bixt: bool = False  # tokens read the concepts back in every layer (Hiller et al. 2024)
     recursive: bool = False  # the weights of one layer serve all `num_layers` applications
+    share_token_kv: bool = False  # all layers read the tokens by the first one's keys and values
     initializer_range: float = 0.1  # standard deviation of most new weights (see `_init_weights`)
     decoder_type: str = "perceiver"  # row of DECODERS; `decoder` would be a nested configuration to transformers
     num_decoder_layers: int = 2  # D, of a diffusion decoder
@@ -54,4 +55,6 @@ class ConceptConfig(PretrainedConfig):
             raise ValueError(f"num_attention_heads {heads} must divide hidden_size {width}")
         if self.tie_word_embeddings and self.token_embedding_dim != self.hidden_size:
             raise ValueError("tie_word_embeddings needs token_embedding_dim equal to hidden_size")
+        if self.share_token_kv and self.use_bixt:
+            raise ValueError("share_token_kv needs tokens that do not change from layer to layer: use_bixt false")
         super().__post_init__(**more)

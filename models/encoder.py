@@ -3,12 +3,14 @@
 No N x N attention anywhere. Legend: B batch, N tokens, C concepts, H hidden, E token embedding width, L layers.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration import ConceptConfig
-from .layers import Attention, ConceptEmbedding, GatedFeedForward, sinusoidal_positions
+from .layers import Attention, ConceptEmbedding, GatedFeedForward, keys_and_values, sinusoidal_positions
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -17,11 +19,11 @@ class EncoderLayer(GradientCheckpointingLayer):
     With BiXT (Hiller et al. 2024) the tokens read the concepts back, between the first two steps.
     """
 
-    def __init__(self, config: ConceptConfig, *, updates_tokens: bool) -> None:
+    def __init__(self, config: ConceptConfig, *, updates_tokens: bool, own_context: bool) -> None:
         super().__init__()
         width, heads, dropout = config.hidden_size, config.num_attention_heads, config.attention_probs_dropout_prob
         self.cross_norm = nn.LayerNorm(width)
-        self.cross_attention = Attention(width, heads, dropout)
+        self.cross_attention = Attention(width, heads, dropout, own_context=own_context)
         if updates_tokens:
             self.token_norm = nn.LayerNorm(width)
             self.token_attention = Attention(width, heads, dropout)
@@ -31,10 +33,21 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.feed_forward = GatedFeedForward(width, config.intermediate_size, config.hidden_dropout_prob)
 
     def forward(
-        self, concepts: Tensor, tokens: Tensor, keep: Tensor | None, *, update_tokens: bool
+        self, concepts: Tensor, tokens: Tensor, keep: Tensor | None, keys_values: Tensor | None, *, update_tokens: bool
     ) -> tuple[Tensor, Tensor]:
-        """concepts [B, C, H], tokens [B, N, H], keep as in `Attention` -> both streams."""
-        concepts = concepts + self.cross_attention(self.cross_norm(concepts), tokens, keep)
+        """One layer.
+
+        Args:
+            concepts, tokens: [B, C, H] and [B, N, H].
+            keep: as in `Attention.read`.
+            keys_values: those of the tokens for this layer; None makes them here.
+
+        Returns:
+            Both streams.
+        """
+        if keys_values is None:
+            (keys_values,) = keys_and_values([self.cross_attention], tokens)
+        concepts = concepts + self.cross_attention.read(self.cross_norm(concepts), keys_values, keep)
         if update_tokens:
             tokens = tokens + self.token_attention(self.token_norm(tokens), concepts)
         normed = self.self_norm(concepts)
@@ -64,15 +77,28 @@ class ConceptEncoder(nn.Module):
         self.num_layers, self.use_bixt = config.num_layers, config.use_bixt
         updates = _token_updates(config)
         self.layers = nn.ModuleList(
-            EncoderLayer(config, updates_tokens=update or config.dead_token_update) for update in updates
+            EncoderLayer(
+                config,
+                updates_tokens=update or config.dead_token_update,
+                own_context=number == 0 or not config.share_token_kv,
+            )
+            for number, update in enumerate(updates)
         )
         if config.dead_token_update and not updates[-1]:
             for part in (self.layers[-1].token_norm, self.layers[-1].token_attention):
                 part.requires_grad_(False)
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """input_ids [B, N], attention_mask [B, N] with 1 = keep, None keeps all -> concepts [B, C, H].
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, read_positions: Tensor | None = None
+    ) -> Tensor:
+        """Tokens to concepts [B, C, H].
+
+        Args:
+            input_ids: [B, N].
+            attention_mask: [B, N] with 1 = keep; None keeps all.
+            read_positions: [B, R], the positions that are read at all, filled up with -1, instead of a mask: what it
+                leaves out costs nothing.
 
         Raises:
             ValueError: N is more than max_sequence_length.
@@ -81,6 +107,9 @@ class ConceptEncoder(nn.Module):
         if length > limit:
             raise ValueError(f"input_ids has {length} tokens; this model has {limit} positions")
         positions = torch.arange(length, device=input_ids.device)
+        if read_positions is not None:
+            attention_mask, positions = read_positions >= 0, read_positions.clamp(min=0)
+            input_ids = input_ids.gather(1, positions)
         tokens = self.token_projection(self.token_embedding(input_ids) + self.position_embedding(positions))
         tokens = self.dropout(tokens)
         start = self.concept_embedding.weight
@@ -90,12 +119,27 @@ class ConceptEncoder(nn.Module):
             start = start + self.concept_position_table
         concepts = start.unsqueeze(0).expand(input_ids.shape[0], -1, -1)
         keep = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+        keys_values = self._keys_values(tokens)
         for number in range(self.num_layers):
             layer = self.layers[number % len(self.layers)]
             # What the last layer would tell the tokens is never read.
             update = self.use_bixt and number < self.num_layers - 1
-            concepts, tokens = layer(concepts, tokens, keep, update_tokens=update)
+            known = keys_values[number % len(keys_values)] if keys_values else None
+            concepts, tokens = layer(concepts, tokens, keep, known, update_tokens=update)
         return self.norm(concepts)
+
+    def _keys_values(self, tokens: Tensor) -> Sequence[Tensor]:
+        """Of all layers, in one product; none where each layer makes its own.
+
+        That is so where the tokens change, and where one layer's at a time take less memory: what is kept for the
+        backward pass is otherwise the same.
+        """
+        layers = [layer for layer in self.layers if isinstance(layer, EncoderLayer)]
+        with_own = [layer.cross_attention for layer in layers if layer.cross_attention.kv_proj is not None]
+        keeps_all = torch.is_grad_enabled() and not layers[0].gradient_checkpointing
+        if self.use_bixt or (len(with_own) > 1 and not keeps_all):
+            return ()
+        return keys_and_values(with_own, tokens)
 
 
 def _token_updates(config: ConceptConfig) -> list[bool]:

@@ -48,10 +48,12 @@ class Objective(Row):
 
     Attributes:
         reads: keys of the objective section of an experiment file that it uses; any other would be ignored.
+        contract: raised when the same spec would train other weights with this objective alone.
     """
 
     module = "objectives"
     reads: tuple[str, ...]
+    contract: int = 1
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ def _by_name(*rows: AnyRow) -> dict[str, AnyRow]:
 
 OBJECTIVES = _by_name(
     Objective("mlm", "mask_tokens", "masked LM: 80 % mask, 10 % random, 10 % kept (BERT)", ("mask_prob", "whole_word")),
-    Objective("denoising", "delete_tokens", "TSDAE: tokens are hidden, the whole text is restored", ("deletion_prob",)),
+    Objective(
+        "denoising", "delete_tokens", "TSDAE: tokens are hidden, the whole text is restored", ("deletion_prob",), 2
+    ),
     Objective(
         "masked_diffusion", "add_mask_noise", "the decoder reads a text with t ~ U(t_min, 1) masked", ("t_min", "elbo")
     ),

@@ -60,8 +60,8 @@ def locate_labels(labels: Tensor, loss_weights: Tensor | None = None, budget: La
     largest, total = int(counts.max()), int(counts.sum())
     width, filled = largest, total
     if budget is not None:
-        width = min(_grown(budget.per_text, largest), labels.shape[1])
-        filled = min(_grown(budget.per_batch, total), labels.numel())
+        width = min(grown(budget.per_text, largest), labels.shape[1])
+        filled = min(grown(budget.per_batch, total), labels.numel())
     # A stable sort brings the labelled positions to the front and keeps their order.
     positions = labelled.logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :width]
     real = torch.arange(width, device=labels.device) < counts[:, None]
@@ -75,8 +75,8 @@ def locate_labels(labels: Tensor, loss_weights: Tensor | None = None, budget: La
     return Labels(positions, *padded)
 
 
-def _grown(size: int, needed: int) -> int:
-    """The budget, doubled until it holds what is needed: no label is ever left out."""
+def grown(size: int, needed: int) -> int:
+    """A budget of at least 1, doubled until it holds what is needed: nothing is ever left out."""
     while size < needed:
         size *= 2
     return size

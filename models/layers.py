@@ -4,6 +4,7 @@ Legend: B batch, N tokens or queries, M keys, C concepts, H hidden, I intermedia
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +16,50 @@ class InputProjection(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head scaled dot-product attention with biases (Vaswani et al. 2017)."""
+    """Multi-head scaled dot-product attention with biases (Vaswani et al. 2017).
 
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+    Args:
+        own_context: whether it has keys and values of its own; without, `read` is given those of another attention.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float, *, own_context: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
         self.q_proj = InputProjection(hidden_size, hidden_size)
-        self.kv_proj = InputProjection(hidden_size, 2 * hidden_size)
+        self.kv_proj = InputProjection(hidden_size, 2 * hidden_size) if own_context else None
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, queries: Tensor, context: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Queries [B, N, H] read a context [B, M, H], both keys and values -> [B, N, H].
+        """Queries [B, N, H] read a context [B, M, H], both keys and values -> [B, N, H]; `keep` as in `read`."""
+        (keys_values,) = keys_and_values([self], context)
+        return self.read(queries, keys_values, keep)
+
+    def read(self, queries: Tensor, keys_values: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Queries [B, N, H] read keys and values, as `keys_and_values` makes them -> [B, N, H].
 
         `keep`, bool [B, 1, 1, M], is False where a key is padding; None reads all and allows the flash kernel.
         """
         batch, length, width = queries.shape
-        heads, head_dim = self.num_heads, width // self.num_heads
-        q = self.q_proj(queries).view(batch, length, heads, head_dim).transpose(1, 2)
-        k, v = self.kv_proj(context).view(batch, -1, 2, heads, head_dim).permute(2, 0, 3, 1, 4)
+        q = self.q_proj(queries).view(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)
         mixed = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=keep, dropout_p=self.dropout if self.training else 0.0
+            q, keys_values[0], keys_values[1], attn_mask=keep, dropout_p=self.dropout if self.training else 0.0
         )
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+def keys_and_values(attentions: Sequence[Attention], context: Tensor) -> Sequence[Tensor]:
+    """Keys and values of a context [B, M, H] for several attentions, by one product: each [2, B, heads, M, width]."""
+    projections = [attention.kv_proj for attention in attentions if attention.kv_proj is not None]
+    if len(projections) == 1:
+        projected = projections[0](context)
+    else:
+        weight = torch.cat([projection.weight for projection in projections])
+        projected = functional.linear(context, weight, torch.cat([projection.bias for projection in projections]))
+    batch, length, width = context.shape
+    heads = attentions[0].num_heads
+    split = projected.view(batch, length, len(projections), 2, heads, width // heads)
+    return split.permute(2, 3, 0, 4, 1, 5).unbind()
 
 
 class GatedFeedForward(nn.Module):

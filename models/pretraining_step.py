@@ -45,11 +45,13 @@ class PretrainingStep(nn.Module):
         share: float,
         noisy_ids: Tensor | None = None,
         t: Tensor | None = None,
+        read_positions: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One micro-batch.
 
         Args:
             input_ids, attention_mask, noisy_ids, t: as `ConceptModelForMaskedLM` takes them.
+            read_positions: as `ConceptEncoder` takes them.
             labels: what `locate_labels` made of its labels and loss weights.
             num_items_in_batch: what the task loss is divided by: the weights of all labelled tokens of the step.
             share: this micro-batch's part of the step's samples; concept losses are means over a micro-batch.
@@ -57,7 +59,7 @@ class PretrainingStep(nn.Module):
         Returns:
             `total` to differentiate, `task`, and each concept loss by name; shares of the step's figures.
         """
-        concepts = self.model.encoder(input_ids, attention_mask)
+        concepts = self.model.encoder(input_ids, attention_mask, read_positions)
         reads = self.model.decoder_input(input_ids, attention_mask, noisy_ids, t)
         # Smoothing is for training; held-out losses are plain nats.
         smoothing = self.label_smoothing if self.training else 0.0

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from models.family import IGNORE_INDEX, OBJECTIVES
-from models.labels import LabelBudget, locate_labels
+from models.labels import LabelBudget, grown, locate_labels
 from models.objectives import CorruptedSample, CorruptionSettings, sample_generator, uncorrupted
 
 # Blocks of unequal length are sorted within windows of this many global batches.
@@ -66,9 +67,10 @@ Batch = dict[str, Any]
 
 
 def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
-    """Stack samples into input_ids, labels, attention_mask, noisy_ids, loss_weights [B, N] and t [B].
+    """Stack samples into input_ids, labels, attention_mask, noisy_ids, loss_weights [B, N], t [B], read_positions.
 
-    The last three depend on the objective; all samples of a batch come from the same one.
+    The last four depend on the objective; all samples of a batch come from the same one. `read_positions` [B, R] are
+    as `ConceptEncoder` takes them.
     """
     longest = max(len(sample.input_ids) for sample in samples)
 
@@ -93,6 +95,10 @@ def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:
         batch |= {"noisy_ids": noisy, "t": np.array([sample.t for sample in samples], dtype=np.float32)}
     if samples[0].loss_weights is not None:
         batch["loss_weights"] = stack([np.asarray(sample.loss_weights) for sample in samples], 0.0, np.float32)
+    if samples[0].attention_mask is not None:  # what is hidden need not be read
+        counts = mask.sum(axis=1)
+        order = np.argsort(mask == 0, axis=1, kind="stable")[:, : counts.max()]
+        batch["read_positions"] = np.where(np.arange(counts.max()) < counts[:, None], order, -1)
     return {name: None if value is None else torch.from_numpy(value) for name, value in batch.items()}
 
 
@@ -154,8 +160,9 @@ class _CorruptedBatches(Dataset):
     def __init__(self, blocks: TokenBlocks, plan: BatchPlan) -> None:
         self.blocks, self.plan, self._corrupt = blocks, plan, OBJECTIVES[plan.objective].load()
         drawn = range(BUDGET_SAMPLES if plan.fixed_shapes else 0)
-        places = (divmod(number, len(blocks)) for number in drawn)
-        self._counts = [(sample.labels != IGNORE_INDEX).sum() for sample in self._corrupted(BUDGET_STREAM, places)]
+        samples = [*self._corrupted(BUDGET_STREAM, (divmod(number, len(blocks)) for number in drawn))]
+        self._labels = [int((sample.labels != IGNORE_INDEX).sum()) for sample in samples]
+        self._reads = [int(sample.attention_mask.sum()) for sample in samples if sample.attention_mask is not None]
 
     def _corrupted(self, stream: int, places: Iterable[tuple[int, int]]) -> Iterator[CorruptedSample]:
         """The corrupted blocks at (epoch, index); `stream` keeps training, evaluation and the budget apart."""
@@ -164,20 +171,24 @@ class _CorruptedBatches(Dataset):
             generator = sample_generator(stream, plan.seed, epoch, index)
             yield self._corrupt(self.blocks.block(index), generator, plan.settings)
 
-    def _budget(self, samples: int) -> LabelBudget | None:
-        """Room for the labels of that many samples, seldom too little: far above the mean of what was drawn."""
-        if not self._counts:
-            return None
-        mean, spread = float(np.mean(self._counts)), float(np.std(self._counts))
-        per_text, per_batch = mean + 6 * spread, samples * mean + 4 * spread * samples**0.5
-        return LabelBudget(8 * math.ceil(per_text / 8), 64 * math.ceil(per_batch / 64))
-
     def _batch(self, stream: int, places: list[tuple[int, int]], *, weighted: bool) -> Batch:
         """Corrupt and stack blocks; without `weighted` all labels count the same."""
         batch = pad_samples([*self._corrupted(stream, places)], self.plan.pad_token_id)
-        weights = batch.pop("loss_weights", None)
-        batch["labels"] = locate_labels(batch["labels"], weights if weighted else None, self._budget(len(places)))
+        weights, budget = batch.pop("loss_weights", None), None
+        if self._labels:
+            budget = LabelBudget(_room(self._labels, 1, 6.0, 8), _room(self._labels, len(places), 4.0, 64))
+        if self._reads:
+            read, length = batch["read_positions"], batch["input_ids"].shape[1]
+            width = min(grown(_room(self._reads, 1, 6.0, 8), read.shape[1]), length)
+            batch["read_positions"] = functional.pad(read, (0, width - read.shape[1]), value=-1)
+        batch["labels"] = locate_labels(batch["labels"], weights if weighted else None, budget)
         return batch
+
+
+def _room(counts: list[int], samples: int, deviations: float, multiple: int) -> int:
+    """Room for what so many samples hold together, that many standard deviations above what was drawn."""
+    needed = samples * float(np.mean(counts)) + deviations * samples**0.5 * float(np.std(counts))
+    return multiple * max(1, math.ceil(needed / multiple))
 
 
 class MicroBatches(_CorruptedBatches):

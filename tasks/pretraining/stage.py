@@ -6,7 +6,7 @@ torch loads slowly, so what needs it is imported where it is used.
 import logging
 from typing import Any
 
-from models.family import VARIANTS
+from models.family import OBJECTIVES, VARIANTS
 from models.tokenizing import holds_tokenizer
 from tasks.data.tokenizers import tokenizer_fingerprint
 from tasks.errors import UserError
@@ -27,7 +27,9 @@ CONTRACT_VERSION = 2
 def pretraining_identity(spec: ExperimentSpec, data_identity: str, init_from: Checkpoint | None = None) -> str:
     """The identity of a training: data, model, objective, training and start, but neither place nor time."""
     start = init_from.model_hashes if init_from else []
-    return content_hash([CONTRACT_VERSION, data_identity, pretraining_part(spec), *start])
+    contract = OBJECTIVES[VARIANTS[spec.model.variant].objective].contract
+    version = CONTRACT_VERSION if contract == 1 else f"{CONTRACT_VERSION}.{contract}"
+    return content_hash([version, data_identity, pretraining_part(spec), *start])
 
 
 def model_config(spec: ExperimentSpec, vocab_size: int, run_id: str | None, special: dict[str, int]) -> dict[str, Any]:

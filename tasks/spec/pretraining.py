@@ -106,6 +106,7 @@ class ModelSpec(Spec):
         "none", description="position embeddings that are added to the concepts"
     )
     use_bixt: Flag = Field(False, description="tokens read the concepts back in every layer")
+    share_token_kv: Flag = Field(False, description="all layers read the tokens by the first one's keys and values")
     recursive: Flag = Field(False, description="one layer's weights are applied num_layers times")
     num_decoder_layers: Whole | None = Field(
         None, ge=1, le=MAX_LAYERS, description="layers D of a diffusion decoder; null: 2"
@@ -124,6 +125,9 @@ class ModelSpec(Spec):
             raise ValueError(f"num_attention_heads {heads} must divide hidden_size {width}")
         if token_width is not None and token_width > width:
             raise ValueError(f"token_embedding_dim {token_width} must not exceed hidden_size {width}")
+        for key, why in (("use_bixt", "tokens change"), ("recursive", "they are one layer's already")):
+            if self.share_token_kv and getattr(self, key):
+                raise ValueError(f"share_token_kv and {key}: {why}; allowed: one of them")
         if self.num_decoder_layers is not None and not VARIANTS[self.variant].has_decoder_layers:
             layered = ", ".join(name for name, row in VARIANTS.items() if row.has_decoder_layers)
             raise ValueError(f"num_decoder_layers would be ignored by {self.variant}; allowed with: {layered}")

@@ -111,6 +111,10 @@ LANGUAGE_MODELS = (
         )
     ]
     + [
+        pytest.param({"decoder_type": decoder, "share_token_kv": True, "num_layers": 3}, id=f"{decoder}-shared_kv")
+        for decoder in DECODERS
+    ]
+    + [
         pytest.param({"decoder_type": row.decoder, "tie_word_embeddings": row.tied, "variant": name}, id=name)
         for name, row in VARIANTS.items()
     ]

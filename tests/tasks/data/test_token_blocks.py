@@ -230,7 +230,8 @@ def test_padding_is_noise_only_where_the_objective_says_so(objective: str) -> No
 
 def shapes(batch: Batch) -> tuple[Any, ...]:
     ids, labels = batch["input_ids"], batch["labels"]
-    return (ids.shape, *(part.shape for part in labels))
+    read = batch.get("read_positions")
+    return (ids.shape, None if read is None else read.shape, *(part.shape for part in labels))
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +252,12 @@ def test_with_fixed_shapes_all_batches_have_one_and_the_same_labels(objective: s
         assert len(padded["labels"].targets) >= count and not padded["labels"].weights[count:].any()
         assert torch.equal(padded["labels"].weights[:count], batch["labels"].weights)
         assert padded["labels"].total == batch["labels"].total
+        if objective == "denoising":
+            for read, mask in zip(padded["read_positions"], batch["attention_mask"], strict=True):
+                assert read[read >= 0].tolist() == mask.nonzero()[:, 0].tolist(), (
+                    "what is not deleted is read, in order"
+                )
+            assert padded["read_positions"].shape[1] < 64
         seen.add(shapes(padded))
     assert len(seen) == 1, seen
     if objective == "mlm":
@@ -261,7 +268,7 @@ def test_with_fixed_shapes_all_batches_have_one_and_the_same_labels(objective: s
 
 def test_a_batch_beyond_its_budget_keeps_every_label(long_texts: TokenBlocks) -> None:
     batches = micro_batches(long_texts, fixed_shapes=True)
-    batches._counts = [1] * 10  # as if the drawn samples had had next to none
+    batches._labels = [1] * 10  # as if the drawn samples had had next to none
     exact, tight = micro_batches(long_texts)[0], batches[0]
     assert torch.equal(labels_of(exact), labels_of(tight))
     assert len(tight["labels"].targets) == 64 * 2 and tight["labels"].positions.shape[1] == 32

@@ -80,6 +80,7 @@ TINY: dict[str, Any] = {
 ROWS: dict[str, list[str]] = {name: [f"model.variant={name}"] for name in VARIANTS} | {
     "tsdae_bixt": ["model.variant=tsdae", "model.use_bixt=true"],
     "recursive": ["model.recursive=true"],
+    "shared_token_kv": ["model.share_token_kv=true"],
     "dimension_inversion": ["model.token_embedding_dim=8"],
     "learned_positions": ["model.concept_position_type=learned"],
     "sinusoidal_positions": ["model.concept_position_type=sinusoidal"],
