@@ -42,8 +42,12 @@ _NAMED = re.compile(
 
 def redact(text: str) -> str:
     """The text with every secret of this process, and whatever looks like a secret, replaced by `***`."""
+    return _redact(text, _own_secrets())
+
+
+def _redact(text: str, secrets: list[str]) -> str:
     text = _hide_known_forms(text)
-    for value in _own_secrets():
+    for value in secrets:
         if value in text:
             text = text.replace(value, HIDDEN)
     return text
@@ -70,13 +74,18 @@ def environment_without_secrets(*needed: str) -> dict[str, str]:
 
 def redact_all(value: Any) -> Any:
     """The value with `redact` applied to every text in its lists and mappings, keys included."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, dict):
-        return {redact_all(key): redact_all(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(redact_all, value))
-    return value
+    secrets = _own_secrets()  # once: the Hub's token is read from a file
+
+    def public(value: Any) -> Any:
+        if isinstance(value, str):
+            return _redact(value, secrets)
+        if isinstance(value, dict):
+            return {public(key): public(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(public, value))
+        return value
+
+    return public(value)
 
 
 def redact_logs() -> None:
