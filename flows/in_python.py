@@ -1,12 +1,17 @@
-"""The flows for scripts and notebooks: the same code without a Prefect server, and the run's record in return."""
+"""The flows for scripts and notebooks: the same code without a Prefect server, and the run's record in return.
+
+Each finds its inputs before Prefect is imported, which creates the home; so refused input leaves none.
+"""
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
-from flows.evaluation import evaluation
-from flows.experiment import experiment
-from flows.life_cycle import finished_run
+from tasks.data.sources import resolve_data_root
 from tasks.errors import PAUSED, Paused, StageError
-from tasks.prefect_entry import State
+from tasks.log.experiment_log import check_log_place, default_log
+from tasks.runs.preflight import EvaluationInputs, Inputs, find_evaluation, find_inputs, hand_over
+from tasks.runs.request import Request, check_hours
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.reading import load_spec
 from tasks.store.home import StrPath, cogito_home
@@ -37,9 +42,13 @@ def run_experiment(
         StageError: a stage failed; the record says which.
         Paused: the time was over; the same call continues the run.
     """
+    check_hours(max_hours)
     if not isinstance(spec, ExperimentSpec):
         spec = load_spec(spec)
-    return _record(experiment.fn(spec, _text(data_root), _text(log), processes, fresh, max_hours=max_hours))
+    request = _request(data_root, log, processes=processes, fresh=fresh)
+    inputs = find_inputs(spec, request)
+    arguments = {"spec": spec, "processes": processes, "fresh": fresh, "max_hours": max_hours}
+    return _record("experiment", arguments, request, inputs)
 
 
 def run_evaluation(
@@ -68,17 +77,26 @@ def run_evaluation(
         UserError: there is no such checkpoint, or one of the inputs is wrong.
         StageError: a stage failed; the record says which.
     """
-    names = None if tasks is None else list(tasks)
-    changes = list(overrides) or None
-    paths = _text(tokenizer), _text(data_root), _text(log)
-    return _record(evaluation.fn(str(checkpoint), names, seeds, head, *paths, changes))
+    changes: dict[str, Any] = {"tasks": None if tasks is None else list(tasks), "seeds": seeds, "head": head}
+    changes |= {"tokenizer": None if tokenizer is None else str(tokenizer), "overrides": list(overrides) or None}
+    request = _request(data_root, log)
+    inputs = find_evaluation(str(checkpoint), request, **changes)
+    return _record("evaluation", {"checkpoint": str(checkpoint), **changes}, request, inputs)
 
 
-def _text(path: StrPath | None) -> str | None:
-    return None if path is None else str(path)
+def _request(data_root: StrPath | None, log: StrPath | None, **options: Any) -> Request:
+    return Request(cogito_home(), resolve_data_root(data_root), default_log(log), **options)
 
 
-def _record(state: State) -> RunRecord:
+def _record(name: str, arguments: dict[str, Any], request: Request, inputs: Inputs | EvaluationInputs) -> RunRecord:
+    """Run a flow, named as its file is, with the inputs that were found for it."""
+    check_log_place(request.log)
+    from flows.life_cycle import finished_run
+
+    flow = getattr(import_module(f"flows.{name}"), name)
+    mirror = request.data_root
+    with hand_over(inputs):
+        state = flow.fn(**arguments, data_root=str(mirror) if mirror else None, log=str(request.log))
     if state.name == PAUSED:
         raise Paused(state.message)
     run_id = finished_run(state)

@@ -136,6 +136,9 @@ def left_parts(home: Home) -> list[Path]:
 
 def _home(home: Home) -> Iterator[Finding]:
     root = home.root
+    if not root.exists():
+        yield Finding("home", "ok", f"{root}, which does not exist yet")
+        return
     try:
         home.create()
         probe = home.locks / f".doctor-{os.getpid()}"
@@ -158,12 +161,11 @@ def _log() -> Iterator[Finding]:
         check_log_place(path)
         yield Finding("log", "ok", str(path) if path.exists() else f"{path}, which does not exist yet")
     except UserError as error:
-        found, _, fix = str(error).partition("; fix: ")
-        yield Finding("log", "problem", found, fix or "name another with COGITO_LOG")
+        yield Finding("log", "problem", str(error).partition("; fix: ")[0], "name another with --log or COGITO_LOG")
 
 
 def _disk(home: Home) -> Iterator[Finding]:
-    free = shutil.disk_usage(home.root).free
+    free = shutil.disk_usage(next(folder for folder in (home.root, *home.root.parents) if folder.exists())).free
     status: Status = "problem" if free < SCARCE_DISK else "warning" if free < LITTLE_DISK else "ok"
     fix = "" if status == "ok" else "`cogito clean`, or more disk"
     yield Finding("disk", status, f"{free / GIGABYTE:.1f} GB free", fix)
@@ -188,20 +190,21 @@ def _devices() -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    wrong = []
+    wrong: dict[str, str] = {}
     for text in stated_requirements():
         wanted = Requirement(text)
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
+        needed = f"'{wanted.name}{wanted.specifier}'"
         try:
             installed = version(wanted.name)
         except PackageNotFoundError:
-            wrong.append(f"{wanted.name} is missing")
+            wrong[needed] = f"{wanted.name} is missing"
             continue
         if not wanted.specifier.contains(installed, prereleases=True):
-            wrong.append(f"{wanted.name} {installed}, allowed {wanted.specifier}")
+            wrong[needed] = f"{wanted.name} {installed}, allowed {wanted.specifier}"
     if wrong:
-        yield Finding("versions", "problem", "; ".join(wrong), "pip install -c constraints.txt -e .")
+        yield Finding("versions", "problem", "; ".join(wrong.values()), f"pip install {' '.join(wrong)}")
     else:
         yield Finding("versions", "ok", "all within the bounds of pyproject.toml")
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -37,6 +38,8 @@ from tasks.store.records import Checkpoint, load_record
 from tasks.store.run_names import run_called
 
 CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".py", ".txt", ".model", ".jinja"}
+# What is downloaded of a checkpoint.
+CHECKPOINT_FILES = [*(f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES), "pytorch_model*.bin", "*.md", "*.png"]
 
 Origin = Literal["run", "local", "hub"]
 
@@ -244,9 +247,14 @@ def _from_hub(name: str, home: Home) -> Checkpoint:
     repo, revision = hub[0], hub[1] or "main"
     kept = home.cache / "checkpoints" / repo.replace("/", "--")
     commit = _resolve_revision(name, repo, revision, kept)
-    built_once(
-        home.lock(f"checkpoint-{kept.name}"), kept / commit, partial(_download, name, repo, commit), manifest=False
-    )
+    if not (kept / commit).is_dir():
+        with TemporaryDirectory() as place:  # a model of another kind must neither cost gigabytes nor begin a home
+            _download(name, repo, commit, ["config.json"], Path(place))
+            if not Path(place, "config.json").is_file():
+                raise UserError(f"checkpoint {name!r}: the Hub's repository has no config.json; fix: name a model's")
+            _read_config(Path(place), name)
+    fetch = partial(_download, name, repo, commit, CHECKPOINT_FILES)
+    built_once(home.lock(f"checkpoint-{kept.name}"), kept / commit, fetch, manifest=False)
     if commit != revision:
         write_atomic(kept / "refs" / quote(revision, safe=""), commit)
     return _describe(kept / commit, name=repo, origin="hub", revision=commit)
@@ -271,17 +279,14 @@ def _resolve_revision(name: str, repo: str, revision: str, kept: Path) -> str:
     return commit
 
 
-def _download(name: str, repo: str, commit: str, folder: Path) -> None:
-    """Download one commit, its config first: a model of another kind must not cost gigabytes."""
-    patterns = [f"*{suffix}" for suffix in CHECKPOINT_SUFFIXES] + ["pytorch_model*.bin", "*.md", "*.png"]
-    for wanted in (["config.json"], patterns):
-        try:
-            hub_api().snapshot_download(
-                repo, revision=commit, local_dir=folder, allow_patterns=wanted, ignore_patterns=["*/*"]
-            )
-        except Exception as error:
-            raise _hub_problem(name, error) from None
-        _read_config(folder, name)
+def _download(name: str, repo: str, commit: str, patterns: list[str], folder: Path) -> None:
+    """Download files of one commit."""
+    try:
+        hub_api().snapshot_download(
+            repo, revision=commit, local_dir=folder, allow_patterns=patterns, ignore_patterns=["*/*"]
+        )
+    except Exception as error:
+        raise _hub_problem(name, error) from None
     remove_tree(folder / ".cache")
 
 

@@ -143,7 +143,7 @@ def _sides(spec: DataSpec, source: Source, home: Home, warnings: list[str]) -> I
     held_out = opened(spec.held_out_split)
     total = _total(spec, [train, held_out])
     what = f"data set {spec.dataset!r}: split {spec.held_out_split} and split {spec.split}"
-    fix = "another data.held_out_split, or none: then a share is held out (data.held_out_share)"
+    fix = "another data.held_out_split, or data.held_out_split: null, so that a share is held out (data.held_out_share)"
     if train is not None and held_out is not None and train.overlaps(held_out):
         raise UserError(f"{what} share rows; fix: {fix}")
     overlap = Overlap(((text,) for text in _documents(spec, held_out)), what, fix)

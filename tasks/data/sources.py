@@ -34,12 +34,14 @@ class Source:
         location: a folder or a Hub id; the name itself for the embedded text.
         revision: resolved Hub commit; None for folders.
         fingerprint: changes whenever the content may have changed.
+        asked: the revision of the experiment file, such as a branch.
     """
 
     name: str
     location: str
     revision: str | None
     fingerprint: str
+    asked: str | None = None
 
 
 def resolve_data_root(given: str | Path | None) -> Path | None:
@@ -67,12 +69,9 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
                 "data set %r: %s is read as it is; whether it is revision %s is not known", name, folder, revision
             )
         return Source(name, str(folder), None, folder_fingerprint(folder))
-    known = home.cache / "hub_datasets" / f"{content_hash([name, revision])}.json"
     if hub_reachable():
         commit = _hub_commit(name, revision)
-        home.create()
-        write_json(known, {"name": name, "revision": commit})
-    elif known.exists():
+    elif (known := _known_commit(name, revision, home)).exists():
         commit = read_json(known)["revision"]
         log.warning("the Hub cannot be reached: using %s as downloaded before, commit %s", name, commit[:12])
     else:
@@ -81,7 +80,12 @@ def find_dataset(name: str, home: Home, data_root: Path | None, revision: str | 
             f"data set {name!r}: {where} and the Hub cannot be reached; "
             "fix: connect, or mirror it and pass --data-root DIR, where DIR holds a folder of that name"
         )
-    return Source(name, name, commit, f"hub:{name}@{commit}")
+    return Source(name, name, commit, f"hub:{name}@{commit}", revision)
+
+
+def _known_commit(name: str, revision: str | None, home: Home) -> Path:
+    """The file that holds the commit of a data set that was downloaded last."""
+    return home.cache / "hub_datasets" / f"{content_hash([name, revision])}.json"
 
 
 def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
@@ -125,6 +129,9 @@ def download_dataset(source: Source, config: str | None, home: Home) -> Path:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     fetch = partial(_snapshot, source.location, home, repo_type="dataset", revision=source.revision)
+    if hub_reachable():
+        home.create()
+        write_json(_known_commit(source.name, source.asked, home), {"name": source.name, "revision": source.revision})
     try:
         with writing(home.cache / "hub"):
             if config is not None:
@@ -155,6 +162,8 @@ def _snapshot(repo: str, home: Home, **options: Any) -> Path:
     """
     offline = not hub_reachable()
     if not offline:
+        if not home.root.exists():  # what the Hub does not have begins no home
+            hub_api().repo_info(repo, repo_type=options.get("repo_type"), revision=options.get("revision"))
         home.create()
     folder = hub_api().snapshot_download(repo, cache_dir=home.cache / "hub", local_files_only=offline, **options)
     if offline and options.get("revision") is None:

@@ -137,7 +137,8 @@ def _find_files(folder: Path, config: str | None) -> Any:
         if scripts := sorted(script.name for script in folder.glob("*.py")):
             raise UserError(
                 f"has a loading script, {scripts[0]}, which is not run, and no data files that read without it; "
-                "fix: the Hub's own conversion, data.revision: refs/convert/parquet, or mirror it as Parquet"
+                "fix: mirror it as Parquet, or, for the text of a pretraining, take the Hub's own conversion: "
+                "data.revision: refs/convert/parquet"
             ) from None
         try:
             names = datasets.get_dataset_config_names(path)

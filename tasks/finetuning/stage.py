@@ -44,7 +44,7 @@ def finetune(
     identity = content_hash([CONTRACT_VERSION, model, data.identity, settings, *chosen])
     folder = run.cell(data.task, cell.seed, cell.start)
     with claimed_job(folder, identity, home, CellResult) as done:
-        if done is not None and (done.model is None or is_complete(done.model)):
+        if done is not None and _is_whole(done, run):
             return done
         job = FinetuningJob(
             identity=identity,
@@ -58,6 +58,12 @@ def finetune(
         result = run_on_one_device(folder, job, home, on_progress)
         _report_weights(result)
         return result
+
+
+def _is_whole(cell: CellResult, run: RunFolder) -> bool:
+    """Whether all that a finished cell names is still there."""
+    predicted = all(run.predictions(path).is_file() for path in cell.predictions.values())
+    return predicted and (cell.model is None or is_complete(cell.model))
 
 
 def _report_weights(cell: CellResult) -> None:

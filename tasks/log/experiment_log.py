@@ -262,7 +262,7 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read, is too large, is not UTF-8, or holds a number that no float can.
     """
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; the log is a Markdown file; fix: name a file with --log")
+        raise UserError(f"{path}: is a folder; allowed: a Markdown file; fix: name the file")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_LOG_BYTES + 1)  # of /dev/zero too

@@ -151,7 +151,7 @@ def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, ide
     got = f"--processes {count}" if asked else f"processes: got {count}, what this machine has,"
     raise UserError(
         f"{got} for {run.run_id}, which {known} trained up to step {step}: another number trains other weights; "
-        f"allowed: {known}; fix: --processes {known}, or `cogito run --fresh` for a new run"
+        f"allowed: {known}; fix: --processes {known}, or --fresh for a new run"
     )
 
 

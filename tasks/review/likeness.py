@@ -67,7 +67,8 @@ def answers_of(
         value = np.mean([METRICS[metric].compute(references, each) for each in predictions])
         if not math.isclose(value, source.score.value or 0.0, abs_tol=1e-9):
             raise NotComparableError(
-                f"{letter}: its predictions give {value:.4f} instead of its score; fix: cogito rescore"
+                f"{letter}: its predictions give {value:.4f} instead of its score; "
+                f"fix: `cogito rescore {source.record.run_id}`"
             )
         answers += predictions
     return None if references is None or not answers else (references, answers)

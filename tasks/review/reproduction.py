@@ -152,7 +152,7 @@ def plan_reproduction(
     if trained is None:
         raise UserError(
             f"{log}: {run_id} evaluates {row.checkpoint or 'an unnamed checkpoint'}, which has no row; "
-            "fix: `cogito evaluate` that checkpoint"
+            "fix: `cogito evaluate CHECKPOINT` with that checkpoint"
         )
     stated = _stated(trained) | _evaluation_stated(row)
     base, source = _base(stated, experiments)

@@ -16,6 +16,10 @@ from tasks.store.home import Home, RunFolder
 from tasks.store.locks import hold_at_once
 from tasks.store.records import CellResult, Result, RunRecord, Score, load_record
 
+# What makes predictions that are missing or broken.
+_AGAIN = "`cogito evaluate {}` scores it in a run of its own"
+_ANEW = "delete it and run the command of this run again, which makes it anew"
+
 
 class Change(Result):
     """A field of a score that changed in the record; `before` or `after` is None where there was no score."""
@@ -40,7 +44,7 @@ def rescore_run(run: RunFolder, log: Path) -> list[Change]:
     with hold_at_once(Home(run.root.parent.parent), run.run_id):
         record = load_record(run)
         if record.status == "running":
-            raise UserError(f"{run.run_id}: is not finished; fix: finish it with `cogito run` or `cogito evaluate`")
+            raise UserError(f"{run.run_id}: is not finished; fix: run its command again, which finishes it")
         if not any(cell.status == "complete" for cell in record.cells):
             raise UserError(f"{run.run_id}: has no predictions to score; fix: name a run with a finished fine-tuning")
         if log.exists():
@@ -74,7 +78,8 @@ def _scores(record: RunRecord, run: RunFolder) -> list[Score]:
     lost = {_key(score)[::2] for score in record.scores} - {_key(score)[::2] for score in scores}
     if not problems:  # what a problem names is lost as well
         problems = [
-            f"{task} ({start}): the record names no fine-tuning of it; fix: evaluate again" for task, start in lost
+            f"{task} ({start}): the record names no fine-tuning of it; fix: {_AGAIN.format(run.run_id)}"
+            for task, start in lost
         ]
     if problems:
         raise UserError("\n".join([f"{run.run_id}: cannot be scored again; nothing was written", *problems]))
@@ -92,17 +97,17 @@ def _answers(
             continue
         name = f"{label} seed {cell.seed} ({cell.start})"
         if label not in cell.predictions:
-            problems.append(f"{name}: has no stored predictions; fix: evaluate again")
+            problems.append(f"{name}: has no stored predictions; fix: {_AGAIN.format(run.run_id)}")
             continue
         path = run.predictions(cell.predictions[label])
         try:
             labels, answers = read_predictions(path)
         except (OSError, ValueError, KeyError) as error:
-            problems.append(f"{name}: {path}: cannot be read ({error}); fix: put the file back, or evaluate again")
+            problems.append(f"{name}: {path}: cannot be read ({error}); fix: put it back, or {_ANEW}")
             continue
         counts = {score.n for score in known} | ({len(references)} if predictions else set())
         if counts - {len(labels)} or (predictions and not np.array_equal(references, labels)):
-            problems.append(f"{name}: {path}: is of other examples than the run's other figures; fix: evaluate again")
+            problems.append(f"{name}: {path}: is of other examples than the run's other figures; fix: {_ANEW}")
             continue
         references, predictions[cell.seed] = labels, answers
     return references, predictions

@@ -155,6 +155,8 @@ def _apply(raw: dict[str, Any], change: Change) -> None:
 
 def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, str]) -> str:
     dotted = ".".join(str(part) for part in location)
+    if not location:
+        return source
     if location in overridden:
         return overridden[location]
     for key, flag in overridden.items():
@@ -165,7 +167,7 @@ def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, s
             return f"{overridden[location[:length]]}: {dotted}"
         if location[:length] in lines:
             return f"{source}:{lines[location[:length]]}: {dotted}"
-    return f"{source}: {dotted[:SHOWN]}" if dotted else source
+    return f"{source}: {dotted[:SHOWN]}"
 
 
 def _explain(mistake: Any, location: tuple) -> str:

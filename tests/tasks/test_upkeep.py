@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 import typer
 from command import ROOT
 from filelock import FileLock
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from flows.commands import upkeep as upkeep_commands
@@ -169,6 +171,14 @@ def test_a_new_home_is_well(home: Home) -> None:
     assert "problem" in run_cogito("doctor").output
 
 
+def test_a_look_begins_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COGITO_HOME", str(tmp_path / "new" / "home"))
+    for words in (["doctor"], ["doctor", "--fix"], ["clean"], ["clean", "--dry-run"]):
+        assert run_cogito(*words).exit_code == 0
+    assert found(Home(tmp_path / "new" / "home"), "home")[0].found.endswith("which does not exist yet")
+    assert not (tmp_path / "new").exists()
+
+
 def test_leftovers_are_found_and_cleared(lived_in: Home) -> None:
     make_record(run_id="tsdae_H8L1C2_20260401_000001", status="running").save(
         lived_in.run("tsdae_H8L1C2_20260401_000001")
@@ -286,6 +296,8 @@ def test_versions_are_held_against_their_bounds(home: Home, monkeypatch: pytest.
     monkeypatch.setattr(upkeep, "version", lambda name: "2.1.0" if name == "sqlalchemy" else true(name))
     (one,) = found(home, "versions")
     assert one.status == "problem" and "sqlalchemy 2.1.0" in one.found
+    words = shlex.split(one.fix)
+    assert words[:2] == ["pip", "install"] and "2.1.0" not in Requirement(words[2]).specifier, "without a checkout too"
 
 
 def test_tokens_are_named_and_never_shown(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "model"
     torch.manual_seed(0)
     config = ConceptConfig(
-        vocab_size=320,
+        vocab_size=280,
         hidden_size=16,
         num_concepts=4,
         num_layers=1,
@@ -85,7 +85,7 @@ def place(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_work_begins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """What gets as far as a server was not refused in time."""
 
     def begun(*_: object, **__: object) -> None:
@@ -93,10 +93,6 @@ def _no_work_begins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr("flows.server.ensure_server", begun)
     monkeypatch.setattr("tasks.jobs.launch.run_job", begun)
-    logger = logging.getLogger("cogito")
-    before, spreads = list(logger.handlers), logger.propagate
-    yield
-    logger.handlers, logger.propagate = before, spreads
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -118,12 +114,16 @@ def files_under(root: Path) -> dict[str, tuple[int, int]]:
 def run_command(words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The exit code, standard output and standard error of the command, run here."""
     monkeypatch.setattr(sys, "argv", ["cogito", *words])
+    logger = logging.getLogger("cogito")
+    before, spreads = list(logger.handlers), logger.propagate
     capsys.readouterr()
     try:
         cli.main()
         code: Any = 0
     except SystemExit as error:
         code = error.code
+    finally:
+        logger.handlers, logger.propagate = before, spreads
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -351,6 +351,10 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "run with no processes": (["run", "tiny.yaml", "--processes", "0"], "--processes"),
     "run with a word of processes": (["run", "tiny.yaml", "--processes", "all"], "--processes"),
     "run on an unknown device": (["run", "tiny.yaml", "--device", "tpu"], "allowed: auto, cpu, cuda"),
+    "sweep on an unknown device": (["sweep", "tiny.yaml", "--device", "GPU"], "allowed: auto, cpu, cuda"),
+    "evaluate on an unknown device": (["evaluate", "model", "--device", "cuda:0"], "allowed: auto, cpu, cuda"),
+    "reproduce on an unknown device": (["reproduce", "log.md#a_run", "--device", "TPU"], "allowed: auto, cpu, cuda"),
+    "analyse on an unknown device": (["analyse", "model", "--device", "mps"], "allowed: auto, cpu, cuda"),
     "encode on an unknown device": (["encode", "model", "texts.txt", "--device", "0"], "allowed: auto, cpu, cuda"),
     "run with too many processes": (["run", "tiny.yaml", "--processes", "17"], "global_batch_size"),
     "run with no root": (["run", "tiny.yaml", "--data-root", "absent"], "not a folder"),
@@ -862,7 +866,7 @@ def plain_encoder(folder: Path, **changes: Any) -> None:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=320, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        vocab_size=280, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     BertModel(config).save_pretrained(folder)
     change_config(**changes)(folder)

@@ -18,7 +18,7 @@ from tasks.data.task_data import PreparedTask, find_task_source, load_examples, 
 from tasks.finetuning.cell import Cell
 from tasks.finetuning.loop import make_batch
 from tasks.finetuning.scoring import read_predictions, score_task
-from tasks.finetuning.stage import _report_weights, finetune
+from tasks.finetuning.stage import _is_whole, _report_weights, finetune
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import EvaluationSpec
 from tasks.store.files import file_sha256
@@ -122,13 +122,27 @@ def test_a_head_that_compares_texts_is_trained_too(bench: Bench) -> None:
     assert np.isfinite(answers).all() and np.ptp(answers) > 0
 
 
-def test_only_a_start_that_takes_weights_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
-    def cell(start: Start) -> CellResult:
-        facts = {"task": "mrpc", "seed": 42, "start": start, "precision": "fp32", "status": "complete"}
-        return CellResult(**facts, predictions={}, loaded_weights=64, new_weights=["head.a", "head.b"], seconds=1.0)
+def make_cell(start: Start = "checkpoint", **changes: Any) -> CellResult:
+    facts = {"task": "mrpc", "seed": 42, "start": start, "precision": "fp32", "status": "complete"}
+    return CellResult(**facts, loaded_weights=64, new_weights=["head.a", "head.b"], **changes)
 
+
+def test_a_cell_whose_predictions_are_gone_is_made_anew(tmp_path: Path) -> None:
+    run = Home(tmp_path).run("run")
+    here, moved = run.cell("mrpc", 42, "checkpoint") / "a.parquet", Path("/elsewhere/finetuning/mrpc-seed42-checkpoint")
+    for stored in (here, moved / "a.parquet"):
+        cell = make_cell(predictions={"mrpc": stored})
+        assert not _is_whole(cell, run)
+        here.parent.mkdir(parents=True, exist_ok=True)
+        here.write_bytes(b"")
+        assert _is_whole(cell, run)
+        here.unlink()
+    assert not _is_whole(make_cell(model=tmp_path / "gone"), run)
+
+
+def test_only_a_start_that_takes_weights_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "cogito.finetuning"):
-        _report_weights(cell("random"))
-        _report_weights(cell("checkpoint"))
+        _report_weights(make_cell("random"))
+        _report_weights(make_cell())
     said = "mrpc seed 42 (checkpoint, fp32): 64 weights loaded, 2 (head.a, head.b) new, 0 dropped"
     assert caplog.messages == [said]

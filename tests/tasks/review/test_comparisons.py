@@ -148,7 +148,7 @@ def test_stale_predictions_are_refused_and_without_any_the_interval_is_unpaired(
     path = home.run("b").cell("mrpc", 42, "checkpoint") / "predictions-mrpc.parquet"
     other = home.run("a").cell("mrpc", 42, "checkpoint") / "predictions-mrpc.parquet"
     shutil.copy(other, path)
-    assert "instead of its score; fix: cogito rescore" in refusal(home)
+    assert "instead of its score; fix: `cogito rescore b`" in refusal(home)
     path.write_bytes(b"PAR1")
     assert refusal(home).startswith("B: its predictions cannot be read")
     path.unlink()

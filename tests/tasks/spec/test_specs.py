@@ -363,3 +363,10 @@ def test_losses_that_cannot_reach_their_best_are_warned_of() -> None:
     # 65 vectors in 64 dimensions can keep every cosine at 1/64.
     (hard,) = make_spec(model={"hidden_size": 64, "num_concepts": 65}, objective=losses).warnings
     assert "of 65 concepts of width 64 some pair has a cosine of at least 0.02, above 0.0" in hard
+
+
+def test_a_mistake_of_the_whole_spec_is_not_said_of_a_set() -> None:
+    raw = {"name": "a", "data": {"dataset": "a/b", "block_tokens": 32}, "evaluation": {"max_length": 64}}
+    with pytest.raises(UserError) as caught:
+        build_spec(raw, ["training.seed=1"], "a.yaml")
+    assert str(caught.value).startswith("a.yaml: evaluation.max_length 64 exceeds")
