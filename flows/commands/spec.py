@@ -84,16 +84,20 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     from models.autoencoder import ConceptModelForMaskedLM
     from models.configuration import ConceptConfig
     from models.rounding import chaos_warning, rounding_error
+    from tasks.pretraining.cost import flops_per_token
     from tasks.pretraining.stage import model_config
 
     loaded = load_spec(spec, overrides or [])
     resolved = loaded.model_dump(mode="json")
     vocab_size = loaded.data.train_tokenizer_vocab_size or ConceptConfig().vocab_size
-    config = ConceptConfig(**model_config(loaded, vocab_size, None, {}))
+    fields = model_config(loaded, vocab_size, None, {})
+    config = ConceptConfig(**fields)
+    flops = flops_per_token(loaded, fields)
     error = None if loaded.training.init_from else rounding_error(config)
     facts = {
         "parameters": ConceptModelForMaskedLM.count_parameters(config),
         "vocab_size": vocab_size,
+        "flops_per_token": flops,
         "identity": content_hash(resolved),
         "rounding_error": error,
     }
@@ -105,6 +109,7 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     print(spec_text(resolved), end="")
     assumed = "" if loaded.data.train_tokenizer_vocab_size else " (assuming ModernBERT's vocabulary)"
     print(f"# parameters: {facts['parameters']:,} with {vocab_size:,} tokens{assumed}")
+    print(f"# training: {flops / 1e6:.3g} MFLOP for each token of text, forward and backward")
     print(f"# identity: {facts['identity']}")
     if error is not None:
         print(f"# start: rounding to 32 bits moves the concepts by {error:.0e} of their size")
