@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_input import model as model  # a whole checkpoint, as a fixture
 from command import TINY
 
 import cogito
 from flows import cli
 from tasks.store.home import Home
 from tests.factories import make_record
-from tests.whole.test_bad_inputs_many import model as model  # a whole checkpoint, as a fixture
 
 StrOrPath = Callable[[str], Any]
 

@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 
 import pytest
 from command import ROOT
-from test_bad_inputs_many import _no_work_begins as _no_work_begins
-from test_bad_inputs_many import model as model
-from test_bad_inputs_many import place as place
 
 from flows import cli
 from tasks.errors import UserError

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bad_input import GOOD_ROWS, copy_folder, put_task, run_command
+from bad_input import model as model
+from bad_input import place as place
 from factories import make_record
-from test_bad_inputs_many import GOOD_ROWS, MADE, copy_folder, put_task, run_command
-from test_bad_inputs_many import model as model
-from test_bad_inputs_many import place as place
+from test_bad_inputs_many import MADE
 
 from tasks.store.home import Home
 
