@@ -121,6 +121,7 @@ def evaluate_checkpoint(
     """
     wait_for = [allow_failure(future) for future in after]
     started = time.monotonic()
+    record.task_warnings = [warning for task in evaluation.tasks.values() for warning in task.warnings]
     analysis: PrefectFuture[Any] | None = None
     if evaluation.corpus is not None:
         section = evaluation.spec.analysis

@@ -74,8 +74,6 @@ def _print_training(record: RunRecord, terminal: Console) -> None:
     is_near = loss > entropy - UNIGRAM_MARGIN_NATS
     near = f"; within {UNIGRAM_MARGIN_NATS} of it: nothing contextual was learned" if is_near else ""
     terminal.print(f"held-out loss {loss:.3f} nats per masked token; unigram entropy {entropy:.3f}{near}")
-    for warning in [*record.corpus.warnings, *record.pretraining.warnings]:
-        terminal.print(f"warning: {warning}", style="yellow", markup=False)
     if (diverged := record.pretraining.diverged) is not None:
         kept = f"kept: the weights after step {diverged.kept_step}"
         terminal.print(f"diverged at step {diverged.step}: {diverged.reason}; {kept}", style="red", markup=False)

@@ -45,12 +45,17 @@ BLANK_SHARE = 0.5
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A task's arrays on disk; `identity` changes with text, labels, tokenizer or protocol."""
+    """A task's arrays on disk; `identity` changes with text, labels, tokenizer or protocol.
+
+    Attributes:
+        warnings: what is odd about its data, as examples of a scored split that are in train.
+    """
 
     task: str
     identity: str
     folder: Path
     train_examples: int
+    warnings: tuple[str, ...] = ()
 
 
 def find_task_source(task: Task, data: str, home: Home, data_root: Path | None) -> Source:
@@ -81,10 +86,11 @@ def prepare_task(
     target = home.cache / "tasks" / f"{task.name}-{identity}"
     build = partial(_tokenise_splits, task, protocol, tokenizer, source, home, family)
     built_once(home.lock(f"task-{identity}"), target, build)
-    for warning in read_json(target / "warnings.json"):  # at each use: data that is odd stays so
+    warnings = tuple(read_json(target / "warnings.json"))
+    for warning in warnings:  # at each use: data that is odd stays so
         log.warning(warning)
     with np.load(target / "train.npz") as train:
-        return PreparedTask(task.name, identity, target, len(train["labels"]))
+        return PreparedTask(task.name, identity, target, len(train["labels"]), warnings)
 
 
 def load_examples(folder: Path, part: str) -> dict[str, np.ndarray]:

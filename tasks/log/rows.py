@@ -125,18 +125,18 @@ def _task_loss(record: RunRecord) -> str:
 
 def _effective_rank(record: RunRecord) -> str:
     """The log's old figure, a nuclear/spectral ratio of the mean, and under their names those that mean more."""
-    figures = record.analysis.figures if record.analysis else {}
-    if record.analysis is None or "nuclear_rank_of_mean" not in figures:
+    if record.analysis is None:
         return ""
-    rank = round(figures["nuclear_rank_of_mean"], 1)  # the percentage follows from the figure that is shown
-    percent = round(100 * rank / record.analysis.num_concepts, 1)
-    text = f"**{rank:g} / {record.analysis.num_concepts}** ({percent:g}%)"
+    figures, texts = record.analysis.figures, []
+    if "nuclear_rank_of_mean" in figures:
+        rank = round(figures["nuclear_rank_of_mean"], 1)  # the percentage follows from the figure that is shown
+        percent = round(100 * rank / record.analysis.num_concepts, 1)
+        texts.append(f"**{rank:g} / {record.analysis.num_concepts}** ({percent:g}%)")
     if "effective_rank_per_sample_mean" in figures:
-        text += f" <br> per-sample effective rank {figures['effective_rank_per_sample_mean']:.1f}"
-    if "input_variance_share" in figures:
-        text += f" <br> input share {figures['input_variance_share']:.2f}"
-        text += f", retrieval {100 * figures['retrieval_top_1']:.0f}%"
-    return text
+        texts.append(f"per-sample effective rank {figures['effective_rank_per_sample_mean']:.1f}")
+    shares = {"input_variance_share": "input share {:.2f}", "retrieval_top_1": "retrieval {:.0%}"}
+    told = [text.format(figures[name]) for name, text in shares.items() if name in figures]
+    return " <br> ".join([*texts, ", ".join(told)] if told else texts)
 
 
 def _key_scores(record: RunRecord) -> str:
@@ -175,9 +175,7 @@ def _conclusion(record: RunRecord) -> str:
             f"{diverged.gradient_norm:.4g}, lr {diverged.learning_rate:.3g}); kept: step {diverged.kept_step}"
         ]
     sentences = [f"{record.status}: {'; '.join(failures)}." if failures else f"{record.status}."]
-    if record.pretraining and record.kind == "training":
-        of_corpus = record.corpus.warnings if record.corpus else []
-        sentences += [f"Warning: {_plain(warning)}." for warning in [*of_corpus, *record.pretraining.warnings]]
+    sentences += [f"Warning: {_plain(warning)}." for warning in record.warnings]
     scores = record.primary_scores()
     if scores:
         above = sum(map(is_above_floor, scores))

@@ -149,7 +149,7 @@ def _problems(record: RunRecord) -> Line:
         wrong.append(f"diverged at step {done.diverged.step:,}: {done.diverged.reason}")
     told = [title + (f" ({first_line(text)[:120]})" if text else "") for title, text in failures(record)]
     wrong += told[:SHOWN_FAILURES] + ([f"{len(told) - SHOWN_FAILURES} more"] if len(told) > SHOWN_FAILURES else [])
-    wrong += done.warnings if done else []
+    wrong += record.warnings
     seconds = sum(stage.seconds for stage in record.stages.values())
     time = f"{duration(seconds)} of work" if record.stages else "no stage has ended"
     state = {"running": "still running", "paused": "paused"}.get(record.status, "")

@@ -259,6 +259,10 @@ class RunRecord(BaseModel):
     corpus: CorpusResult | None = None
     pretraining: PretrainingResult | None = None
     publishing: PublishResult | None = None
+    task_warnings: list[str] = Field(
+        default_factory=list,
+        description="of the data of its tasks: examples of a scored split that are in train, and the like",
+    )
     cells: list[CellResult] = Field(default_factory=list)
     scores: list[Score] = Field(default_factory=list)
     analysis: AnalysisResult | None = None
@@ -273,6 +277,13 @@ class RunRecord(BaseModel):
     def save(self, folder: RunFolder) -> None:
         """Write `record.json` in full, without secrets and with paths relative to the home."""
         write_json(folder.record, redact_all(self.model_dump(mode="json", context={"base": _home_of(folder.record)})))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes its figures too good or odd: of its own corpus and training, and of the data of its tasks."""
+        trained = self.pretraining if self.kind == "training" else None
+        of_corpus = self.corpus.warnings if trained and self.corpus else []
+        return [*of_corpus, *(trained.warnings if trained else []), *self.task_warnings]
 
     @property
     def bits_per_byte(self) -> float | None:
