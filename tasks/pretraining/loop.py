@@ -37,7 +37,15 @@ from tasks.data.tokenizers import load_tokenizer
 from tasks.errors import StageError
 from tasks.jobs.messages import PAUSE_REQUEST, TERMINATED, PretrainingJob, answer_pause, report_progress, report_warning
 from tasks.pretraining.guards import TrainingGuard
-from tasks.pretraining.state import TrainingState, last_complete_state, load_best, load_state, save_best, save_state
+from tasks.pretraining.state import (
+    TrainingState,
+    last_complete_state,
+    load_best,
+    load_state,
+    precision_of,
+    save_best,
+    save_state,
+)
 from tasks.pretraining.tracking import Tracking, start_tracking
 from tasks.spec.experiment import ExperimentSpec, training_steps, warmup_steps
 from tasks.store.files import building, write_atomic, write_json, write_manifest, writing
@@ -191,9 +199,8 @@ def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
 
 def _start_accelerator(job: PretrainingJob) -> Accelerator:
     """The accelerator of this rank; refuses another device or number of processes than the job has."""
-    precision, use_cpu = job.spec.training.mixed_precision, job.device == "cpu"
-    bf16 = precision == "bf16" or (precision == "auto" and not use_cpu)
-    accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if bf16 else "no")
+    bf16 = job.spec.training.precision_on(job.device) == "bf16"
+    accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="bf16" if bf16 else "no")
     if accelerator.device.type != job.device:  # accelerate silently takes the CPU where it finds no GPU
         raise StageError(f"requested {job.device}, found {accelerator.device.type}: the GPU does not respond")
     if accelerator.num_processes != job.processes:
@@ -364,7 +371,7 @@ def _result(training: _Training, seconds: float, diverged: Divergence | None) ->
         tokens_per_second=training.tokens / seconds if steps else 0.0,
         processes=accelerator.num_processes,
         device=torch.cuda.get_device_name() if job.device == "cuda" else "CPU",
-        precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        precision=precision_of(accelerator),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         wandb_url=training.tracking.finish() if training.tracking else None,
         seconds=seconds,

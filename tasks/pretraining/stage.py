@@ -80,7 +80,7 @@ def pretrain(
         if done is not None and is_complete(done.model):
             return done  # a model that is no longer whole is written again from the last training state
         count = count_processes(spec, processes)
-        check_processes(spec, run, processes, identity)
+        check_continuation(spec, run, processes, identity)
         _warn_of_settings(spec, corpus.train_blocks)
         job = PretrainingJob(
             identity=identity,
@@ -127,31 +127,43 @@ def count_processes(spec: ExperimentSpec, asked: int | None) -> int:
     return count
 
 
-def check_processes(spec: ExperimentSpec, run: RunFolder, asked: int | None, identity: str | None = None) -> None:
-    """Refuse to go on with an unfinished training in another number of processes than it was begun with.
+def check_continuation(spec: ExperimentSpec, run: RunFolder, asked: int | None, identity: str | None = None) -> None:
+    """Refuse to go on with an unfinished training in other processes or another precision than it was begun with.
 
     The order of the data would be the same, but each process has dropout and a mean of the concept losses of its own.
+    `mixed_precision: auto` is fp32 on a CPU and bf16 on a GPU: a home that was moved to another machine would go on in
+    the other one. A finished training is reused on any machine, as its record says what it was trained in.
 
     Args:
         asked: requested number of processes; None takes what this machine has.
         identity: of the training to continue; None, where its corpus is not prepared yet, takes that of the last state.
 
     Raises:
-        UserError: the run was trained by another number of processes so far.
+        UserError: the run was trained otherwise so far.
     """
     from tasks.pretraining.state import newest_marker  # loads torch, which slows the command
 
     saved = newest_marker(run.pretraining / "checkpoints", identity)
-    count = count_processes(spec, asked)
-    if saved is None or saved["processes"] == count:
+    count, kind = count_processes(spec, asked), visible_devices()[0].kind
+    if saved is None:
+        return
+    precision, known = spec.training.precision_on(kind), saved["precision"]
+    other = known is not None and known != precision
+    if not other and saved["processes"] == count:
         return
     if identity is None and finished_result(run.pretraining, saved["identity"], PretrainingResult) is not None:
         return
-    step, known = saved["step"], saved["processes"]
+    if other:
+        fix = "--device cpu" if kind == "cuda" else "a machine with a GPU"
+        raise UserError(
+            f"training.mixed_precision {spec.training.mixed_precision}: is {precision} on this machine's {kind}; "
+            f"{run.run_id} was trained in {known} up to step {saved['step']}: another precision trains other weights; "
+            f"allowed: {known}; fix: {fix}, or --fresh for a new run"
+        )
     got = f"--processes {count}" if asked else f"processes: got {count}, what this machine has,"
     raise UserError(
-        f"{got} for {run.run_id}, which {known} trained up to step {step}: another number trains other weights; "
-        f"allowed: {known}; fix: --processes {known}, or --fresh for a new run"
+        f"{got} for {run.run_id}, which {saved['processes']} trained up to step {saved['step']}: another number trains "
+        f"other weights; allowed: {saved['processes']}; fix: --processes {saved['processes']}, or --fresh for a new run"
     )
 
 

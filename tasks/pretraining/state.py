@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -90,7 +90,13 @@ def _write_state(part: Path, state: TrainingState, step: int) -> None:
                 os.fsync(file.fileno())  # before the marker, which then holds even after a power loss
             files[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
         facts = {"identity": state.identity, "step": step, "processes": accelerator.num_processes}
+        facts["precision"] = precision_of(accelerator)
         write_json(part / "complete.json", {**facts, "guard": state.guard.state_dict(), "files": files})
+
+
+def precision_of(accelerator: Any) -> Literal["fp32", "bf16"]:
+    """In what the training of an accelerator computes."""
+    return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
 
 
 def last_complete_state(folder: Path, identity: str, warn: Callable[[str], None] = log.warning) -> Path | None:
@@ -133,6 +139,7 @@ def newest_marker(folder: Path, identity: str | None = None) -> dict[str, Any] |
         try:
             facts = read_json(state / "complete.json")
             known = {"identity": str(facts["identity"]), **{name: int(facts[name]) for name in ("step", "processes")}}
+            known["precision"] = facts.get("precision")  # states of earlier versions have none
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if identity in (None, known["identity"]):
@@ -144,9 +151,15 @@ def load_state(saved: Path, state: TrainingState) -> int:
     """Restore everything from a folder and return the step it was saved after.
 
     Raises:
-        StageError: it was saved by another number of processes.
+        StageError: it was saved by another number of processes, or in another precision.
     """
     facts, accelerator = read_json(saved / "complete.json"), state.accelerator
+    own = precision_of(accelerator)
+    if facts.get("precision", own) != own:  # states of earlier versions have none
+        raise StageError(
+            f"{saved}: was trained in {facts['precision']} and cannot go on in {own}; "
+            "fix: a device as before, or --fresh for a new run"
+        )
     if facts["processes"] != accelerator.num_processes:
         raise StageError(
             f"{saved}: was saved by {facts['processes']} processes and cannot go on with {accelerator.num_processes}; "

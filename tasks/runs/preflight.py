@@ -21,7 +21,7 @@ from tasks.data.task_data import find_task_source
 from tasks.data.tokenizers import load_tokenizer
 from tasks.errors import UserError, try_all
 from tasks.jobs.devices import visible_devices
-from tasks.pretraining.stage import check_processes, count_processes, pretraining_identity
+from tasks.pretraining.stage import check_continuation, count_processes, pretraining_identity
 from tasks.pretraining.tracking import check_login
 from tasks.runs.checkpoint_spec import evaluation_head, evaluation_spec
 from tasks.runs.claiming import training_run
@@ -111,7 +111,7 @@ def find_inputs(spec: ExperimentSpec, request: Request) -> Inputs:
         pretraining = pretraining_identity(spec, identity, found["start"])
         run = training_run(pretraining, request.home, request.repeats)
         if run is not None:
-            check_processes(spec, run, request.processes)
+            check_continuation(spec, run, request.processes)
     return Inputs(spec, corpus, found["tasks"], identity, found["start"])
 
 

@@ -221,3 +221,9 @@ class TrainingSpec(Spec):
         500, ge=1, le=BILLION, description="optimiser steps from one training state to the next"
     )
     keep_checkpoints: Whole = Field(2, ge=1, le=MILLION, description="training states that are kept")
+
+    def precision_on(self, device: Literal["cpu", "cuda"]) -> Literal["fp32", "bf16"]:
+        """In what a training computes on a kind of device."""
+        if self.mixed_precision == "auto":
+            return "bf16" if device == "cuda" else "fp32"
+        return self.mixed_precision

@@ -214,7 +214,8 @@ def run_of(home: Path) -> RunFolder:
 
 
 def only_process() -> Any:
-    return SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None, process_index=0, num_processes=1)
+    one = {"is_main_process": True, "process_index": 0, "num_processes": 1, "mixed_precision": "no"}
+    return SimpleNamespace(wait_for_everyone=lambda: None, **one)
 
 
 def state(home: Path, things: Things, version: int) -> None:

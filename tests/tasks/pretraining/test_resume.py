@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from tasks.data.task_data import find_task_source, prepare_task
 from tasks.errors import StageError, UserError
 from tasks.finetuning.cell import Cell
 from tasks.finetuning.stage import finetune
+from tasks.jobs.devices import Device
 from tasks.jobs.messages import JobWarning, PretrainingJob, parse_line, store_result
 from tasks.pretraining import loop as pretraining_loop
 from tasks.pretraining import state as training_state
@@ -46,6 +48,7 @@ from tasks.runs.preflight import find_inputs
 from tasks.runs.request import Request
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.experiment import ExperimentSpec
+from tasks.spec.pretraining import TrainingSpec
 from tasks.spec.reading import build_spec
 from tasks.store.files import file_sha256, read_json, write_json
 from tasks.store.home import Home, RunFolder
@@ -299,10 +302,10 @@ def test_a_broken_state_does_not_push_out_whole_ones(
     assert state is not None and state.name == f"step-{2:08d}" and not broken.exists()
 
 
-# --- another number of processes ---
+# --- another number of processes, or another precision ---
 
 
-def unfinished_run(home: Home, spec: ExperimentSpec, processes: int) -> RunFolder:
+def unfinished_run(home: Home, spec: ExperimentSpec, processes: int, **more: Any) -> RunFolder:
     """A run that this many processes have trained up to step 40."""
     request = Request(home, None, home.root / "log.md")
     inputs = find_inputs(spec, request)
@@ -311,7 +314,7 @@ def unfinished_run(home: Home, spec: ExperimentSpec, processes: int) -> RunFolde
         pass
     corpus = prepare_corpus(spec.data, inputs.corpus, home)
     training = pretraining_identity(spec, corpus.corpus_id)
-    facts = {"identity": training, "step": 40, "processes": processes, "guard": {}, "files": {}}
+    facts = {"identity": training, "step": 40, "processes": processes, "guard": {}, "files": {}, **more}
     write_json(run.pretraining / "checkpoints" / f"step-{40:08d}" / "complete.json", facts)
     return run
 
@@ -350,6 +353,67 @@ def test_the_same_number_a_fresh_run_or_a_finished_one_may_go_on(home: Home) -> 
         pretrain(spec, prepare_corpus(spec.data, find_dataset(spec.data.dataset, home, None), home), run, home)
     store_result(run.pretraining, identity, make_pretraining())
     find_inputs(spec, request(processes=1))
+
+
+def on(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    """As on a machine with one device of this kind."""
+    monkeypatch.setattr("tasks.pretraining.stage.visible_devices", lambda: (Device(kind, "0", 1),))
+
+
+@pytest.mark.parametrize(
+    ("trained", "kind", "now", "fix"),
+    [("fp32", "cuda", "bf16", "--device cpu"), ("bf16", "cpu", "fp32", "a machine with a GPU")],
+)
+def test_a_home_that_was_moved_to_another_kind_of_device_goes_on_in_no_other_precision(
+    home: Home, monkeypatch: pytest.MonkeyPatch, trained: str, kind: Any, now: str, fix: str
+) -> None:
+    """`auto` is another precision there, under the same identity."""
+    spec = a_spec()
+    run, request = unfinished_run(home, spec, 1, precision=trained), Request(home, None, home.root / "log.md")
+    before = everything_in(home.root)
+    on(monkeypatch, kind)
+    with pytest.raises(UserError) as refused:
+        find_inputs(spec, request)
+    assert str(refused.value) == (
+        f"training.mixed_precision auto: is {now} on this machine's {kind}; {run.run_id} was trained in {trained} up "
+        f"to step 40: another precision trains other weights; allowed: {trained}; fix: {fix}, or --fresh for "
+        "a new run"
+    )
+    corpus = prepare_corpus(spec.data, find_dataset(spec.data.dataset, home, None), home)
+    with pytest.raises(UserError, match="another precision trains other weights"):  # where there was no preflight
+        pretrain(spec, corpus, run, home)
+    assert everything_in(run.root) == {path: time for path, time in before.items() if path in everything_in(run.root)}
+    find_inputs(spec, replace(request, fresh=True))
+    on(monkeypatch, "cuda" if trained == "bf16" else "cpu")
+    find_inputs(spec, request)
+    on(monkeypatch, kind)
+    identity = read_json(next(run.pretraining.glob("checkpoints/*/complete.json")))["identity"]
+    store_result(run.pretraining, identity, make_pretraining())
+    find_inputs(spec, request)  # a finished one is used on any machine
+
+
+def test_a_state_says_its_precision_and_is_loaded_in_no_other(
+    texts: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    spec, folder = a_spec(), tmp_path / "training"
+    corpus, storm = corpus_of(spec, texts), Storm(monkeypatch, "", 1)
+    storm.plan = [("save_state", 1, "after")]
+    with pytest.raises(Killed):
+        train_here(spec, corpus, folder)
+    marker = max(folder.glob("checkpoints/step-*/complete.json"))
+    facts = read_json(marker)
+    assert facts["precision"] == "fp32"
+    write_json(marker, facts | {"precision": "bf16"})
+    with pytest.raises(StageError, match="was trained in bf16 and cannot go on in fp32; fix: a device as before"):
+        train_here(spec, corpus, folder)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"), [("auto", ("fp32", "bf16")), ("fp32", ("fp32", "fp32")), ("bf16", ("bf16", "bf16"))]
+)
+def test_the_precision_of_a_device(stated: Any, expected: tuple[str, str]) -> None:
+    training = TrainingSpec(mixed_precision=stated)
+    assert (training.precision_on("cpu"), training.precision_on("cuda")) == expected
 
 
 # --- a home that was moved ---
