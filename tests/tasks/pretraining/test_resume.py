@@ -335,7 +335,7 @@ def test_another_number_of_processes_is_refused_before_any_work(home: Home, word
     assert done.returncode == 2
     assert done.stderr == (
         f"cogito: {got} for {run.run_id}, which 2 trained up to step 40: another number trains other weights; "
-        "allowed: 2; fix: --processes 2, or `cogito run --fresh` for a new run\n"
+        "allowed: 2; fix: --processes 2, or --fresh for a new run\n"
     )
     assert everything_in(home.root) == before and not (home.root.parent / "log.md").exists()
 
