@@ -11,7 +11,9 @@ import hashlib
 import logging
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,11 @@ log = logging.getLogger("cogito.corpus")
 # Raise when the same input would give other bytes on disk.
 CONTRACT_VERSION = 2
 DOCUMENTS_PER_BATCH = 256
+GROUPS_AHEAD = 2
 SPECIAL_TOKENS = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
 
+# Side, text, and the number of documents in all where it is known.
+_Document = tuple[str, str, int | None]
 # Called with the number done and the number in all (None when unknown).
 Progress = Callable[[int, int | None], None]
 
@@ -120,7 +125,7 @@ def _is_held_out(text: str, share: float) -> bool:
     return int.from_bytes(digest, "big") / 2**64 < share
 
 
-def _sides(spec: DataSpec, source: Source, home: Home, warnings: list[str]) -> Iterator[tuple[str, str, int | None]]:
+def _sides(spec: DataSpec, source: Source, home: Home, warnings: list[str]) -> Iterator[_Document]:
     """(side, text, total) of every document, in order; the total is None where it is not known.
 
     At the end `warnings` has got what makes the held-out loss too good.
@@ -176,9 +181,7 @@ def _tokenise(
     writers = {side: _BlockWriter(folder / side, spec, dtype, tokenizer, vocab_size) for side in ("train", "held_out")}
     done = 0
     warnings: list[str] = []
-    sides = _sides(spec, source, home, warnings)
-    while group := list(islice(sides, DOCUMENTS_PER_BATCH)):
-        encodings = encode([text for _, text, _ in group], add_special_tokens=False)
+    for group, encodings in _encoded(_sides(spec, source, home, warnings), encode):
         for (side, text, _), encoding in zip(group, encodings, strict=True):
             writers[side].add(np.asarray(encoding.ids, dtype=dtype), len(text.encode("utf-8", "replace")))
         done += len(group)
@@ -206,6 +209,22 @@ def _tokenise(
         "warnings": warnings,
         "seconds": time.monotonic() - started,
     }
+
+
+def _encoded(
+    sides: Iterator[_Document], encode: Callable[..., list[Any]]
+) -> Iterator[tuple[list[_Document], list[Any]]]:
+    """Documents with their encodings, in groups; while one group is packed, the next ones are read and encoded."""
+    ahead: deque[tuple[list[_Document], Future[list[Any]]]] = deque()
+    with ThreadPoolExecutor(1) as encoder:  # it uses all cores, and none of Python's time
+        while group := list(islice(sides, DOCUMENTS_PER_BATCH)):
+            ahead.append((group, encoder.submit(encode, [text for _, text, _ in group], add_special_tokens=False)))
+            if len(ahead) > GROUPS_AHEAD:
+                first, encodings = ahead.popleft()
+                yield first, encodings.result()
+        while ahead:
+            first, encodings = ahead.popleft()
+            yield first, encodings.result()
 
 
 def unigram_cross_entropy(train: np.ndarray, held_out: np.ndarray, special: np.ndarray) -> float:
