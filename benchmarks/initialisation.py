@@ -21,8 +21,8 @@ from models.pretraining_step import PretrainingStep
 from tasks.data.corpus import load_tokenizer, prepare_corpus
 from tasks.data.sources import find_dataset
 from tasks.data.token_blocks import Batch, BatchPlan, HeldOutBatches, MicroBatches, TokenBlocks
-from tasks.pretraining.loop import corruption_settings, learning_rate_factor, parameter_groups
 from tasks.pretraining.stage import model_config
+from tasks.pretraining.training import corruption_settings, learning_rate_factor, parameter_groups
 from tasks.scores.intervals import mean_interval
 from tasks.spec.experiment import ExperimentSpec, training_steps, warmup_steps
 from tasks.spec.reading import load_spec

@@ -6,6 +6,7 @@ training state, so an interrupted training decides as an uninterrupted one.
 
 import math
 import statistics
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -40,16 +41,21 @@ class TrainingGuard:
         self.best_step = 0
         self.warnings: dict[str, str] = {}
 
+    @property
+    def largest_norm(self) -> float:
+        """The gradient norm up to which the next step may be taken: finite, whatever the norms were."""
+        median = statistics.median(self.norms) if len(self.norms) >= LEAST_STEPS else 0.0
+        return GRADIENT_RATIO * median or sys.float_info.max
+
     def after_gradient(self, loss: float, norm: float) -> str | None:
-        """Why training must stop before this step is taken, or None."""
+        """Why a step may not be taken and the training must stop, or None."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(norm):
             return f"the gradient norm is {norm}"
-        if len(self.norms) >= LEAST_STEPS:
+        if norm > self.largest_norm:
             median = statistics.median(self.norms)
-            if norm > GRADIENT_RATIO * median > 0:
-                return f"the gradient norm {norm:.4g} is {norm / median:.0f} times its running median {median:.4g}"
+            return f"the gradient norm {norm:.4g} is {norm / median:.0f} times its running median {median:.4g}"
         self.norms.append(norm)
         return None
 

@@ -1,19 +1,23 @@
-"""Training states on disk: written whole by all ranks, marked complete last, old ones removed.
+"""Training states on disk: written whole beside the training, marked complete last, old ones removed.
 
-`step-00000500/` holds `module.pt`, `optimizer.pt`, `scheduler.pt` and one `random-RANK.pt` per process;
-`complete.json` lists the files with sizes and hashes. A folder that differs from its marker is skipped with a warning.
+Every rank hands over its random state, and a thread of rank 0 writes all: `step-00000500/` holds `module.pt`,
+`optimizer.pt`, `scheduler.pt` and one `random-RANK.pt` per process; `complete.json` lists the files with sizes and
+hashes. A folder that differs from its marker is skipped with a warning.
 """
 
 import logging
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import gather_object
 
 from tasks.errors import StageError
+from tasks.pretraining.background import BackgroundWriter, host_copy
 from tasks.store.files import (
     building,
     file_sha256,
@@ -42,56 +46,68 @@ class TrainingState:
     guard: Any
 
 
-def save_state(folder: Path, state: TrainingState, step: int, keep: int) -> None:
-    """Save the state after `step`; every rank calls this. Only the newest `keep` states stay.
+def save_state(
+    folder: Path,
+    state: TrainingState,
+    step: int,
+    keep: int,
+    writer: BackgroundWriter,
+    before: Callable[[], None] | None = None,
+) -> None:
+    """Copy the state after `step` and have rank 0 write it; every rank calls this. Only the newest `keep` states stay.
 
-    Raises:
-        StageError: the disk is full.
+    Args:
+        writer: writes the copy; its next call raises a StageError if the disk is full.
+        before: done before the first file is written.
     """
+    accelerator = state.accelerator
+    random: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    ranks = gather_object([random]) if accelerator.num_processes > 1 else [random]
+    if not accelerator.is_main_process:
+        return
+    parts = {name: host_copy(getattr(state, name).state_dict()) for name in PARTS}
+    parts |= {f"random-{rank}": host_copy(own) for rank, own in enumerate(ranks)}
+    facts = {"identity": state.identity, "step": step, "processes": accelerator.num_processes}
+    facts["precision"] = precision_of(accelerator)
+    facts["guard"] = deepcopy(state.guard.state_dict())
+
     target = folder / f"step-{step:08d}"
-    part = folder / f".step-{step:08d}.part"
-    try:
-        with writing(target):
-            _write_state(part, state, step)
-            if state.accelerator.is_main_process:
-                remove_tree(target)
-                part.replace(target)
-    except BaseException:
-        remove_tree(part)  # it takes the room that everything else needs on a full disk
-        raise
-    if state.accelerator.is_main_process:
+
+    def write() -> None:
+        if before is not None:
+            before()
+        _write_state(target, parts, facts)
         # Newer states were skipped as broken or foreign; if they counted, they would push out complete ones.
         kept = sorted(saved for saved in folder.glob("step-*") if saved.name <= target.name)[-keep:]
         for old in [*folder.glob("step-*"), *folder.glob(".*.part")]:
             if old not in kept:
                 remove_tree(old)
-    state.accelerator.wait_for_everyone()
+
+    writer.submit(write)
 
 
-def _write_state(part: Path, state: TrainingState, step: int) -> None:
+def _write_state(target: Path, parts: dict[str, Any], facts: dict[str, Any]) -> None:
     """Write all parts of all ranks, then the marker."""
-    accelerator = state.accelerator
-    if accelerator.is_main_process:
-        remove_tree(part)
-        part.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    random: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    torch.save(random, part / f"random-{accelerator.process_index}.pt")
-    if accelerator.is_main_process:
-        for name in PARTS:
-            torch.save(getattr(state, name).state_dict(), part / f"{name}.pt")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        files = {}
-        for path in sorted(part.glob("*.pt")):
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())  # before the marker, which then holds even after a power loss
-            files[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
-        facts = {"identity": state.identity, "step": step, "processes": accelerator.num_processes}
-        facts["precision"] = precision_of(accelerator)
-        write_json(part / "complete.json", {**facts, "guard": state.guard.state_dict(), "files": files})
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with writing(target):
+            remove_tree(part)
+            part.mkdir(parents=True)
+            files = {}
+            for name, content in parts.items():
+                path = part / f"{name}.pt"
+                torch.save(content, path)
+                with path.open("r+b") as file:
+                    os.fsync(file.fileno())  # before the marker, which then holds even after a power loss
+                files[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
+            write_json(part / "complete.json", {**facts, "files": dict(sorted(files.items()))})
+            remove_tree(target)
+            part.replace(target)
+    except BaseException:
+        remove_tree(part)  # it takes the room that everything else needs on a full disk
+        raise
 
 
 def precision_of(accelerator: Any) -> Literal["fp32", "bf16"]:
@@ -176,11 +192,11 @@ def load_state(saved: Path, state: TrainingState) -> int:
     return int(facts["step"])
 
 
-def save_best(folder: Path, module: torch.nn.Module, step: int) -> None:
+def save_best(folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
     """Keep the weights of the best evaluation so far, and no others; rank 0 alone calls this."""
     target = folder / f"best-{step:08d}"
     with building(target) as part:
-        torch.save(module.state_dict(), part / "module.pt")
+        torch.save(weights, part / "module.pt")
         write_manifest(part)
     for old in folder.glob("best-*"):
         if old != target:

@@ -15,6 +15,7 @@ from tasks.data.sources import find_dataset
 from tasks.data.splits import open_split
 from tasks.errors import StageError, UserError
 from tasks.pretraining import loop as pretraining_loop
+from tasks.pretraining import training as pretraining_set_up
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import DataSpec, TrainingSpec
 from tasks.store.home import Home
@@ -98,8 +99,8 @@ def test_no_memory_names_the_batch_size(
 ) -> None:
     training = TrainingSpec(global_batch_size=96, per_device_batch_size=size)
     spec = ExperimentSpec(name="test", data=DataSpec(), training=training)
-    monkeypatch.setattr(pretraining_loop, "Accelerator", on_a_cpu)
-    monkeypatch.setattr(pretraining_loop, "load_tokenizer", fail)
+    monkeypatch.setattr(pretraining_set_up, "Accelerator", on_a_cpu)
+    monkeypatch.setattr(pretraining_set_up, "load_tokenizer", fail)
     job = job_without_inputs("pretraining", tmp_path).model_copy(update={"spec": spec})
     with pytest.raises(StageError) as caught:
         pretraining_loop.run_pretraining(job, tmp_path)
@@ -114,7 +115,7 @@ def test_a_training_that_leased_a_gpu_does_not_go_on_without_it(
 ) -> None:
     """accelerate takes the CPU where it finds no GPU, and says nothing."""
     spec = ExperimentSpec(name="test", data=DataSpec())
-    monkeypatch.setattr(pretraining_loop, "Accelerator", on_a_cpu)
+    monkeypatch.setattr(pretraining_set_up, "Accelerator", on_a_cpu)
     job = job_without_inputs("pretraining", tmp_path).model_copy(update={"spec": spec, "device": "cuda"})
     with pytest.raises(StageError, match="requested cuda, found cpu"):
         pretraining_loop.run_pretraining(job, tmp_path)

@@ -44,6 +44,8 @@ from tasks.jobs.launch import _job_log, run_job
 from tasks.log.experiment_log import export_log, write_row
 from tasks.plots import plot_curve
 from tasks.pretraining import loop as pretraining_loop
+from tasks.pretraining.background import BackgroundWriter
+from tasks.pretraining.curve import Curve
 from tasks.pretraining.guards import TrainingGuard
 from tasks.pretraining.state import TrainingState, last_complete_state, save_state
 from tasks.report.writing import write_report
@@ -223,11 +225,16 @@ def state(home: Path, things: Things, version: int) -> None:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     folder = home / "checkpoints"
     state = TrainingState("id", things.model, optimizer, scheduler, only_process(), TrainingGuard(1.0))
-    save_state(folder, state, version, keep=2)
+    writer = BackgroundWriter()
+    try:
+        save_state(folder, state, version, 2, writer)
+        writer.wait()
+    finally:
+        writer.close()
 
 
 def curve(home: Path, things: Things, version: int) -> None:
-    lines = pretraining_loop._Curve(home / "curve.jsonl", done=300 * (version - 1))
+    lines = Curve(home / "curve.jsonl", done=300 * (version - 1))
     for step in range(300 * (version - 1), 300 * version):
         lines.add({"step": step + 1, "task_loss": 1.0 / version})
 

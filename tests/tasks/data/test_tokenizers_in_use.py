@@ -18,7 +18,7 @@ from tasks.data.sources import find_dataset
 from tasks.data.token_blocks import BatchPlan, MicroBatches, TokenBlocks
 from tasks.data.tokenizers import load_tokenizer
 from tasks.errors import UserError
-from tasks.pretraining.loop import corruption_settings
+from tasks.pretraining.training import corruption_settings
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import DataSpec
 from tasks.store.home import Home

@@ -41,6 +41,7 @@ from tasks.jobs.devices import Device
 from tasks.jobs.messages import JobWarning, PretrainingJob, parse_line, store_result
 from tasks.pretraining import loop as pretraining_loop
 from tasks.pretraining import state as training_state
+from tasks.pretraining import step as pretraining_step
 from tasks.pretraining.stage import model_config, pretrain, pretraining_identity
 from tasks.pretraining.state import last_complete_state
 from tasks.runs.claiming import open_training_run
@@ -153,7 +154,7 @@ class Storm:
     """Breaks the loop off at drawn places: before or after a call of a function, the n-th since the last start."""
 
     PLACES = (
-        (pretraining_loop, "_forward_backward"),
+        (pretraining_step, "forward_backward"),
         (pretraining_loop, "_evaluate"),
         (pretraining_loop, "save_state"),
         (pretraining_loop, "save_best"),
@@ -170,7 +171,7 @@ class Storm:
             (chance.choice(self.PLACES)[1], chance.randint(1, 2), chance.choice(("before", "after")))
             for _ in range(kills - 1)
         ]
-        self.plan.insert(0, ("_forward_backward", chance.randint(2, 6), "after"))
+        self.plan.insert(0, ("forward_backward", chance.randint(2, 6), "after"))
         self.kills = 0
         for module, name in self.PLACES:
             monkeypatch.setattr(module, name, self._around(name, getattr(module, name)))
