@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_M
 from .checkpoints import NEW_WEIGHTS, LoadReport, without_remarks
 from .plain_config import check_settings, read_config
 from .plain_inputs import check_positions
-from .weight_files import CheckpointError, find_weight_files
+from .weight_files import CheckpointError, UnfitError, find_weight_files
 from .weights import StoredWeights, Weights, first_line, read_weights, some
 
 # Parts of the encoder itself that may be new: the pooler, which a masked language model is trained without.
@@ -29,7 +29,7 @@ NEW = re.compile(r"pooler\.")
 HEADS = re.compile(
     r"(cls|lm_head|predictions|sop_classifier|mlm_head|lm_predictions|mask_predictions|vocab_transform"
     r"|vocab_layer_norm|vocab_projector|generator_predictions|generator_lm_head|discriminator_predictions"
-    r"|qa_outputs|classifier|score|pre_classifier|(\w+\.)?pooler|head|decoder)\..+"
+    r"|qa_outputs|classifier|score|pre_classifier|(\w+\.)?pooler|head|decoder|fit_denses?)\..+"
 )
 # buffers that are computed, and a table that a config with relative positions has switched off.
 BUFFERS = re.compile(
@@ -86,6 +86,7 @@ def load_plain_classifier(
     _check_strict(new, unplaced, found["mismatched_keys"], cls.base_model_prefix, path)
     _check_once(kept, unplaced, expected.keys() - new, path)
     _check_types(model, weights, cls.base_model_prefix, path)
+    _check_filled(model, new, path)
     check_positions(model, path)
     dropped = sorted(unplaced | (weights.keys() & last))
     return model, LoadReport(sorted({*expected} - new), sorted(new), dropped, stored.precision, notes)
@@ -149,7 +150,7 @@ def _without_prefix(stored: StoredWeights, base: str, expected: Weights, path: P
     foreign = prefix.removesuffix(f"{base}.") if f".{prefix}".endswith(f".{base}.") else prefix
     if not foreign:
         return dict(stored.tensors), list(stored.notes)
-    if family := next((part for part in foreign.split(".") if part in CONFIG_MAPPING_NAMES), None):
+    if family := next((part for part in foreign.split(".") if part in CONFIG_MAPPING_NAMES and part != base), None):
         raise CheckpointError(f"{path}: its weights are those of a {family}, its config is of another family")
     found = [name for name in stored.tensors if name.startswith(foreign)]
     weights = {name.removeprefix(foreign): tensor for name, tensor in stored.tensors.items()}
@@ -207,6 +208,9 @@ def _check_strict(new: set[str], unplaced: set[str], mismatched: Any, base: str,
         "weights without a place": left_over,
     }
     found = [f"{what} ({len(names):,}): {some(names)}" for what, names in problems.items() if names]
+    if left_over and not missing and not wrong:
+        fix = "fix: if the encoder computes nothing with them, save it without them"
+        raise UnfitError(f"{path}: {'; '.join(found)}; {fix}")
     if found:
         raise CheckpointError(f"{path}: {'; '.join(found)}")
 
@@ -217,6 +221,15 @@ def _check_once(weights: Weights, unplaced: set[str], filled: set[str], path: Pa
         raise CheckpointError(
             f"{path}: weights twice, under different names ({more:,}): {some(weights.keys() - unplaced - filled)}"
         )
+
+
+def _check_filled(model: PreTrainedModel, new: set[str], path: Path) -> None:
+    """Refuse matrices of zeros, which no training leaves: a save that went wrong does, as one of a sharded model."""
+    linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    state = model.state_dict()
+    empty = [name for name in (f"{name}.weight" for name in linear) if name not in new and not state[name].any()]
+    if empty:
+        raise CheckpointError(f"{path}: weights are all zero ({len(empty):,}): {some(empty)}")
 
 
 def _check_types(model: PreTrainedModel, weights: Weights, base: str, path: Path) -> None:

@@ -30,6 +30,9 @@ TOKENIZER_FILES = (
 # Where the settings of two tokenizers with one vocabulary differ, one of these texts shows it.
 PROBES = ("Don't STOP  at 3.5%, naïve Café!", "「東京」 Straße\n\tÉté")
 
+# A vocabulary with this share of entries with capitals was made from text with capitals: BERT's cased one has a third.
+CASED_SHARE = 0.2
+
 
 class TokenizerError(ValueError):
     """A tokenizer cannot be read."""
@@ -81,6 +84,7 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
             "fix: an encoder whose tokenizer has one (a tokenizer.json)"
         )
     _warn_of_two_readings(tokenizer, folder)
+    _warn_of_lost_capitals(tokenizer, folder)
     return tokenizer
 
 
@@ -104,6 +108,22 @@ def _warn_of_two_readings(tokenizer: "PreTrainedTokenizerFast", folder: Path) ->
                 text,
             )
             return
+
+
+def _warn_of_lost_capitals(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+    """A cased vocab.txt without `do_lower_case: false` is read by BERT's default, which gives no capital at all."""
+    normal, special = tokenizer.backend_tokenizer.normalizer, {*tokenizer.all_special_tokens}
+    vocabulary = tokenizer.get_vocab()
+    cased = sorted(entry for entry in vocabulary if entry != entry.lower() and entry not in special)
+    if normal is None or len(cased) < CASED_SHARE * len(vocabulary):
+        return
+    if all(normal.normalize_str(entry) != entry for entry in cased[:: max(1, len(cased) // 100)]):
+        log.warning(
+            "tokenizer %s: lower-cases every text, and %s entries of its vocabulary have capitals; "
+            "fix: state do_lower_case: false in tokenizer_config.json if its model was trained with them",
+            folder,
+            f"{len(cased):,}",
+        )
 
 
 def text_only(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":

@@ -311,3 +311,20 @@ def test_the_size_of_a_vocabulary_counts_its_gaps() -> None:
     backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="u")
     assert len(tokenizer) == 3 and vocabulary_size(tokenizer) == 41 and len(word_starts(tokenizer)) == 41
+
+
+def test_a_cased_vocabulary_that_is_read_in_lower_case_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A vocab.txt alone is read by BERT's default, do_lower_case."""
+    folder = encoder_folder("bert", tmp_path / "cased")
+    (folder / "tokenizer.json").unlink()
+    words = sorted({word.strip(".,;?").capitalize() for text in SENTENCES for word in text.split()})
+    with (folder / "vocab.txt").open("a") as file:
+        file.writelines(f"{word}\n" for word in words)
+    for stated, first, warned in (({}, "the", True), ({"do_lower_case": False}, "The", False)):
+        (folder / "tokenizer_config.json").write_text(json.dumps(stated))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "cogito.tokenizer"):
+            assert load_tokenizer(folder, PLAIN_TOKENS).tokenize("The quick fox")[0] == first
+        assert ("lower-cases every text, and" in caplog.text) == warned
