@@ -51,11 +51,17 @@ def build_device_guard(folder: Path) -> Path | None:
 
 
 class HostSyncs(TorchDispatchMode):
-    """Answers what only a computation could know, keeps the lines of this project that asked, and checks dtypes."""
+    """Answers what only a computation could know, keeps the lines of this project that asked, and checks dtypes.
+
+    Attributes:
+        asked: the lines, in order.
+        ran: names of all operations.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[str] = []
+        self.ran: set[str] = set()
 
     def _note(self) -> None:
         for frame in reversed(traceback.extract_stack()):
@@ -68,6 +74,7 @@ class HostSyncs(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         _check_dtypes(func, args)
+        self.ran.add(func.overloadpacket.__name__)
         if func is aten._local_scalar_dense.default and args[0].device.type == "cuda":
             self._note()
             return float(ANSWER) if args[0].is_floating_point() else ANSWER

@@ -31,11 +31,16 @@ class TokenBlocks:
     """The blocks of one side (`train` or `held_out`) of a prepared corpus."""
 
     def __init__(self, corpus: Path, side: str) -> None:
+        self._opened = corpus, side
         facts = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))
         dtype = np.uint16 if facts["vocab_size"] <= 2**16 else np.uint32
         self.tokens = np.memmap(corpus / side / "tokens.bin", dtype=dtype, mode="r")
         self.starts, self.lengths = np.load(corpus / side / "blocks.npy", mmap_mode="r")
         self.equal_lengths = facts["blocks"] == "concat"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A process of the loader opens the files itself: pickled, a map would become all of its tokens."""
+        return TokenBlocks, self._opened
 
     def __len__(self) -> int:
         return len(self.starts)

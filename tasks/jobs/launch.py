@@ -47,6 +47,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LAST_LINES = 12
 # How the launchers report that a signal killed a process; they end the other ranks with SIGTERM, which is no cause.
 _KILLED_BY = re.compile(r"Signal \d+ \((SIG(?!TERM)\w+)\) received by PID|died with <Signals\.(SIG(?!TERM)\w+):")
+# How NCCL, by which GPUs talk to each other, says that it failed; its watchdog then aborts the process.
+_NCCL = re.compile(
+    r"NCCL error|nccl(Unhandled|System|Internal|Remote|InvalidUsage)\w*|Watchdog caught collective operation timeout"
+    r"|NCCL (operation|communicator|timeout)\w*.*(fail|abort|timed? ?out)",
+    re.IGNORECASE,
+)
 # Errors of a rank that lost the connection to another rank.
 _LOST_NEIGHBOUR = re.compile(r"gloo|NCCL|Connection (closed|reset)|TCPStore|ProcessGroup|barrier", re.IGNORECASE)
 # Settings of glibc's allocator that keep freed memory in the process.
@@ -153,7 +159,7 @@ def run_job(
         return result  # perhaps ended by force, but only after its result was there
     if stopping.is_set():
         raise StageError("interrupted")
-    if exit_code < 0 and exit_code != -signal.SIGTERM:  # SIGTERM came from `_run_process`, for a process that hung
+    if exit_code < 0 and exit_code != -signal.SIGTERM:  # SIGTERM came from `_read_to_end`, for a process that hung
         output.signals.append(signal.Signals(-exit_code).name)
     message = _failure_message(folder, exit_code, output)
     if gone := [device for device in devices if device.kind == "cuda" and not _responds(device)]:
@@ -171,17 +177,21 @@ class _Output:
         signals: names of the signals that killed ranks.
         errors: of ranks that could not write their error file. Kept apart from the last lines, which a launcher fills
             with a long traceback of its own.
+        nccl: the first line in which NCCL said that it failed.
     """
 
     on_progress: OnProgress | None
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     signals: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    nccl: str = ""
 
     def add(self, line: str) -> str | None:
         """Take one line; returns what the job's log keeps of it, None for a progress message that was passed on."""
         if killed := _KILLED_BY.search(line):
             self.signals.append(killed[1] or killed[2])
+        if not self.nccl and _NCCL.search(line):
+            self.nccl = redact(line.strip())
         # Neither a damaged line nor a failing progress display ends a job.
         try:
             message = parse_line(line)
@@ -342,14 +352,24 @@ def _shown(devices: list[Device]) -> dict[str, str]:
 
 
 def _failure_message(folder: Path, exit_code: int, output: _Output) -> str:
+    """Why a job failed: an error of its own before the loss of a neighbour, NCCL's failure before what it aborted."""
     errors = [*(str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))), *output.errors]
-    causes = [error for error in errors if not (output.signals and _LOST_NEIGHBOUR.search(error))]
-    if causes:
-        return causes[0]
-    if output.signals:
+    own = [error for error in errors if error.startswith("out of memory") or not _LOST_NEIGHBOUR.search(error)]
+    if own:
+        return own[0]
+    nccl = output.nccl or next(filter(_NCCL.search, errors), "")
+    if nccl and set(output.signals) <= {"SIGABRT"}:
         return (
-            f"a process of the job was killed ({output.signals[0]}), from outside or because memory ran out; "
+            f"NCCL, by which GPUs exchange gradients, failed: {nccl.splitlines()[0][:300]}; fix: NCCL_P2P_DISABLE=1 "
+            "where they cannot reach each other's memory, as RTX 3090 often; NCCL_DEBUG=INFO tells more"
+        )
+    if output.signals:
+        why = "from outside or because memory ran out" if "SIGKILL" in output.signals else "by a fault in a library"
+        return (
+            f"a process of the job was killed ({output.signals[0]}), {why}; "
             "fix: run the same command again: it goes on from the last saved state"
         )
+    if errors:
+        return errors[0]
     tail = " | ".join(line.strip() for line in output.last_lines if line.strip())
     return f"the process ended with code {exit_code} and without a result; its last lines: {tail}"

@@ -55,6 +55,11 @@ class Job(Message, Generic[R]):
         """Patterns of the secret environment variables that the job needs."""
         return ()
 
+    @property
+    def batch(self) -> tuple[str, int, str]:
+        """The key that decides how much memory the job takes, its value, and what becomes of a smaller one."""
+        raise NotImplementedError
+
 
 class PretrainingJob(Job[PretrainingResult]):
     """Train one model, in one rank per device."""
@@ -78,6 +83,13 @@ class PretrainingJob(Job[PretrainingResult]):
         """W&B needs its key and perhaps a proxy; nothing else of a job uses the network."""
         return ("WANDB_API_KEY", "*_PROXY") if self.spec.tracking.wandb == "online" else ()
 
+    @property
+    def batch(self) -> tuple[str, int, str]:
+        """A step's sequences stay as many: they are cut into more parts."""
+        training = self.spec.training
+        kept = f" (a step still sees the {training.global_batch_size} sequences of training.global_batch_size)"
+        return "training.per_device_batch_size", training.per_device_batch_size, kept
+
 
 class FinetuningJob(Job[CellResult]):
     """Train and predict one cell."""
@@ -97,6 +109,11 @@ class FinetuningJob(Job[CellResult]):
     data: Path
     protocol: CellProtocol
 
+    @property
+    def batch(self) -> tuple[str, int, str]:
+        """A smaller one is another protocol."""
+        return "evaluation.global_batch_size", self.protocol.global_batch_size, " (another protocol: other scores)"
+
 
 class AnalysisJob(Job[AnalysisResult]):
     """Measure the concepts of one checkpoint on held-out text."""
@@ -110,6 +127,11 @@ class AnalysisJob(Job[AnalysisResult]):
     special_token_ids: dict[str, int]
     max_samples: int
     batch_size: int
+
+    @property
+    def batch(self) -> tuple[str, int, str]:
+        """Figures are sums over the texts, whatever the batch."""
+        return "analysis.batch_size", self.batch_size, ""
 
 
 class Progress(Message):

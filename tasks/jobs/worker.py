@@ -5,21 +5,30 @@ Reads the job, runs its loop, and writes `result.json` or `error-RANK.json` besi
 
 import os
 import pkgutil
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import StageError, UserError
-from tasks.jobs.messages import JOBS, TERMINATED, JobError, send, store_result
+from tasks.jobs.messages import JOBS, TERMINATED, Job, JobError, send, store_result
 from tasks.processes import OWNER_PID, owner_lives
 from tasks.secrets import redact
 from tasks.store.files import write_json
 from tasks.store.records import Result
 
 PARENT_POLL_SECONDS = 2.0
+# How torch, the libraries of CUDA, C++ and the operating system say that memory ran out. cuBLAS has no room to begin
+# with when its handle cannot be made.
+_NO_MEMORY = re.compile(
+    r"out of memory|(can't|cannot|unable to|failed to) allocate|_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation"
+    r"|bad_alloc|CUBLAS_STATUS_NOT_INITIALIZED.*cublasCreate",
+    re.IGNORECASE,
+)
 
 
 def _die_with_parent() -> None:
@@ -33,9 +42,21 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def explanation(error: Exception, job: Job[Any] | None) -> str:
+    """The message for an error of a job, on one line where memory ran out; a lack of memory names the batch size."""
+    if isinstance(error, UserError | StageError):
+        return str(error)
+    text = str(error)
+    if job is None or not (isinstance(error, MemoryError) or _NO_MEMORY.search(text)):
+        return f"{type(error).__name__}: {text}"
+    (key, size, kept), first = job.batch, text.partition(". ")[0].partition("\n")[0]
+    smaller = f"--set {key}={max(1, size // 2)}{kept}" if size > 1 else "a smaller model"
+    return f"out of memory with {key} {size}: {first or 'no room'}; fix: {smaller}"
+
+
 def main(path: str) -> int:
     """Run the job of a file; returns the exit code."""
-    folder = Path(path).parent
+    folder, job = Path(path).parent, None
     try:
         if OWNER_PID in os.environ:
             _die_with_parent()
@@ -46,8 +67,7 @@ def main(path: str) -> int:
         if result is not None:
             store_result(folder, job.identity, result)
     except Exception as error:
-        expected = isinstance(error, UserError | StageError)
-        message = redact(str(error) if expected else f"{type(error).__name__}: {error}")
+        message = redact(explanation(error, job))
         trace = redact(traceback.format_exc())
         print(trace, file=sys.stderr)
         try:

@@ -12,13 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils.memory import should_reduce_batch_size
 
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import save_checkpoint
 from models.geometry import GeometryStream
 from models.rounding import chaos_warning, rounding_error
-from tasks.errors import StageError
 from tasks.jobs.messages import PretrainingJob, answer_pause, report_progress, report_warning
 from tasks.pretraining.background import host_copy
 from tasks.pretraining.curve import last_train_loss
@@ -45,22 +43,11 @@ def run_pretraining(job: PretrainingJob, folder: Path) -> PretrainingResult | No
     """Train to the end, from the last complete state if there is one; rank 0 returns the result.
 
     Raises:
-        StageError: the training failed, out of memory among others.
+        StageError: the training failed.
     """
-    spec = job.spec
-    try:
-        result = _train(job, folder)
-        PartialState().destroy_process_group()  # its threads, alive at exit, can abort a process that is done
-        return result
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
-            raise
-        size, steps_of = spec.training.per_device_batch_size, spec.training.global_batch_size
-        smaller = f"--set training.per_device_batch_size={max(1, size // 2)}" if size > 1 else "a smaller model"
-        raise StageError(
-            f"out of memory with training.per_device_batch_size {size}: {str(error).partition('. ')[0] or 'no room'}; "
-            f"fix: {smaller} (a step still sees the {steps_of} sequences of training.global_batch_size)"
-        ) from error
+    result = _train(job, folder)
+    PartialState().destroy_process_group()  # its threads, alive at exit, can abort a process that is done
+    return result
 
 
 def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:

@@ -128,7 +128,7 @@ def count_processes(spec: ExperimentSpec, asked: int | None) -> int:
 
 
 def check_continuation(spec: ExperimentSpec, run: RunFolder, asked: int | None, identity: str | None = None) -> None:
-    """Refuse to go on with an unfinished training in other processes or another precision than it was begun with.
+    """Refuse to go on with an unfinished training otherwise than it was begun: processes, precision, kind of device.
 
     The order of the data would be the same, but each process has dropout and a mean of the concept losses of its own.
     `mixed_precision: auto` is fp32 on a CPU and bf16 on a GPU: a home that was moved to another machine would go on in
@@ -148,8 +148,8 @@ def check_continuation(spec: ExperimentSpec, run: RunFolder, asked: int | None, 
     if saved is None:
         return
     precision, known = spec.training.precision_on(kind), saved["precision"]
-    other = known is not None and known != precision
-    if not other and saved["processes"] == count:
+    other, moved = known not in (None, precision), saved["device"] not in (None, kind)
+    if not other and not moved and saved["processes"] == count:
         return
     if identity is None and finished_result(run.pretraining, saved["identity"], PretrainingResult) is not None:
         return
@@ -159,6 +159,12 @@ def check_continuation(spec: ExperimentSpec, run: RunFolder, asked: int | None, 
             f"training.mixed_precision {spec.training.mixed_precision}: is {precision} on this machine's {kind}; "
             f"{run.run_id} was trained in {known} up to step {saved['step']}: another precision trains other weights; "
             f"allowed: {known}; fix: {fix}, or --fresh for a new run"
+        )
+    if moved:
+        before = saved["device"]
+        raise UserError(
+            f"device: got {kind}; {run.run_id} was trained on {before} up to step {saved['step']}: another device "
+            f"trains other weights; allowed: {before}; fix: --device {before}, or --fresh for a new run"
         )
     got = f"--processes {count}" if asked else f"processes: got {count}, what this machine has,"
     raise UserError(

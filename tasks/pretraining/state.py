@@ -70,7 +70,7 @@ def save_state(
     parts = {name: host_copy(getattr(state, name).state_dict()) for name in PARTS}
     parts |= {f"random-{rank}": host_copy(own) for rank, own in enumerate(ranks)}
     facts = {"identity": state.identity, "step": step, "processes": accelerator.num_processes}
-    facts["precision"] = precision_of(accelerator)
+    facts |= {"precision": precision_of(accelerator), "device": accelerator.device.type}
     facts["guard"] = deepcopy(state.guard.state_dict())
 
     target = folder / f"step-{step:08d}"
@@ -155,7 +155,7 @@ def newest_marker(folder: Path, identity: str | None = None) -> dict[str, Any] |
         try:
             facts = read_json(state / "complete.json")
             known = {"identity": str(facts["identity"]), **{name: int(facts[name]) for name in ("step", "processes")}}
-            known["precision"] = facts.get("precision")  # states of earlier versions have none
+            known |= {name: facts.get(name) for name in ("precision", "device")}  # states of earlier versions have none
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if identity in (None, known["identity"]):
@@ -167,15 +167,15 @@ def load_state(saved: Path, state: TrainingState) -> int:
     """Restore everything from a folder and return the step it was saved after.
 
     Raises:
-        StageError: it was saved by another number of processes, or in another precision.
+        StageError: it was saved by another number of processes, in another precision or on another kind of device.
     """
     facts, accelerator = read_json(saved / "complete.json"), state.accelerator
-    own = precision_of(accelerator)
-    if facts.get("precision", own) != own:  # states of earlier versions have none
-        raise StageError(
-            f"{saved}: was trained in {facts['precision']} and cannot go on in {own}; "
-            "fix: a device as before, or --fresh for a new run"
-        )
+    for word, name, own in (("in", "precision", precision_of(accelerator)), ("on", "device", accelerator.device.type)):
+        if facts.get(name, own) != own:  # states of earlier versions have none
+            raise StageError(
+                f"{saved}: was trained {word} {facts[name]} and cannot go on {word} {own}; "
+                "fix: a device as before, or --fresh for a new run"
+            )
     if facts["processes"] != accelerator.num_processes:
         raise StageError(
             f"{saved}: was saved by {facts['processes']} processes and cannot go on with {accelerator.num_processes}; "

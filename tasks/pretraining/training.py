@@ -4,6 +4,7 @@ Legend: B samples of a micro-batch, N tokens.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -204,6 +205,9 @@ def _start_accelerator(job: PretrainingJob) -> Accelerator:
     # Gradients of a training in bf16 travel between GPUs in bf16, half the bytes; a CPU's stay exact.
     hook = DDPCommunicationHookType.BF16 if bf16 and not use_cpu else DDPCommunicationHookType.NO
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook)
+    if job.spec.training.deterministic and not use_cpu:  # a CPU is so anyway
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True)
     accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[ddp])
     if accelerator.device.type != job.device:  # accelerate silently takes the CPU where it finds no GPU
         raise StageError(f"requested {job.device}, found {accelerator.device.type}: the GPU does not respond")

@@ -209,6 +209,9 @@ class TrainingSpec(Spec):
     mixed_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on a GPU, fp32 on a CPU; the weights themselves are fp32 in any case"
     )
+    deterministic: Flag = Field(
+        False, description="GPU: only algorithms that give the same bits again, which are slower; a CPU has no others"
+    )
     seed: Whole = Field(42, ge=0, lt=2**31, description="seed of weights, order, masking and dropout")
     init_from: Text | None = Field(
         None, description="warm start: a run id, folder or Hub id[@revision]; null: random weights"

@@ -1,10 +1,12 @@
 """A shard of a data set that is broken, and a training that finds no memory: one message that says what to do."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,10 +16,12 @@ from factories import job_without_inputs
 from tasks.data.sources import find_dataset
 from tasks.data.splits import open_split
 from tasks.errors import StageError, UserError
+from tasks.jobs import worker
 from tasks.pretraining import loop as pretraining_loop
 from tasks.pretraining import training as pretraining_set_up
-from tasks.spec.experiment import ExperimentSpec
+from tasks.spec.experiment import ExperimentSpec, pretraining_part
 from tasks.spec.pretraining import DataSpec, TrainingSpec
+from tasks.store.files import read_json, write_json
 from tasks.store.home import Home
 
 
@@ -90,23 +94,37 @@ def on_a_cpu(**_: Any) -> SimpleNamespace:
 GPU = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which"
 
 
-@pytest.mark.parametrize(
-    "fail", [too_large, raising(torch.cuda.OutOfMemoryError(GPU)), raising(MemoryError())], ids=["CPU", "GPU", "Python"]
-)
-@pytest.mark.parametrize(("size", "fix"), [(48, "--set training.per_device_batch_size=24"), (1, "a smaller model")])
+NO_MEMORY = {
+    "CPU": too_large,
+    "Python": raising(MemoryError()),
+    "numpy": lambda *_: np.empty(2**50),
+    "C++": raising(RuntimeError("std::bad_alloc")),
+    "system": raising(OSError(12, "Cannot allocate memory")),
+    "GPU": raising(torch.cuda.OutOfMemoryError(GPU)),
+    "CUDA": raising(RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`")),
+    "cuBLAS": raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
+    "handle": raising(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")),
+    "cuDNN": raising(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")),
+}
+BATCHES = {
+    "pretraining": ("training.per_device_batch_size 32", "--set training.per_device_batch_size=16 (a step still sees"),
+    "finetuning": ("evaluation.global_batch_size 96", "--set evaluation.global_batch_size=48 (another protocol"),
+    "analysis": ("analysis.batch_size 1", "a smaller model"),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("fail", NO_MEMORY.values(), ids=list(NO_MEMORY))
 def test_no_memory_names_the_batch_size(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fail: Callable[..., None], size: int, fix: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fail: Callable[..., None], kind: str
 ) -> None:
-    training = TrainingSpec(global_batch_size=96, per_device_batch_size=size)
-    spec = ExperimentSpec(name="test", data=DataSpec(), training=training)
-    monkeypatch.setattr(pretraining_set_up, "Accelerator", on_a_cpu)
-    monkeypatch.setattr(pretraining_set_up, "load_tokenizer", fail)
-    job = job_without_inputs("pretraining", tmp_path).model_copy(update={"spec": spec})
-    with pytest.raises(StageError) as caught:
-        pretraining_loop.run_pretraining(job, tmp_path)
-    message = str(caught.value)
-    assert message.startswith(f"out of memory with training.per_device_batch_size {size}: "), message
-    assert f"fix: {fix} (a step still sees the 96 sequences of training.global_batch_size)" in message, message
+    monkeypatch.setattr(worker.pkgutil, "resolve_name", lambda name: fail)
+    monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
+    write_json(tmp_path / "job.json", job_without_inputs(kind, tmp_path).model_dump(mode="json"))
+    assert worker.main(str(tmp_path / "job.json")) == 1
+    message = read_json(tmp_path / "error-0.json")["message"]
+    got, fix = BATCHES[kind]
+    assert message.startswith(f"out of memory with {got}: ") and f"; fix: {fix}" in message, message
     assert "\n" not in message and len(message) < 400
 
 
@@ -121,7 +139,30 @@ def test_a_training_that_leased_a_gpu_does_not_go_on_without_it(
         pretraining_loop.run_pretraining(job, tmp_path)
 
 
-def test_another_error_of_torch_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pretraining_loop, "_train", raising(RuntimeError("shapes do not fit")))
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
-        pretraining_loop.run_pretraining(job_without_inputs("pretraining", tmp_path), tmp_path)
+@pytest.mark.parametrize(
+    ("device", "asked", "told"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_a_deterministic_training_asks_the_gpu_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: Literal["cpu", "cuda"], asked: bool, told: bool
+) -> None:
+    training = TrainingSpec(deterministic=asked)
+    spec = ExperimentSpec(name="test", data=DataSpec(), training=training)
+    job = job_without_inputs("pretraining", tmp_path).model_copy(update={"spec": spec, "device": device})
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    found = SimpleNamespace(num_processes=1, device=torch.device(device))
+    monkeypatch.setattr(pretraining_set_up, "Accelerator", lambda **_: found)
+    try:
+        assert pretraining_set_up._start_accelerator(job) is found
+        assert torch.are_deterministic_algorithms_enabled() is told
+        assert (os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None) == ":4096:8") is told
+    finally:
+        torch.use_deterministic_algorithms(False)
+    without = pretraining_part(ExperimentSpec(name="test", data=DataSpec()))
+    assert (pretraining_part(spec) == without) is not asked, "other bits are another training; its absence is not"
+
+
+def test_another_error_of_torch_stays_what_it_is(tmp_path: Path) -> None:
+    job = job_without_inputs("pretraining", tmp_path)
+    assert worker.explanation(RuntimeError("shapes do not fit"), job) == "RuntimeError: shapes do not fit"
+    assert worker.explanation(StageError("out of memory"), job) == "out of memory"
+    assert worker.explanation(ValueError("allocate: no such key"), job) == "ValueError: allocate: no such key"

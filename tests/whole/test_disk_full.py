@@ -217,7 +217,7 @@ def run_of(home: Path) -> RunFolder:
 
 def only_process() -> Any:
     one = {"is_main_process": True, "process_index": 0, "num_processes": 1, "mixed_precision": "no"}
-    return SimpleNamespace(wait_for_everyone=lambda: None, **one)
+    return SimpleNamespace(wait_for_everyone=lambda: None, device=torch.device("cpu"), **one)
 
 
 def state(home: Path, things: Things, version: int) -> None:

@@ -1,6 +1,7 @@
 """The order of an epoch and its micro-batches: the same samples and masks for any number of processes."""
 
 import json
+import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -323,3 +324,18 @@ def test_changed_texts_keep_their_rows(unequal: TokenBlocks) -> None:
         for change in (None, shorten)
     )
     assert whole == short == [[CLS, FIRST_WORD + index] for index in seen] and len(seen) == 23
+
+
+# --- the processes of a loader ---
+
+
+def test_a_process_of_the_loader_gets_the_path_of_the_tokens_and_no_tokens(tmp_path: Path) -> None:
+    """Python 3.14, macOS and Windows pickle what a loader's process reads."""
+    blocks = write_blocks(tmp_path / "large", [100] * 5000, "document")
+    batches = micro_batches(blocks, global_batch_size=4, per_device_batch_size=4)
+    here = samples_of(batches[2])
+    sent = pickle.dumps(batches)
+    assert len(sent) < 200_000 < blocks.tokens.nbytes, "the order of an epoch is sent, the tokens are not"
+    there = pickle.loads(sent)
+    assert isinstance(there.blocks.tokens, np.memmap) and samples_of(there[2]) == here
+    assert len(pickle.dumps(held_out(blocks))) < 20_000

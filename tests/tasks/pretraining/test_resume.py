@@ -393,7 +393,24 @@ def test_a_home_that_was_moved_to_another_kind_of_device_goes_on_in_no_other_pre
     find_inputs(spec, request)  # a finished one is used on any machine
 
 
-def test_a_state_says_its_precision_and_is_loaded_in_no_other(
+@pytest.mark.parametrize(("trained", "kind"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_training_goes_on_on_no_other_kind_of_device(
+    home: Home, monkeypatch: pytest.MonkeyPatch, trained: str, kind: Any
+) -> None:
+    """Nor where the precision is stated: a GPU adds in another order."""
+    spec, request = a_spec("training.mixed_precision=fp32"), Request(home, None, home.root / "log.md")
+    unfinished_run(home, spec, 1, precision="fp32", device=trained)
+    on(monkeypatch, kind)
+    with pytest.raises(
+        UserError, match=f"device: got {kind}; .* was trained on {trained} .*fix: --device {trained}, or"
+    ):
+        find_inputs(spec, request)
+    find_inputs(spec, replace(request, fresh=True))
+    on(monkeypatch, trained)
+    find_inputs(spec, request)
+
+
+def test_a_state_says_its_conditions_and_is_loaded_in_no_others(
     texts: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     spec, folder = a_spec(), tmp_path / "training"
@@ -403,10 +420,16 @@ def test_a_state_says_its_precision_and_is_loaded_in_no_other(
         train_here(spec, corpus, folder)
     marker = max(folder.glob("checkpoints/step-*/complete.json"))
     facts = read_json(marker)
-    assert facts["precision"] == "fp32"
+    assert (facts["precision"], facts["device"]) == ("fp32", "cpu")
     write_json(marker, facts | {"precision": "bf16"})
     with pytest.raises(StageError, match="was trained in bf16 and cannot go on in fp32; fix: a device as before"):
         train_here(spec, corpus, folder)
+    write_json(marker, facts | {"device": "cuda"})
+    with pytest.raises(StageError, match="was trained on cuda and cannot go on on cpu; fix: a device as before"):
+        train_here(spec, corpus, folder)
+    write_json(marker, {name: fact for name, fact in facts.items() if name not in ("device", "precision")})
+    storm.plan = []
+    train_here(spec, corpus, folder)  # as earlier versions wrote it
 
 
 @pytest.mark.parametrize(
