@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from tasks.errors import Paused, StageError, UserError
 from tasks.interruption import pausing, stopping
 from tasks.jobs.gpus import find_gpus, others_use
+from tasks.jobs.waiting import Expected, Line, may_start, not_known
 from tasks.store.home import PRIVATE, Home
 from tasks.store.locks import POLL_SECONDS, hold
 
@@ -31,6 +32,8 @@ log = logging.getLogger("cogito.leases")
 
 # On machines without a GPU the cores are dealt out to at most this many jobs at once.
 MAX_CPU_JOBS = 4
+# A job far back in the line waits so many times POLL_SECONDS between two looks at most.
+SELDOM = 10
 # Seconds between two looks at the GPUs that other programs use.
 LOOK_SECONDS = 5.0
 
@@ -107,27 +110,29 @@ def usable_cores() -> int:
 
 
 @contextmanager
-def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
+def lease_devices(home: Home, count: int = 1, expected: Expected = not_known) -> Iterator[list[Device]]:
     """Lease `count` devices until the block ends; waits while they are taken.
+
+    Args:
+        expected: how long they will be needed, asked when they could be had.
 
     Raises:
         StageError: too few devices respond, or the command was interrupted.
         Paused: a pause was requested.
     """
     home.create()
+    on_gpu, told = visible_devices()[0].kind == "cuda", False
+    line = Line(_host_leases() / "line" if on_gpu else home.leases / f"line-{_host()}")
     with ExitStack() as held:
-        leased: list[Device] = []
-        on_gpu, told = visible_devices()[0].kind == "cuda", False
-        # One job at a time takes devices, so that jobs that need one do not starve a job that needs many, and two jobs
-        # never wait for each other.
-        with hold(FileLock(_host_leases() / "queue.lock") if on_gpu else home.lock(f"device-queue-{_host()}")):
+        with line.ticket(count) as ticket:
             while True:
                 if stopping.is_set():
                     raise StageError("interrupted")
                 if pausing.is_set():
                     raise Paused("before it began")
-                foreign = _take_free_ones(home, count, leased, held)
-                if len(leased) == count:
+                ahead = line.ahead_of(ticket)
+                leased, foreign = _take(home, count, expected, line, ahead, held)
+                if leased:
                     break
                 if foreign and not told:
                     told = True
@@ -137,12 +142,15 @@ def lease_devices(home: Home, count: int = 1) -> Iterator[list[Device]]:
                         "CUDA_VISIBLE_DEVICES",
                         others,
                     )
-                time.sleep(LOOK_SECONDS if foreign else POLL_SECONDS)
+                # Those at the end of a long line look less often.
+                time.sleep(LOOK_SECONDS if foreign else POLL_SECONDS * min(1 + len(ahead), SELDOM))
         yield leased
 
 
-def _take_free_ones(home: Home, count: int, leased: list[Device], held: ExitStack) -> dict[Device, str]:
-    """Lease what is free of the devices that are still needed; gives those that only other programs keep, with who."""
+def _take(
+    home: Home, count: int, expected: Expected, line: Line, ahead: list[int], held: ExitStack
+) -> tuple[list[Device], dict[Device, str]]:
+    """Lease `count` devices if this job may start, none otherwise; and which only other programs keep, with who."""
     devices = [device for device in visible_devices() if device not in lost_devices]
     if count > len(devices):
         gone = ", ".join(device.index for device in sorted(lost_devices, key=lambda device: device.index))
@@ -150,22 +158,28 @@ def _take_free_ones(home: Home, count: int, leased: list[Device], held: ExitStac
             f"GPU {gone} no longer responds, and {len(devices)} of the {count} needed are left; "
             "finished work is saved; fix: check it with `nvidia-smi`, then run the same command again"
         )
-    used: dict[str, str] | None = None  # asked of nvidia-smi when a lease is free, and once
-    foreign = {}
-    for device in devices:
-        if device in leased or len(leased) == count:
-            continue
-        with suppress(Timeout), ExitStack() as taken:
-            for lock in _locks(home, device):
-                taken.enter_context(lock.acquire(timeout=0))
-            if device.uuid and used is None:
-                used = others_use()
-            if who := (used or {}).get(device.uuid):
-                foreign[device] = who  # of no job of ours, since its lease was free
-                continue
-            held.push(taken.pop_all())
-            leased.append(device)
-    return foreign
+    with hold(line.lock), ExitStack() as unused:
+        free: dict[Device, ExitStack] = {}
+        for device in devices:
+            with suppress(Timeout), ExitStack() as taken:
+                for lock in _locks(home, device):
+                    taken.enter_context(lock.acquire(timeout=0))
+                free[device] = unused.enter_context(taken.pop_all())
+        if count > len(free):
+            return [], {}
+        seconds = expected()
+        ends = [line.seconds_left(device.key) for device in devices if device not in free]
+        if not may_start(count, seconds, len(free), ahead, ends):
+            return [], {}
+        used = others_use() if any(device.uuid for device in free) else {}
+        foreign = {device: used[device.uuid] for device in free if device.uuid in used}  # of no job: its lease was free
+        usable = [device for device in free if device not in foreign]
+        if foreign and not may_start(count, seconds, len(usable), ahead, ends):
+            return [], foreign
+        for device in usable[:count]:
+            held.push(free[device].pop_all())
+            line.note_end(device.key, seconds)
+        return usable[:count], foreign
 
 
 def _locks(home: Home, device: Device) -> list[FileLock]:

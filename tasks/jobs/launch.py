@@ -35,6 +35,7 @@ from tasks.jobs.messages import (
     parse_line,
     paused_step,
 )
+from tasks.jobs.waiting import Expected, not_known
 from tasks.processes import own_mark
 from tasks.secrets import environment_without_secrets, redact
 from tasks.store.files import content_hash, read_json, write_json, writing
@@ -107,15 +108,20 @@ def claimed_job(folder: Path, identity: str, home: Home, kind: type[R]) -> Itera
         yield finished_result(folder, identity, kind, reused=True)
 
 
-def run_on_one_device(folder: Path, job: Job[R], home: Home, on_progress: OnProgress | None = None) -> R:
+def run_on_one_device(
+    folder: Path, job: Job[R], home: Home, on_progress: OnProgress | None = None, expected: Expected = not_known
+) -> R:
     """Run a job on the next free device, and again on another one if its GPU is lost.
+
+    Args:
+        expected: how long it will take, asked when a device could be had.
 
     Raises:
         StageError: the job failed, or no device is left.
         Paused: a pause was requested.
     """
     while True:
-        with lease_devices(home) as devices:
+        with lease_devices(home, expected=expected) as devices:
             try:
                 return run_job(folder, job, devices, on_progress=on_progress)
             except DeviceLost as error:

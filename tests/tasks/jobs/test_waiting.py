@@ -1,0 +1,154 @@
+"""The line for devices: who may start, and what that means for those who wait."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.jobs import devices as leases
+from tasks.jobs import waiting
+from tasks.jobs.devices import Device, lease_devices
+from tasks.jobs.waiting import UNKNOWN_SECONDS, Line, may_start
+from tasks.store.home import Home
+
+FOUR = tuple(Device("cpu", str(number), 1) for number in range(4))
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "free", "ahead", "ends", "starts"),
+    [
+        (1, None, 1, [], [], True),
+        (2, None, 1, [], [5.0], False),
+        (1, None, 1, [1], [], False),  # the one before takes it
+        (1, None, 2, [1], [], True),
+        (1, None, 3, [4], [60.0], False),  # nobody knows how long it takes
+        (1, 50.0, 3, [4], [60.0], True),  # done before the fourth is free
+        (1, 70.0, 3, [4], [60.0], False),
+        (4, 50.0, 3, [4], [60.0], False),
+        (1, None, 1, [2], [10.0, 10.0, 10.0], True),  # the one before leaves two of its four
+        (1, 20.0, 1, [3], [10.0, 30.0, 99.0], True),  # three are free after 30 seconds
+        (1, 40.0, 1, [3], [10.0, 30.0, 99.0], False),
+        (1, 20.0, 1, [1, 3], [10.0, 30.0, 99.0], False),
+        (1, 20.0, 2, [1, 3], [10.0, 30.0], True),
+        (1, 1.0, 1, [9], [10.0], False),  # what stands before can never start; its own command says so
+    ],
+)
+def test_who_may_start(
+    count: int, seconds: float | None, free: int, ahead: list[int], ends: list[float], starts: bool
+) -> None:
+    assert may_start(count, seconds, free, ahead, ends) is starts
+
+
+needs = st.integers(1, 4)
+jobs = st.lists(st.tuples(needs, st.floats(1, 100), st.booleans(), st.floats(0, 100)), min_size=1, max_size=25)
+
+
+@given(jobs)
+def test_nobody_is_delayed_by_those_behind(jobs: list[tuple[int, float, bool, float]]) -> None:
+    """On four devices, with durations that come true: the first in line starts no later than what is busy ends."""
+    line: list[tuple[int, float, float | None, int]] = []
+    running: list[tuple[float, int]] = []
+    now = 0.0
+    promised: dict[int, float] = {}
+    coming = sorted(enumerate(jobs), key=lambda job: job[1][3])
+    while coming or line or running:
+        while coming and coming[0][1][3] <= now:
+            index, (needed, lasts, known, _) = coming.pop(0)
+            line.append((needed, lasts, lasts if known else None, index))
+        place = 0
+        while place < len(line):
+            count, seconds, known_seconds, number = line[place]
+            ahead = [job[0] for job in line[:place]]
+            free = 4 - sum(held for _, held in running)
+            ends = [end - now for end, held in running for _ in range(held)]
+            if may_start(count, known_seconds, free, ahead, ends):
+                assert now <= promised.get(number, now) + 1e-6
+                running.append((now + seconds, count))
+                line.pop(place)
+                place = 0
+            else:
+                if place == 0 and number not in promised:
+                    promised[number] = now + sorted(ends)[count - free - 1]
+                place += 1
+        assert not (line and line[0][0] <= 4 - sum(held for _, held in running)), (
+            "idle devices before the first in line"
+        )
+        moments = [end for end, _ in running] + [job[1][3] for job in coming[:1]]
+        if not moments:
+            break
+        now = max(now, min(moments))
+        running = [(end, held) for end, held in running if end > now]
+    assert not line and not coming
+
+
+def test_a_killed_process_leaves_the_line(tmp_path: Path) -> None:
+    line = Line(tmp_path / "line")
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom tasks.jobs.waiting import Line\n"
+        "with Line(Path(sys.argv[1])).ticket(3): print('in', flush=True); time.sleep(60)"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "line")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout is not None and first.stdout.readline() == "in\n"
+    with line.ticket(1) as ticket:
+        assert line.ahead_of(ticket) == [3]
+        first.kill()
+        first.communicate()
+        assert line.ahead_of(ticket) == []
+        with line.ticket(2) as later:
+            assert line.ahead_of(later) == [1] and line.ahead_of(ticket) == []
+    assert not list((tmp_path / "line").glob("*.ticket"))
+
+
+def test_what_is_known_of_a_busy_device(tmp_path: Path) -> None:
+    line = Line(tmp_path / "line")
+    assert line.seconds_left("0") == UNKNOWN_SECONDS
+    line.note_end("0", 50.0)
+    assert 40 < line.seconds_left("0") <= 50
+    line.note_end("0", None)
+    assert line.seconds_left("0") == UNKNOWN_SECONDS
+    line.note_end("0", -1.0)  # it takes longer than was thought
+    assert line.seconds_left("0") == UNKNOWN_SECONDS
+
+
+def test_short_jobs_pass_a_training_that_waits_for_all(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real leases: one of four devices is busy, a training waits for four, and two cells wait behind it."""
+    monkeypatch.setattr(leases, "visible_devices", lambda: FOUR)
+    monkeypatch.setattr(leases, "POLL_SECONDS", 0.01)
+    order: list[str] = []
+
+    def job(name: str, count: int, expected: Callable[[], float | None], seconds: float) -> threading.Thread:
+        def work() -> None:
+            with lease_devices(home, count, expected):
+                order.append(name)
+                time.sleep(seconds)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    def in_line(count: int) -> None:
+        deadline = time.monotonic() + 20
+        while len(list(home.leases.glob("*/*.ticket"))) != count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    with lease_devices(home, 1, lambda: 30.0):
+        threads = [job("training", 4, waiting.not_known, 0.0)]
+        in_line(1)
+        threads.append(job("long", 1, lambda: 100.0, 0.0))
+        in_line(2)
+        threads.append(job("short", 1, lambda: 5.0, 0.0))
+        threads[-1].join(20)
+        assert order == ["short"]
+    for thread in threads:
+        thread.join(20)
+    assert order == ["short", "training", "long"]
