@@ -75,7 +75,9 @@ def analyse(
     visible_devices()  # refuses GPUs that cannot be used
     found, tokenizer_folder = find_evaluation_inputs(checkpoint, tokenizer, home, mirror)
     if found.family == "plain":
-        raise UserError(f"checkpoint {found.name}: is a plain {found.variant} and has no concepts to analyse")
+        raise UserError(
+            f"checkpoint {found.name}: is a plain {found.variant} with no concepts to analyse; allowed: a concept model"
+        )
     spec = evaluation_spec(found, longest_text(found, tokenizer_folder), overrides or [])
     source = find_dataset(spec.data.dataset, home, mirror, spec.data.revision)
     corpus = prepare_corpus(spec.data, source, home, mirror, tokenizer_folder=tokenizer_folder)

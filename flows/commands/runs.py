@@ -37,7 +37,9 @@ def runs(
         status = f"[{style}]{escape(line.status)}[/]" + (f"\n{escape(line.stage)}" if line.stage else "")
         scores = "\n".join(f"{task} {text}" for task, text in line.scores.items())
         table.add_row(escape(line.id), escape(_experiment(line)), status, escape(scores), age(line.created, now))
-    console().print(table)
+    terminal = console()
+    table.columns[0].min_width = min(max((len(line.id) for line in lines), default=0), terminal.width // 2)
+    terminal.print(table)
     print(f"{len(lines)} of the {len(listed)} in {home.root}")
 
 

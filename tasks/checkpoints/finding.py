@@ -158,7 +158,7 @@ def _describe(
             run_id=run_id or (stated_run if isinstance(stated_run, str) else None),
         )
     except OSError as error:
-        raise UserError(f"{folder}: checkpoint {name} cannot be read: {error}") from None
+        raise UserError(f"{folder}: checkpoint {name} cannot be read: {error}; fix: copy it again") from None
 
 
 def _checked_hash(folder: Path, weights: WeightFiles) -> str:

@@ -78,7 +78,10 @@ def publish_checkpoint(model_folder: Path, record: RunRecord, spec: PublishSpec,
 def _check_finished(model_folder: Path) -> str:
     for name in ("config.json", WEIGHTS):
         if not (model_folder / name).is_file():
-            raise StageError(f"{model_folder}: {name} is missing, so there is no finished checkpoint to publish")
+            raise StageError(
+                f"{model_folder}: {name} is missing, so there is no finished checkpoint to publish; "
+                "fix: run the same command again, which makes it from the last saved state"
+            )
     try:
         check_safetensors(model_folder / WEIGHTS)
     except UserError as error:
@@ -193,14 +196,15 @@ def _upload(api: Any, repo: str, parent: str, folder: Path, message: str) -> str
 
 def _verify_upload(api: Any, repo: str, revision: str, source: Path, copy: Path) -> None:
     names = [path.name for path in source.iterdir()]
+    what, again = f"the upload to {repo} at commit {revision}", "fix: run the same command again, which uploads it anew"
     api.snapshot_download(repo, revision=revision, local_dir=copy, allow_patterns=names)
     try:
         same = read_json(copy / MANIFEST) == read_json(source / MANIFEST)
         check_manifest(copy)
     except (UserError, OSError) as error:
-        raise StageError(f"the upload to {repo} at commit {revision} does not read back whole: {error}") from None
+        raise StageError(f"{what} does not read back whole: {error}; {again}") from None
     if not same:
-        raise StageError(f"the upload to {repo} at commit {revision} reads back with another manifest than was sent")
+        raise StageError(f"{what} reads back with another manifest than was sent; {again}")
 
 
 def _explain_refusal(error: Exception) -> str:

@@ -109,7 +109,10 @@ def find_tokenizer(name: str, home: Home, data_root: Path | None) -> Path:
             "fix: connect, or pass --data-root DIR with a folder of that name"
         ) from None
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UserError(f"tokenizer {name!r}: the Hub has no such repository ({type(error).__name__})") from None
+        raise UserError(
+            f"tokenizer {name!r}: the Hub has no such repository ({type(error).__name__}); "
+            "fix: check the name, and set HF_TOKEN if it is private"
+        ) from None
 
 
 def local_folder(name: str, data_root: Path | None) -> Path | None:
@@ -177,15 +180,21 @@ def _hub_commit(name: str, revision: str | None) -> str:
     try:
         return str(hub_api().dataset_info(name, revision=revision).sha)
     except RevisionNotFoundError:
-        raise UserError(f"data set {name!r}: the Hub has no revision {revision!r} of it") from None
+        raise UserError(
+            f"data set {name!r}: the Hub has no revision {revision!r} of it; fix: name a branch, tag or commit"
+        ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(
-            f"data set {name!r}: not in the data root, and the Hub has no such data set (or it is private: log in)"
+            f"data set {name!r}: not in the data root, and the Hub has no such data set; "
+            "fix: check the name, and set HF_TOKEN if it is private"
         ) from None
     except Exception as error:
         if is_transient(error):
             raise
-        raise UserError(f"data set {name!r}: the Hub refuses it: {type(error).__name__}: {plain_text(error)}") from None
+        raise UserError(
+            f"data set {name!r}: the Hub refuses it: {type(error).__name__}: {plain_text(error)}; "
+            "fix: check HF_TOKEN and HF_ENDPOINT, or pass --data-root DIR with a folder of that name"
+        ) from None
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
@@ -209,7 +218,7 @@ def folder_fingerprint(folder: Path) -> str:
     """
     paths = list(visible_files(folder))
     if not paths:
-        raise UserError(f"data set folder {folder}: is empty")
+        raise UserError(f"data set folder {folder}: is empty; fix: copy the data set again, or name another folder")
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
         hashes = pool.map(file_sha256, paths)
         lines = "".join(

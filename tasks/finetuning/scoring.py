@@ -62,7 +62,8 @@ def _score(cells: list[CellResult], data: PreparedTask) -> list[Score]:
                 labels, answers = read_predictions(cell.predictions[split.label])
                 if not np.array_equal(labels, references):
                     raise StageError(
-                        f"{cell.predictions[split.label]}: made for other examples than those of {split.label}"
+                        f"{cell.predictions[split.label]}: made for other examples than those of {split.label}; "
+                        "fix: delete it and run the same command again"
                     )
                 predictions[cell.seed] = answers
         overlap: dict[str, float] = {}

@@ -72,7 +72,7 @@ def pretrain(
         Paused: a pause was requested; the same call continues the training.
     """
     if (init_from is None) != (spec.training.init_from is None):
-        raise UserError(f"training.init_from: got {spec.training.init_from}, but no such checkpoint was found for it")
+        raise UserError(f"training.init_from: got {spec.training.init_from}, and no checkpoint; fix: give both or none")
     if init_from is not None:
         _compare_tokenizers(init_from, corpus)
     identity = pretraining_identity(spec, corpus.corpus_id, init_from)

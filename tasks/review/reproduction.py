@@ -139,7 +139,9 @@ def plan_reproduction(
         try:
             recorded = ExperimentSpec.model_validate(record.spec)
         except ValueError as error:
-            raise UserError(f"run {run_id}: its record holds no experiment: {first_mistake(error)}") from None
+            raise UserError(
+                f"run {run_id}: its record holds no experiment: {first_mistake(error)}; fix: name another row"
+            ) from None
         spec = _changed(recorded, overrides, small, run_id)
         source = record.checkpoint.name if record.kind == "evaluation" and record.checkpoint else None
         if source is not None and not home.has_run(source):

@@ -64,7 +64,9 @@ def load_spec(path: StrPath, overrides: Sequence[str] = ()) -> ExperimentSpec:
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: must be a mapping with the keys {', '.join(ExperimentSpec.model_fields)}")
+        raise UserError(
+            f"{path}: is no experiment; allowed: a mapping with the keys {', '.join(ExperimentSpec.model_fields)}"
+        )
     return build_spec(raw, overrides, str(path), lines)
 
 
@@ -137,7 +139,7 @@ def refuse_replaced(changes: Sequence[Change]) -> None:
 def _apply(raw: dict[str, Any], change: Change) -> None:
     if _is_section(_type_at(change.key)):
         keys = change.value if isinstance(change.value, dict) and change.value else {"KEY": "VALUE"}
-        fixes = [f"{change}.{key}={'null' if value is None else value}" for key, value in keys.items()]
+        fixes = [f"{change}.{key}={_written(value, change.option)}" for key, value in keys.items()]
         raise UserError(
             f"{change}: is a section, and would drop the keys that the file states in it; allowed: a single key; "
             f"fix: {' '.join(fixes)[:SHOWN]}"
@@ -151,6 +153,11 @@ def _apply(raw: dict[str, Any], change: Change) -> None:
         if not isinstance(place, dict):
             raise UserError(f"{change}: {parent} has no keys of its own; allowed: SECTION.KEY=VALUE")
     place[last] = copy.deepcopy(change.value)
+
+
+def _written(value: Any, option: str) -> str:
+    """A value as it stands in the fix of a message: that of `--grid` is a list, of which this is one point."""
+    return "[VALUE, ...]" if option == "--grid" else "null" if value is None else str(value)
 
 
 def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, str]) -> str:

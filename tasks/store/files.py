@@ -227,7 +227,7 @@ def check_manifest(folder: Path, *, hashes: bool = True) -> None:
     for name, facts in files.items():
         path = Path(os.path.normpath(folder / name))
         if not path.is_relative_to(os.path.normpath(folder)):
-            raise UserError(f"{manifest}: names a file outside its folder: {name!r}")
+            raise UserError(f"{manifest}: names a file outside its folder: {name!r}; fix: copy the folder again")
         if not path.is_file():
             raise UserError(f"{folder}: corrupt: {name} is missing though its manifest lists it; fix: copy it again")
         if path.stat().st_size != facts["size"]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from encoder_folders import write_weights
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import CheckpointError, load_checkpoint, load_classifier, save_checkpoint, warm_start
@@ -89,3 +90,12 @@ def test_a_missing_shard_is_no_smaller_model(checkpoint: Path) -> None:
     max(checkpoint.glob("*-of-*.safetensors")).unlink()
     with pytest.raises(CheckpointError, match=r"shard 'model-00002-of-00002\.safetensors' is missing"):
         load_classifier(checkpoint, "via_decoder", 2)
+
+
+def test_saving_shows_no_bar_and_leaves_the_setting(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert transformers_logging.is_progress_bar_enabled()
+    model = ConceptModelForMaskedLM(ConceptConfig(**SIZES))
+    model.save_pretrained(tmp_path / "plain")
+    assert "Writing model shards" in capfd.readouterr().err, "transformers shows one"
+    save_checkpoint(model, tmp_path / "ours")
+    assert not capfd.readouterr().err and transformers_logging.is_progress_bar_enabled()

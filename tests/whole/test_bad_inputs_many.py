@@ -69,6 +69,10 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "sweep without a list": (["sweep", "tiny.yaml", "--grid", "training.seed=1"], "KEY=[VALUE"),
     "sweep an empty list": (["sweep", "tiny.yaml", "--grid", "training.seed=[]"], "KEY=[VALUE"),
     "sweep an open list": (["sweep", "tiny.yaml", "--grid", "training.seed=[1"], "KEY=[VALUE"),
+    "sweep a section": (
+        ["sweep", "tiny.yaml", "--grid", "training=[{seed: 1}, {seed: 2}]"],
+        "fix: --grid training.seed=[VALUE, ...]",
+    ),
     "sweep one value": (["sweep", "tiny.yaml", "--grid", "training.seed=[1]"], "--set training.seed=1"),
     "sweep octal": (["sweep", "tiny.yaml", "--grid", "training.seed=[7,010]"], "write 10 or 0o10"),
     "sweep one point twice": (["sweep", "tiny.yaml", "--grid", "training.seed=[1,1.0]"], "the same experiment"),

@@ -158,6 +158,33 @@ def accepts(key: str, value: str) -> bool:
     return True
 
 
+# A message says what to do, what would be right, or quotes a message that does.
+WAYS_OUT = re.compile(rf"fix: |allowed|did you mean|for example|^--set .*: .*{FILLED}$|{FILLED}$")
+ERRORS = ("UserError", "StageError", "TokenizerError", "UnfitError")
+
+
+def test_every_error_says_what_to_do() -> None:
+    """Those of `models.checkpoints` are given their fix by `tasks.checkpoints.finding.reading`."""
+    found = []
+    for folder in ("flows", "tasks", "models"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Name)
+                    and node.func.id in ERRORS
+                    and node.args
+                ):
+                    text = text_of(node.args[0])
+                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", text))
+    assert len(found) > 150
+    assert not [one for one in found if one[1] and not WAYS_OUT.search(one[1]) and one[1] not in NO_FAULT]
+
+
+# Not the user's to mend.
+NO_FAULT = {"interrupted"}
+
+
 def test_the_checks_see_what_they_look_for() -> None:
     assert KEY.findall("fix: data.config, or model.use_bixt; not /data/x, a.data.y") == [
         "data.config",

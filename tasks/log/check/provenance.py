@@ -275,7 +275,7 @@ def _git(repository: Path, *arguments: str) -> str:
     except OSError as error:
         raise UserError(f"--git {repository}: git cannot be run ({error.strerror}); fix: install git") from None
     except ValueError:  # a name with a NUL
-        raise UserError(f"--git {repository}: no such name") from None
+        raise UserError(f"--git {repository}: no such name; fix: name a checkout") from None
     if done.returncode != 0:
         reason = next(iter(done.stderr.strip().splitlines()), "")
         raise UserError(f"--git {repository}: not a Git repository or no such name ({reason}); fix: name a checkout")
