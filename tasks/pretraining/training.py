@@ -210,7 +210,10 @@ def _start_accelerator(job: PretrainingJob) -> Accelerator:
         torch.use_deterministic_algorithms(True)
     accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[ddp])
     if accelerator.device.type != job.device:  # accelerate silently takes the CPU where it finds no GPU
-        raise StageError(f"requested {job.device}, found {accelerator.device.type}: the GPU does not respond")
+        raise StageError(
+            f"requested {job.device}, found {accelerator.device.type}: the GPU does not respond; "
+            "fix: check it with `nvidia-smi`, then run the same command again"
+        )
     if accelerator.num_processes != job.processes:
         raise StageError(f"requested {job.processes} processes, the launcher started {accelerator.num_processes}")
     return accelerator
