@@ -105,7 +105,8 @@ def _unigram(
     """tokenizer.json of a sentence-piece unigram, with special tokens at both ends."""
 
     def write(folder: Path) -> int:
-        pieces = [*((entry, 0.0) for entry in first), *_trained_pieces(), *((entry, 0.0) for entry in last)]
+        own = [(piece, score) for piece, score in _trained_pieces() if not lower or piece == piece.lower()]
+        pieces = [*((entry, 0.0) for entry in first), *own, *((entry, 0.0) for entry in last)]
         number = {piece: index for index, (piece, _) in enumerate(pieces)}
         tokenizer = Tokenizer(models.Unigram(pieces, unk_id=number[unk]))
         if lower:  # as ALBERT's
