@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
 from models.family import IGNORE_INDEX, OBJECTIVES
@@ -69,6 +70,11 @@ def epoch_order(blocks: TokenBlocks, seed: int, epoch: int, global_batch_size: i
 Change = Callable[[np.ndarray, int], np.ndarray]
 # A batch as `PretrainingStep` takes it; `attention_mask` is None where nothing is hidden or padded.
 Batch = dict[str, Any]
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device, without waiting until it is there."""
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
 def pad_samples(samples: list[CorruptedSample], pad_token_id: int) -> Batch:

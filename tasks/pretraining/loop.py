@@ -17,11 +17,12 @@ from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import save_checkpoint
 from models.geometry import GeometryStream
 from models.rounding import chaos_warning, rounding_error
+from tasks.data.token_blocks import on_device
 from tasks.jobs.messages import PretrainingJob, answer_pause, report_progress, report_warning
 from tasks.pretraining.background import host_copy
 from tasks.pretraining.curve import last_train_loss
 from tasks.pretraining.state import load_best, precision_of, save_best, save_state
-from tasks.pretraining.step import on_device, read_figures, take_step
+from tasks.pretraining.step import read_figures, take_step
 from tasks.pretraining.training import StepFigures, Training, set_up
 from tasks.store.files import building, write_json, write_manifest
 from tasks.store.records import Divergence, PretrainingResult
@@ -234,7 +235,7 @@ def _evaluate(training: Training) -> None:
     for number in range(len(training.held_out)):
         batch = on_device(training.held_out[number], accelerator.device)
         with accelerator.autocast():
-            losses = module(**batch, num_items_in_batch=1.0, share=1.0)
+            losses = module.forward(**batch, num_items_in_batch=1.0, share=1.0)  # not the graph compiled for training
         totals += torch.stack([losses["task"].double(), batch["labels"].total])
     module.train()
     loss, count = accelerator.reduce(totals, reduction="sum")

@@ -8,16 +8,10 @@ the weights change again; whether a step may be taken is decided on the device, 
 from contextlib import nullcontext
 
 import torch
-from torch.utils._pytree import tree_map_only
 
-from tasks.data.token_blocks import Batch
+from tasks.data.token_blocks import Batch, on_device
 from tasks.jobs.messages import PAUSE_REQUEST, TERMINATED
 from tasks.pretraining.training import StepFigures, StepUnderWay, Training
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch on the device of this rank."""
-    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
 def take_step(training: Training, group: list[Batch]) -> StepFigures | None:

@@ -6,7 +6,7 @@ Legend: B samples of a micro-batch, N tokens.
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tasks.data.tokenizers import load_tokenizer
 from tasks.errors import StageError
 from tasks.jobs.messages import PretrainingJob, report_warning
 from tasks.pretraining.background import BackgroundWriter
+from tasks.pretraining.compiling import compile_step, shall_compile
 from tasks.pretraining.curve import Curve
 from tasks.pretraining.guards import TrainingGuard
 from tasks.pretraining.state import TrainingState, last_complete_state, load_state
@@ -169,6 +170,8 @@ def set_up(job: PretrainingJob, folder: Path) -> Training:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
+    compiled = shall_compile(spec, job.device)
+    micro_batches = MicroBatches(blocks, replace(plan, fixed_shapes=compiled), steps)
     step_module = accelerator.prepare(module)
     optimizer = accelerator.prepare(optimizer)
     # Dropout differs between ranks; the initial weights do not.
@@ -177,6 +180,8 @@ def set_up(job: PretrainingJob, folder: Path) -> Training:
     warn = report_warning if main else (lambda text: None)
     guard = TrainingGuard(job.unigram_entropy, warn)
     state = TrainingState(job.identity, module, optimizer, scheduler, accelerator, guard)
+    if compiled:
+        compile_step(module, spec, micro_batches[0], warn)
     saved = last_complete_state(folder / "checkpoints", job.identity, warn)
     resumed = load_state(saved, state) if saved else 0
     return Training(
@@ -186,7 +191,7 @@ def set_up(job: PretrainingJob, folder: Path) -> Training:
         step_module=step_module,
         start=start,
         blocks=blocks,
-        micro_batches=MicroBatches(blocks, plan, steps),
+        micro_batches=micro_batches,
         held_out=HeldOutBatches(held_out_blocks, plan, settings.max_eval_blocks),
         sample=partial(
             clean_batches, held_out_blocks, spec.analysis.live_samples, spec.analysis.batch_size, tokenizer.pad_token_id

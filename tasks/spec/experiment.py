@@ -80,6 +80,11 @@ class ExperimentSpec(Spec):
                 "fix: lower it, or raise data.block_tokens or model.max_sequence_length"
             )
         mistakes += self._ignored_objective_settings()
+        if self.training.compile == "on" and self.data.blocks != "concat":
+            mistakes.append(
+                f"training.compile on, data.blocks {self.data.blocks}: every length of a block would be compiled anew; "
+                "fix: data.blocks concat, or training.compile auto"
+            )
         if self.objective.concept_losses and self.model.num_concepts < 2:
             mistakes.append("objective.concept_losses compare concepts; fix: model.num_concepts of at least 2")
         if self.evaluation.head is not None:

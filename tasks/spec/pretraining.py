@@ -212,6 +212,9 @@ class TrainingSpec(Spec):
     deterministic: Flag = Field(
         False, description="GPU: only algorithms that give the same bits again, which are slower; a CPU has no others"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether torch compiles the step; auto: on a GPU, with data.blocks concat"
+    )
     seed: Whole = Field(42, ge=0, lt=2**31, description="seed of weights, order, masking and dropout")
     init_from: Text | None = Field(
         None, description="warm start: a run id, folder or Hub id[@revision]; null: random weights"
