@@ -95,6 +95,11 @@ def check_settings(raw: Mapping[str, Any], cls: type[PreTrainedModel], path: Pat
         CheckpointError: it is the config of one family for the class of another.
     """
     _check_architecture(raw, cls, path)
+    if "attention_mask" not in inspect.signature(cls.forward).parameters:
+        raise UnfitError(
+            f"{path}: a {raw['model_type']} reads padding as text, so that a score depends on the other texts of a "
+            "batch; fix: name an encoder with an attention mask, such as bert"
+        )
     unread = [key for key in raw if not _is_named(key, cls)]
     for key in raw:
         if key in CHECKED and not CHECKED[key][0](raw[key]):

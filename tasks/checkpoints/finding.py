@@ -249,9 +249,10 @@ def _from_hub(name: str, home: Home) -> Checkpoint:
     commit = _resolve_revision(name, repo, revision, kept)
     if not (kept / commit).is_dir():
         with TemporaryDirectory() as place:  # a model of another kind must neither cost gigabytes nor begin a home
-            _download(name, repo, commit, ["config.json"], Path(place))
+            _download(name, repo, commit, ["config.json", "adapter_config.json", "modules.json"], Path(place))
             if not Path(place, "config.json").is_file():
-                raise UserError(f"checkpoint {name!r}: the Hub's repository has no config.json; fix: name a model's")
+                hint = found_instead(Path(place)) if any(Path(place).iterdir()) else "; fix: name a model's"
+                raise UserError(f"checkpoint {name!r}: the Hub's repository has no config.json{hint}")
             _read_config(Path(place), name)
     fetch = partial(_download, name, repo, commit, CHECKPOINT_FILES)
     built_once(home.lock(f"checkpoint-{kept.name}"), kept / commit, fetch, manifest=False)

@@ -101,8 +101,12 @@ def manifest(files: Any) -> Callable[[Path], None]:
     return change
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 53000\n"
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
+    "a pointer of git-lfs": (write_bytes("model.safetensors", POINTER), "git lfs pull"),
+    "a tokenizer that is a pointer": (write_bytes("tokenizer.json", POINTER), "git lfs pull"),
+    "an adapter beside it": (write_bytes("adapter_config.json", b"{}"), "adapter"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
     "weights are a folder": (

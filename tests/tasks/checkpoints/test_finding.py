@@ -309,6 +309,26 @@ def test_hub_model_of_another_kind_costs_no_download(hub: HubStandIn, tmp_path: 
     assert list((tmp_path / "home/cache/checkpoints/ada--bert").glob("[0-9a-f]*")) == []
 
 
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (
+            {"adapter_config.json": b"{}", "adapter_model.safetensors": b"many bytes"},
+            "only adapter_config.json (an adapter, not a whole model); fix: save the whole model",
+        ),
+        ({"model-q4.gguf": b"many bytes"}, "no config.json; fix: name a model's"),
+    ],
+)
+def test_hub_repository_that_is_no_checkpoint_costs_no_download(
+    hub: HubStandIn, tmp_path: Path, files: dict[str, bytes], says: str
+) -> None:
+    hub.add("ada/adapter", files)
+    line = resolve_on(hub, tmp_path, "ada/adapter")
+    assert line.startswith("ERROR UserError checkpoint 'ada/adapter': the Hub's repository has no config.json"), line
+    assert says in line and hub.count("GET", "adapter_model") == hub.count("GET", "gguf") == 0
+    assert list((tmp_path / "home/cache/checkpoints/ada--adapter").glob("[0-9a-f]*")) == []
+
+
 def test_corrupt_hub_checkpoint_is_one_message(hub: HubStandIn, tmp_path: Path) -> None:
     folder = write_small_checkpoint(tmp_path / "first")
     write_manifest(folder)

@@ -50,6 +50,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "clip_text_model": (SIZES, "clip_text_model is no masked language model of text"),
     "vit": (IMAGES, "vit is no masked language model of text"),
     "dpr": (SIZES, "dpr is no masked language model of text"),
+    "fnet": ({**SIZES, "type_vocab_size": 2}, "a fnet reads padding as text"),
 }
 
 
