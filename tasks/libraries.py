@@ -5,6 +5,7 @@ by `tasks.prefect_entry` for whoever comes without the command. None of them is 
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 from tasks.store.home import home_root
@@ -36,7 +37,6 @@ FOLDERS = {
     "MPLCONFIGDIR": "matplotlib",
     "WANDB_CACHE_DIR": "wandb",
     "WANDB_DATA_DIR": "wandb",
-    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
     "TRITON_CACHE_DIR": "triton",
 }
 
@@ -60,6 +60,9 @@ def configure_libraries(root: Path | None = None) -> None:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     for name, folder in FOLDERS.items():
         os.environ.setdefault(name, str(root / "cache" / folder))
+    # torch makes its folder when it is imported, which refused input does too; nothing is compiled, so it stays empty.
+    place = root / "cache" / "torchinductor" if root.exists() else tempfile.gettempdir()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):

@@ -74,13 +74,13 @@ def evaluation_spec(
         evaluation["head"] = head
     # Its length is judged by what the checkpoint reads, since no setting can raise the positions of a trained model.
     any_length = {"model": {**raw["model"], "max_sequence_length": MILLION}}
-    wanted = build_spec(raw | any_length, overrides, "evaluation").evaluation.max_length
+    wanted = build_spec(raw | any_length, overrides, f"the evaluation of {checkpoint.name}").evaluation.max_length
     if longest is not None and wanted > longest:
         raise UserError(
             f"evaluation.max_length: got {wanted}; {checkpoint.name} reads at most {longest} tokens; "
             f"fix: --set evaluation.max_length={longest}"
         )
-    return build_spec(raw, overrides, "evaluation")
+    return build_spec(raw, overrides, f"the evaluation of {checkpoint.name}")
 
 
 def stored_spec(spec: ExperimentSpec, checkpoint: Checkpoint | None) -> dict[str, Any]:

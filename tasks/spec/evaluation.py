@@ -78,7 +78,9 @@ class EvaluationSpec(Spec):
                 raise ValueError(f"start_from {first} of {name} needs {first} among tasks; fix: add it")
         if self.zero_shot and not self.zero_shot_tasks:
             able = ", ".join(tasks_where(lambda row: row.is_similarity))
-            raise ValueError(f"zero_shot would be ignored: tasks has none of {able}; fix: add one, or drop it")
+            raise ValueError(
+                f"zero_shot would be ignored: tasks has none of {able}; fix: add one, or evaluation.zero_shot: false"
+            )
         made = tasks_where(lambda row: bool(row.made_sizes))
         unmade = [name for name in self.tasks if name not in made]
         if self.data == "made" and unmade:

@@ -7,8 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from command import PATIENCE, TINY, environment
 from hub_stand_in import Fault, HubStandIn, write_small_checkpoint
+
+from models.autoencoder import ConceptModelForMaskedLM
+from models.checkpoints import save_checkpoint
+from models.configuration import ConceptConfig
+from tasks.data.corpus import train_tokenizer
 
 # Each with what the message says. The calls run one after the other in one process, as in a notebook.
 CALLS = {
@@ -55,16 +61,71 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def in_a_process(place: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code as a user's first process does: torch, imported by the tests, has left its folder in the environment."""
+    libraries = ("TORCH", "TRITON_", "MPL", "WANDB_", "PREFECT_", "XDG_")
+    kept = {name: value for name, value in environment(place / "home").items() if not name.startswith(libraries)}
+    words = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(words, cwd=place, env=kept, capture_output=True, text=True, timeout=PATIENCE)
+
+
 def test_refused_calls_of_python_begin_no_home(place: Path) -> None:
-    words = [sys.executable, "-c", TRY, *CALLS]
-    done = subprocess.run(
-        words, cwd=place, env=environment(place / "home"), capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = in_a_process(place, TRY, *CALLS)
     assert done.returncode == 0, done.stderr
     said = dict(line.split(" -> ", 1) for line in done.stdout.splitlines())
     assert said.keys() == CALLS.keys(), "every call is refused"
     assert not [(call, text) for call, text in said.items() if CALLS[call] not in text]
     assert not (place / "master_experiment_log.md").exists()
+
+
+# The words of commands that are refused late, after libraries have been imported, with what the message says.
+COMMANDS = {
+    "evaluate whole --tasks rte": "nyu-mll/glue",
+    "evaluate whole --head shoulder": "unknown head",
+    "evaluate whole --set evaluation.max_length=999": "reads at most",
+    "evaluate whole --tokenizer no/words": "no/words",
+    "analyse whole --set data.dataset=no/texts": "no/texts",
+    "encode whole tiny.yaml --output o.parquet": "input format",
+    "encode whole none.txt --output o.parquet": "not a file",
+    "checkpoint show model": "weights are missing",
+    "checkpoint convert model new": "weights are missing",
+    "run tiny.yaml --set training.init_from=model": "weights are missing",
+    "run tiny.yaml --set training.init_from=whole --set publish.store=hub": "no Hugging Face token",
+    "run tiny.yaml --set tracking.wandb=online": "W&B",
+    "sweep tiny.yaml --grid training.seed=[1,2] --set evaluation.data=hub": "nyu-mll/glue",
+    "reproduce log.md#none": "cannot be read",
+    "compare a b": "unknown run",
+    "rescore a": "unknown run",
+    "report a": "no run or sweep",
+    "log check none.md": "cannot be read",
+    "log add none.json": "cannot be read",
+}
+RUN = """
+import sys
+from pathlib import Path
+from flows.cli import main
+for words in sys.argv[1:]:
+    sys.argv = ["cogito", *words.split()]
+    print("->", words, file=sys.stderr, flush=True)
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == (0 if words == "show tiny.yaml" else 2), words
+    assert not Path("home").exists(), words
+"""
+
+
+def test_commands_that_are_refused_late_begin_none_either(place: Path) -> None:
+    folder = place / "whole"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "num_concepts": 4}
+    save_checkpoint(ConceptModelForMaskedLM(ConceptConfig(vocab_size=280, max_sequence_length=128, **sizes)), folder)
+    train_tokenizer(iter(["some text", "more text"]), 300, folder)
+    done = in_a_process(place, RUN, "show tiny.yaml", *COMMANDS)
+    assert done.returncode == 0, done.stderr
+    said = dict(part.split("\n", 1) for part in done.stderr.split("-> ")[1:])
+    assert not [(each, text) for each, text in said.items() if COMMANDS.get(each, "") not in text]
+    assert said.keys() == {"show tiny.yaml", *COMMANDS}
 
 
 LOOKUPS = {
