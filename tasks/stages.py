@@ -192,7 +192,8 @@ def pretrain_model(
     picture: Any = None
 
     def note(figures: dict[str, float]) -> str:
-        return f"loss {figures['task_loss']:.3f} at {figures['steps_per_second']:.2f} steps/s"
+        speed = f"{figures['steps_per_second']:.2f} steps/s, {figures['tokens_per_second']:,.0f} tokens/s"
+        return f"loss {figures['task_loss']:.3f} at {speed}"
 
     def show_ranks(points: list[dict[str, Any]]) -> None:
         nonlocal picture

@@ -5,7 +5,6 @@ dropout draws from the global random state.
 """
 
 import shutil
-import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,14 @@ from models.rounding import chaos_warning, rounding_error
 from tasks.data.token_blocks import on_device
 from tasks.jobs.messages import PretrainingJob, answer_pause, report_progress, report_warning
 from tasks.pretraining.background import host_copy
+from tasks.pretraining.cost import flops_per_token
 from tasks.pretraining.curve import last_train_loss
 from tasks.pretraining.state import load_best, precision_of, save_best, save_state
 from tasks.pretraining.step import read_figures, take_step
+from tasks.pretraining.timing import Clock, peak_flops, peak_memory
 from tasks.pretraining.training import StepFigures, Training, set_up
 from tasks.store.files import building, write_json, write_manifest
-from tasks.store.records import Divergence, PretrainingResult
+from tasks.store.records import Divergence, PretrainingResult, Timing
 
 # Progress lines and the training curve are written about this often.
 REPORT_SECONDS = 1.0
@@ -57,7 +58,7 @@ def _train(job: PretrainingJob, folder: Path) -> PretrainingResult | None:
     try:
         _warn_of_chaos(training)
         training.state.module.train()
-        training.started = time.monotonic()
+        training.clock = Clock()
         paused = _take_steps(training)
         if paused:
             training.writer.wait()
@@ -74,7 +75,9 @@ def _take_steps(training: Training) -> bool:
     settings, batches = training.job.spec.training, training.batches()
     while training.finished < training.steps and training.stopped is None:
         training.writer.check()
-        before = take_step(training, list(islice(batches, training.micro_batches.per_step)))
+        with training.clock.spends_on("data_wait"):
+            group = list(islice(batches, training.micro_batches.per_step))
+        before = take_step(training, group)
         if before is not None:
             _report(training, before, None)
         step, last = training.finished, training.finished == training.steps
@@ -94,7 +97,7 @@ def _take_steps(training: Training) -> bool:
 
 def _end(training: Training) -> PretrainingResult | None:
     """What stands at the end: the last weights, or the best ones of a training that the guard stopped."""
-    seconds, accelerator = time.monotonic() - training.started, training.state.accelerator
+    seconds, timing, accelerator = training.clock.total, training.clock.timing(), training.state.accelerator
     training.writer.wait()
     accelerator.wait_for_everyone()
     diverged = None
@@ -105,14 +108,15 @@ def _end(training: Training) -> PretrainingResult | None:
     else:
         _save(training, keep=1)
         training.writer.wait()
-    return _result(training, seconds, diverged) if accelerator.is_main_process else None
+    return _result(training, seconds, timing, diverged) if accelerator.is_main_process else None
 
 
 def _save(training: Training, keep: int) -> None:
     """Save the state after the last step, beside the training, and keep the newest `keep` states."""
     # A state after step N stands beside N points, even after a power loss.
     flush = training.curve.flush if training.curve is not None else None
-    save_state(training.folder / "checkpoints", training.state, training.finished, keep, training.writer, flush)
+    with training.clock.spends_on("checkpoints"):
+        save_state(training.folder / "checkpoints", training.state, training.finished, keep, training.writer, flush)
 
 
 def _warn_of_chaos(training: Training) -> None:
@@ -127,8 +131,9 @@ def _warn_of_chaos(training: Training) -> None:
 def _watch(training: Training) -> dict[str, float]:
     """Evaluate, let the guard judge, and keep the weights if they are the best; the figures of the evaluation."""
     state, main = training.state, training.state.accelerator.is_main_process
-    _evaluate(training)
-    geometry = _live_geometry(training) if main else {}
+    with training.clock.spends_on("evaluation"):
+        _evaluate(training)
+        geometry = _live_geometry(training) if main else {}
     training.stopped = state.guard.after_evaluation(training.finished, training.eval_loss, geometry)
     if main and state.guard.best_step == training.finished < training.steps:
         weights, folder, step = host_copy(state.module.state_dict()), training.folder / "checkpoints", training.finished
@@ -151,12 +156,13 @@ def _report(training: Training, step: StepFigures, evaluation: dict[str, float] 
         **(evaluation or {}),
     }
     training.curve.add(figures)
-    training.tracking.log(figures, step=step.number)
-    now = time.monotonic()
-    if evaluation is not None or now - training.reported >= REPORT_SECONDS:
-        training.reported = now
-        speed = (step.number - training.resumed) / (now - training.started)
-        report_progress(**figures, steps=training.steps, steps_per_second=speed)
+    seconds = training.clock.timing().training
+    if evaluation is not None or training.clock.total - training.reported >= REPORT_SECONDS:
+        training.reported = training.clock.total
+        speed = (step.number - training.resumed) / seconds
+        figures |= {"steps_per_second": speed, "tokens_per_second": training.tokens / seconds}
+        report_progress(**figures, steps=training.steps)
+    training.tracking.log(figures, step=step.number)  # the curve has no speeds: it is the same after a kill
 
 
 def _return_to_best(training: Training, step: StepFigures, reason: str) -> Divergence:
@@ -174,13 +180,18 @@ def _return_to_best(training: Training, step: StepFigures, reason: str) -> Diver
     )
 
 
-def _result(training: Training, seconds: float, diverged: Divergence | None) -> PretrainingResult:
+def _result(training: Training, seconds: float, timing: Timing, diverged: Divergence | None) -> PretrainingResult:
     """Write the model, end the tracking, and say what came out. Speeds are those of the steps of this start."""
     job, folder, accelerator, start = training.job, training.folder, training.state.accelerator, training.start
     model = training.state.module.model
     facts = {"run_id": job.run_id, "spec": job.spec.model_dump(mode="json")}
     _write_model(folder / "model", model, job.corpus / "tokenizer", facts)
-    steps = training.finished - training.resumed
+    steps, device = training.finished - training.resumed, "CPU"
+    if job.device == "cuda":
+        device = torch.cuda.get_device_name()
+    speed = training.tokens / timing.training if steps else 0.0
+    precision, flops = precision_of(accelerator), flops_per_token(job.spec, job.config)
+    peak = peak_flops(device, precision)
     return PretrainingResult(
         model=folder / "model",
         steps=training.finished,
@@ -188,14 +199,18 @@ def _result(training: Training, seconds: float, diverged: Divergence | None) -> 
         train_loss=last_train_loss(folder / "curve.jsonl"),
         eval_loss=training.eval_loss,
         curve=folder / "curve.jsonl",
-        steps_per_second=steps / seconds if steps else 0.0,
-        tokens_per_second=training.tokens / seconds if steps else 0.0,
+        steps_per_second=steps / timing.training if steps else 0.0,
+        tokens_per_second=speed,
         processes=accelerator.num_processes,
-        device=torch.cuda.get_device_name() if job.device == "cuda" else "CPU",
-        precision=precision_of(accelerator),
+        device=device,
+        precision=precision,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         wandb_url=training.tracking.finish() if training.tracking else None,
         seconds=seconds,
+        timing=timing,
+        flops_per_token=flops,
+        utilisation=flops * speed / (peak * accelerator.num_processes) if peak else None,
+        peak_memory=peak_memory(),
         loaded_weights=len(start.loaded) if start else 0,
         new_weights=start.new if start else [],
         diverged=diverged,

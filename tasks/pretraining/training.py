@@ -31,6 +31,7 @@ from tasks.pretraining.compiling import compile_step, shall_compile
 from tasks.pretraining.curve import Curve
 from tasks.pretraining.guards import TrainingGuard
 from tasks.pretraining.state import TrainingState, last_complete_state, load_state
+from tasks.pretraining.timing import Clock
 from tasks.pretraining.tracking import Tracking, start_tracking
 from tasks.spec.experiment import ExperimentSpec, training_steps, warmup_steps
 
@@ -79,6 +80,8 @@ class Training:
         eval_loss: of the last evaluation, in nats per labelled token.
         pause_asked: whether a pause was asked of any rank.
         stopped: why the guard ended the training.
+        clock: of this start, from its first step on.
+        reported: its reading at the last progress line.
     """
 
     job: PretrainingJob
@@ -102,7 +105,7 @@ class Training:
     eval_loss: float = math.nan
     pause_asked: bool = False
     stopped: str | None = None
-    started: float = 0.0
+    clock: Clock = field(default_factory=Clock)
     reported: float = 0.0
 
     def epochs(self) -> float:

@@ -99,7 +99,9 @@ def _times(record: RunRecord) -> list[list[str]]:
 def _resumed_steps(record: RunRecord) -> int | None:
     """The steps of the last part of a resumed training, whose time alone is recorded; None where it ran in one go."""
     done = record.pretraining
-    own = round(done.steps_per_second * done.seconds) if done and done.steps_per_second else None
+    own = None
+    if done and done.steps_per_second:
+        own = round(done.steps_per_second * (done.timing.training if done.timing else done.seconds))
     return own if own is not None and done and own < done.steps else None
 
 

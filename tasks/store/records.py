@@ -93,8 +93,24 @@ class Divergence(Result):
     learning_rate: float
 
 
+class Timing(BaseModel):
+    """Seconds of a training; where it was resumed, of its last start.
+
+    Attributes:
+        training: in steps, the wait for data included.
+        data_wait: in steps, until the loader had their text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: float
+    evaluation: float
+    checkpoints: float
+    data_wait: float
+
+
 class PretrainingResult(Result):
-    """A finished pretraining. Losses are in nats per labelled token."""
+    """A finished pretraining. Losses are in nats per labelled token; speeds count the time in steps alone."""
 
     model: StoredPath
     steps: int
@@ -110,6 +126,10 @@ class PretrainingResult(Result):
     parameters: int
     wandb_url: str | None
     seconds: float
+    timing: Timing | None = Field(None, description="None: not recorded, and speeds count evaluations too")
+    flops_per_token: float | None = Field(None, description="floating-point operations for a token; None: not recorded")
+    utilisation: float | None = Field(None, description="part of the devices' peak in bf16 (MFU); None: no known peak")
+    peak_memory: int | None = Field(None, description="most bytes of tensors on a GPU of rank 0; None on a CPU")
     loaded_weights: int = Field(0, description="weights that a warm start loaded from its checkpoint")
     new_weights: list[str] = Field(default_factory=list, description="names of weights that a warm start initialised")
     diverged: Divergence | None = None
