@@ -125,6 +125,8 @@ def fake_cuda(library: Path | None) -> Iterator[HostSyncs]:
         with (
             patch.object(torch.cuda, "is_available", lambda: True),
             patch.object(torch.cuda, "is_bf16_supported", lambda *_: True),
+            # Backward passes in this thread: torch starts those of devices once, for the ones there are at its first.
+            torch.autograd.set_multithreading_enabled(False),
             FakeTensorMode(allow_non_fake_inputs=True),
             HostSyncs() as syncs,
         ):

@@ -24,6 +24,7 @@ from models.pretraining_step import PretrainingStep
 from tasks.data.token_blocks import Batch, pad_samples
 from tasks.errors import StageError
 from tasks.pretraining import guards, state, step
+from tasks.pretraining import training as set_up
 from tasks.pretraining.background import BackgroundWriter, host_copy
 from tasks.pretraining.guards import TrainingGuard
 from tasks.store.home import Home
@@ -197,6 +198,26 @@ def test_no_step_makes_the_host_wait(
             training.under_way = SimpleNamespace(**{**vars(under_way), "values": arrived})
         assert not syncs.asked, syncs.asked
     assert waited == ["one step late"] and training.finished == 2 and training.tokens == 27
+
+
+@pytest.mark.parametrize(
+    ("device", "stated", "expected"),
+    [("cuda", "auto", "bf16"), ("cuda", "fp32", "no"), ("cpu", "bf16", "no"), ("cpu", "auto", "no")],
+)
+def test_gradients_travel_between_gpus_in_the_precision_of_the_training(
+    device: str, stated: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def accelerator(**how: Any) -> Any:
+        asked.update(how)
+        return SimpleNamespace(num_processes=1, device=torch.device(device))
+
+    monkeypatch.setattr(set_up, "Accelerator", accelerator)
+    spec = a_spec(f"training.mixed_precision={stated}")
+    set_up._start_accelerator(SimpleNamespace(spec=spec, device=device, processes=1))  # type: ignore[arg-type]
+    (ddp,) = asked["kwargs_handlers"]
+    assert ddp.comm_hook.value == expected and ddp.gradient_as_bucket_view
 
 
 # --- writing beside the training ---
