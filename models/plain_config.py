@@ -51,7 +51,11 @@ WITHOUT_EFFECT = re.compile(
     r"|(max|min)_length|do_sample|early_stopping|num_beams|num_beam_groups|diversity_penalty|temperature|top_[kp]"
     r"|typical_p|\w*(repetition|length)_penalty|\w*no_repeat_ngram_size|bad_words_ids|num_return_sequences|output_scores"
     r"|return_dict_in_generate|remove_invalid_values|(begin_)?suppress_tokens|summary_\w+|sentence_transformers"
+    r"|vocab_size_or_config_json_file|layers_to_keep|adapters"
 )
+
+# What a family calls otherwise: of no effect where it states the same (ModernBERT's folders state both).
+OTHER_NAMES = {"layer_norm_eps": ("norm_eps",), "hidden_act": ("activation", "hidden_activation")}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -112,8 +116,14 @@ def check_settings(raw: Mapping[str, Any], cls: type[PreTrainedModel], path: Pat
                 f"{path}: config.json: {key}: got {raw[key]!r}; allowed: {allowed}, transformers "
                 f"{transformers.__version__} has no other {raw['model_type']}; fix: name an encoder without it"
             )
-    odd = [f"{key} = {raw[key]!r}"[:80] for key in unread if key not in UNREAD and not WITHOUT_EFFECT.fullmatch(key)]
+    odd = [f"{key} = {raw[key]!r}"[:80] for key in unread if not _is_without_effect(key, raw)]
     return [f"config.json states what transformers does not read: {', '.join(odd[:8])}"] if odd else []
+
+
+def _is_without_effect(key: str, raw: Mapping[str, Any]) -> bool:
+    """Whether a key that is not read changes nothing."""
+    same = any(raw.get(name) == raw[key] for name in OTHER_NAMES.get(key, ()))
+    return same or key in UNREAD or WITHOUT_EFFECT.fullmatch(key) is not None
 
 
 def _is_named(key: str, cls: type[PreTrainedModel]) -> bool:

@@ -124,6 +124,12 @@ def test_what_else_is_not_read_stands_in_the_report(family: str, key: str, value
     assert report.notes == [f"config.json states what transformers does not read: {key} = {value!r}"]
 
 
+def test_what_the_hub_states_of_modernbert_twice_is_no_note(tmp_path: Path) -> None:
+    stated = {"norm_eps": 1e-5, "layer_norm_eps": 1e-5, "hidden_activation": "gelu", "hidden_act": "gelu"}
+    model, report = load_plain_classifier(changed("modernbert", tmp_path / "base", **stated), 2)
+    assert report.notes == [] and model.config.norm_eps == 1e-5
+
+
 def test_attention_that_another_machine_had_is_not_asked_for(tmp_path: Path) -> None:
     model, report = load_plain_classifier(
         changed("bert", tmp_path / "flash", attn_implementation="flash_attention_2"), 2
