@@ -39,6 +39,8 @@ CONTRACT_VERSION = 3
 # Part of train held out for choosing the epoch: 10 %, at least 200, at most 2,000 examples.
 SELECTION_SHARE, SELECTION_MIN, SELECTION_MAX = 0.10, 200, 2_000
 SPLIT_SEED = 0
+# What is odd about what is scored, which belongs beside the scores, and about the choice of the epoch.
+WARNINGS = ("warnings.json", "selection_warnings.json")
 # Real data sets have a few blank texts (QQP has three); a column of them is a mistake.
 BLANK_SHARE = 0.5
 
@@ -48,7 +50,7 @@ class PreparedTask:
     """A task's arrays on disk; `identity` changes with text, labels, tokenizer or protocol.
 
     Attributes:
-        warnings: what is odd about its data, as examples of a scored split that are in train.
+        warnings: what is odd about what is scored, as examples of a scored split that are in train.
     """
 
     task: str
@@ -86,8 +88,8 @@ def prepare_task(
     target = home.cache / "tasks" / f"{task.name}-{identity}"
     build = partial(_tokenise_splits, task, protocol, tokenizer, source, home, family)
     built_once(home.lock(f"task-{identity}"), target, build)
-    warnings = tuple(read_json(target / "warnings.json"))
-    for warning in warnings:  # at each use: data that is odd stays so
+    warnings, asides = (tuple(read_json(path)) if path.exists() else () for path in map(target.joinpath, WARNINGS))
+    for warning in (*warnings, *asides):  # at each use: data that is odd stays so
         log.warning(warning)
     with np.load(target / "train.npz") as train:
         return PreparedTask(task.name, identity, target, len(train["labels"]), warnings)
@@ -246,9 +248,10 @@ def _tokenise_splits(
         selection = whole.take(held_out)
     place, scored = f"task {task.name} of {source.name}", {split.name: rows for split, rows in evaluated.items()}
     warnings += _check_apart(place, {"train": whole}, scored)
+    asides: list[str] = []
     if protocol.select_on != "dev":
         selecting = {"the examples that choose the epoch": selection}
-        warnings += _check_apart(place, {"train": whole.take(chosen)}, selecting)
+        asides = _check_apart(place, {"train": whole.take(chosen)}, selecting)
         if task.selection_split is not None:
             warnings += _check_apart(place, selecting, scored)
     save("selection", selection)
@@ -259,7 +262,8 @@ def _tokenise_splits(
     save("train", whole.take(chosen))
     side = tokenizer.padding_side if family == "plain" else "right"
     write_json(folder / "padding.json", {"pad_token_id": tokenizer.pad_token_id, "padding_side": side})
-    write_json(folder / "warnings.json", warnings)
+    for name, told in zip(WARNINGS, (warnings, asides), strict=True):
+        write_json(folder / name, told)
     check_unchanged(source)
 
 

@@ -143,6 +143,23 @@ def test_a_task_with_a_few_duplicates(
         made = task(home, tmp_path, tokenizer, "qqp", {"train": pairs(0, 303), "validation": pairs(300, 340)})
     assert "task qqp of nyu-mll/glue: validation and train: 3 of the 40 held-out examples (7.5%)" in caplog.text
     assert len(load_examples(made.folder, "eval-qqp")["labels"]) == 40
+    (warning,) = made.warnings
+    assert warning in caplog.text
+
+
+def test_what_is_scored_is_told_beside_the_scores_and_the_choice_of_the_epoch_in_the_log(
+    home: Home, tmp_path: Path, tokenizer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = {"train": pairs(0, 302), "validation": pairs(300, 340), "test": pairs(339, 380)}
+    with caplog.at_level(logging.WARNING):
+        made = task(home, tmp_path, tokenizer, "paws", splits)
+    begun = "task paws of google-research-datasets/paws: "
+    assert made.warnings == (
+        f"{begun}test and the examples that choose the epoch: 1 of the 41 held-out examples (2.4%) are in both: "
+        "what is measured on them is too good",
+    )
+    assert f"{begun}the examples that choose the epoch and train: 2 of the 40 held-out examples (5.0%)" in caplog.text
+    assert made.warnings[0] in caplog.text
 
 
 def test_a_test_split_on_which_the_epoch_is_chosen(home: Home, tmp_path: Path, tokenizer: Path) -> None:
