@@ -39,6 +39,20 @@ FOLDERS = {
     "WANDB_DATA_DIR": "wandb",
     "TRITON_CACHE_DIR": "triton",
 }
+# Where torch keeps what it compiles.
+COMPILER = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def compiler_folder(root: Path | None = None) -> str:
+    """Where torch shall keep what it compiles: as the user has set it, else in the home once there is one.
+
+    torch makes this folder when it is imported, which input that is refused does too, so until there is a home it is
+    that of temporary files. A job asks again when it starts.
+    """
+    root, given, temporary = root or home_root(), os.environ.get(COMPILER), tempfile.gettempdir()
+    if given and given != temporary:
+        return given
+    return str(root / "cache" / "torchinductor") if root.exists() else temporary
 
 
 def configure_libraries(root: Path | None = None) -> None:
@@ -60,9 +74,7 @@ def configure_libraries(root: Path | None = None) -> None:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     for name, folder in FOLDERS.items():
         os.environ.setdefault(name, str(root / "cache" / folder))
-    # torch makes its folder when it is imported, which refused input does too; nothing is compiled, so it stays empty.
-    place = root / "cache" / "torchinductor" if root.exists() else tempfile.gettempdir()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
+    os.environ[COMPILER] = compiler_folder(root)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):

@@ -36,6 +36,7 @@ from tasks.jobs.messages import (
     paused_step,
 )
 from tasks.jobs.waiting import Expected, not_known
+from tasks.libraries import COMPILER, compiler_folder
 from tasks.processes import own_mark
 from tasks.secrets import environment_without_secrets, redact
 from tasks.store.files import content_hash, read_json, write_json, writing
@@ -332,6 +333,7 @@ def _environment(job: Job[Any], devices: list[Device]) -> dict[str, str]:
     environment = environment_without_secrets(*job.secrets)
     environment = {name: value for name, value in environment.items() if not name.startswith("ACCELERATE_")}
     environment |= own_mark() | {
+        COMPILER: compiler_folder(),
         "OMP_NUM_THREADS": str(max(device.threads for device in devices)),
         # Threads that wait by spinning starve each other as soon as anything else runs: eleven times slower here.
         "OMP_WAIT_POLICY": "PASSIVE",
