@@ -1,7 +1,7 @@
 # What a developer runs; `make` lists nothing more than these.
 PYTHON = .venv/bin/python
 
-.PHONY: setup test quick long lint format types imports audit
+.PHONY: setup test quick long gpu lint format types imports audit
 
 setup:  ## environment with all that tests need
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -c constraints.txt -e ".[test]"
@@ -14,6 +14,9 @@ quick:  ## unit tests only: no server, no subprocess experiments
 
 long:  ## the long proofs
 	$(PYTHON) -m pytest -m long
+
+gpu:  ## what a new GPU machine runs once: 8 minutes, no download
+	$(PYTHON) -m tasks.gpu_check
 
 lint:
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

@@ -1,6 +1,10 @@
-"""`cogito doctor`, `clean` and `ui`: what is wrong, what may go to free disk, and the local server."""
+"""`cogito doctor`, `clean` and `ui`: what is wrong, what may go to free disk, and the local server.
+
+The check of the GPU loads torch, so it is imported when it is asked for.
+"""
 
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Annotated
@@ -14,6 +18,7 @@ from flows.prefect_api import ALIVE, ask, crash_flow_run, ui_address, why_unheal
 from flows.server import find_or_start, recorded_server, stop_server
 from tasks.errors import StageError, UserError
 from tasks.libraries import LOOPBACK
+from tasks.store.files import read_json
 from tasks.store.home import Home, cogito_home
 from tasks.store.locks import active_locks
 from tasks.upkeep import FIX, Finding, examine, find_waste, remove
@@ -24,13 +29,20 @@ FLOWS = ("experiment", "evaluation", "sweep")
 
 def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Clear what dead processes left behind.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Prove by real jobs that this machine trains rightly.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look for leftovers and for what keeps runs from working; changes nothing without --fix.
 
-    Exit code 1 when something is a problem.
+    With --gpu: attention, every variant and loss against the CPU, trainings on one and on all GPUs, a kill, a lack of
+    memory, a fine-tuning and an analysis, and what a step costs; at most 8 minutes, no download. Exit code 1 when
+    something is a problem.
     """
     home = cogito_home()
+    if gpu:
+        if fix:
+            raise UserError("cogito doctor: got --gpu and --fix; fix: drop one of them")
+        raise typer.Exit(0 if _check_gpu(home, as_json) else 1)
     findings = [*examine(home), *_server(home)]
     cleared = {number for number, finding in enumerate(findings) if fix and finding.clear is not None}
     for number in sorted(cleared):
@@ -42,6 +54,17 @@ def doctor(
         _print(findings, cleared)
     left = [finding for number, finding in enumerate(findings) if number not in cleared]
     raise typer.Exit(1 if any(finding.status == "problem" for finding in left) else 0)
+
+
+def _check_gpu(home: Home, as_json: bool) -> bool:
+    from tasks.gpu_check.checking import run_checks
+
+    home.create()
+    target = home.root / "gpu_check.json"
+    passed = run_checks(target, lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True))
+    if as_json:
+        print_json(read_json(target))
+    return passed
 
 
 def clean(

@@ -45,7 +45,7 @@ def flops_per_token(spec: ExperimentSpec, config: Mapping[str, Any]) -> float:
         config: arguments of `ConceptConfig`.
     """
     built = ConceptConfig(**config)
-    fake, batch = FakeTensorMode(), _random_batch(spec, built)
+    fake, batch = FakeTensorMode(), random_batch(spec, built)
     with fake:
         objective = spec.objective
         step = PretrainingStep(ConceptModelForMaskedLM(built), objective.concept_losses, objective.loss_weighting)
@@ -56,7 +56,7 @@ def flops_per_token(spec: ExperimentSpec, config: Mapping[str, Any]) -> float:
     return counter.get_total_flops() / (SAMPLES * spec.data.block_tokens)
 
 
-def _random_batch(spec: ExperimentSpec, config: ConceptConfig) -> Batch:
+def random_batch(spec: ExperimentSpec, config: ConceptConfig, samples: int = SAMPLES) -> Batch:
     """Blocks of random tokens, corrupted as the text will be; whole words are masked like single tokens."""
     objective = VARIANTS[spec.model.variant].objective
     mask, chosen = config.vocab_size - 1, spec.objective
@@ -70,10 +70,10 @@ def _random_batch(spec: ExperimentSpec, config: ConceptConfig) -> Batch:
         elbo=chosen.elbo,
     )
     corrupt, text = OBJECTIVES[objective].load(), np.random.default_rng(0)
-    samples = [
+    corrupted = [
         corrupt(text.integers(0, mask, spec.data.block_tokens), sample_generator(0, 0, 0, number), settings)
-        for number in range(SAMPLES)
+        for number in range(samples)
     ]
-    batch = pad_samples(samples, 0)
+    batch = pad_samples(corrupted, 0)
     batch["labels"] = locate_labels(batch["labels"], batch.pop("loss_weights", None))
     return batch
