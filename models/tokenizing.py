@@ -83,31 +83,51 @@ def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
             f"tokenizer {folder}: is a {type(tokenizer).__name__}, which has no fast form; "
             "fix: an encoder whose tokenizer has one (a tokenizer.json)"
         )
-    _warn_of_two_readings(tokenizer, folder)
+    _check_reading(tokenizer, folder)
     _warn_of_lost_capitals(tokenizer, folder)
     return tokenizer
 
 
-def _warn_of_two_readings(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
-    """transformers makes some classes anew from vocabulary and settings, and drops what else tokenizer.json says."""
+def _check_reading(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+    """Refuse a tokenizer that transformers made of the files of another kind, and warn of one that it read otherwise.
+
+    transformers makes some classes anew from vocabulary and settings, and drops what else tokenizer.json says. Of the
+    vocabulary of another family it makes one that knows no word, fails at the first text or splits otherwise.
+    """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    made, title = tokenizer.backend_tokenizer, type(tokenizer).__name__
+    fix = "fix: state the model_type of its model in config.json, or its tokenizer_class in tokenizer_config.json"
+    if not tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}:
+        raise TokenizerError(f"tokenizer {folder}: transformers' {title} finds no vocabulary in its files; {fix}")
     path = folder / "tokenizer.json"
-    if type(tokenizer) is PreTrainedTokenizerFast or not path.is_file():
-        return
-    stored, made = Tokenizer.from_file(str(path)), tokenizer.backend_tokenizer
-    for text in PROBES:
-        one, other = (each.encode(text, add_special_tokens=False).tokens for each in (made, stored))
-        if one != other:
-            log.warning(
-                "tokenizer %s: transformers' %s reads %r otherwise than its tokenizer.json does, and is followed; "
-                "fix: state do_lower_case and the like in tokenizer_config.json",
-                folder,
-                type(tokenizer).__name__,
-                text,
-            )
-            return
+    if type(tokenizer) is PreTrainedTokenizerFast and path.is_file():
+        return  # it is what its tokenizer.json says
+    stored = Tokenizer.from_file(str(path)) if path.is_file() else None
+    kinds = [type(one.model).__name__ for one in (stored, made) if one]
+    if len({*kinds}) > 1:
+        raise TokenizerError(
+            f"tokenizer {folder}: tokenizer.json holds a {kinds[0]}, of which transformers' {title} makes a "
+            f"{kinds[1]}; {fix}"
+        )
+    try:
+        readings = [
+            [each.encode(text, add_special_tokens=False).ids for text in PROBES] for each in (made, stored) if each
+        ]
+    except Exception as error:  # as above
+        raise TokenizerError(f"tokenizer {folder}: transformers' {title} reads no text: {error}; {fix}") from error
+    differs = [text for text, *ids in zip(PROBES, *readings, strict=True) if ids[0] != ids[-1]]
+    if (differs or not stored) and all(len({*ids}) <= 2 for ids in readings[0]):  # the blank, and the unknown
+        raise TokenizerError(f"tokenizer {folder}: transformers' {title} knows no word of its vocabulary; {fix}")
+    if differs:
+        log.warning(
+            "tokenizer %s: transformers' %s reads %r otherwise than its tokenizer.json does, and is followed; "
+            "fix: state do_lower_case and the like in tokenizer_config.json",
+            folder,
+            title,
+            differs[0],
+        )
 
 
 def _warn_of_lost_capitals(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
