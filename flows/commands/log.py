@@ -29,7 +29,8 @@ def show(log: LogPath = None, as_json: AsJson = False) -> None:
     for row in rows:
         # the text of the cell, because it says which scores are at their floor
         scores = next((row[name] for name in ("key_glue_scores", "key_scores") if row.get(name)), None)
-        table.add_row(row["table"], row["run_id"], row["checkpoint"], _readable(scores or ""))
+        other = row["checkpoint"] if row["checkpoint"] != row["run_id"] else None  # a training is its own
+        table.add_row(row["table"], row["run_id"], other, _readable(scores or ""))
     console().print(table)
 
 

@@ -1,6 +1,7 @@
 """Reading an experiment file: YAML and `--set` texts become a spec, or one error reports every mistake."""
 
 import copy
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -94,11 +95,15 @@ def build_spec(
     try:
         return ExperimentSpec.model_validate(raw)
     except ValidationError as error:
-        messages = []
-        mistakes = error.errors(include_url=False)
-        for mistake in mistakes[:MOST_MISTAKES]:
-            location = tuple(part for part in mistake["loc"] if part != "[key]")
-            messages.append(f"{_place(location, source, lines or {}, overridden)}: {_explain(mistake, location)}")
+        mistakes = [
+            (tuple(part for part in mistake["loc"] if part != "[key]"), mistake)
+            for mistake in error.errors(include_url=False)
+        ]
+        mistakes.sort(key=lambda each: _line(each[0], lines or {}))  # in the order of the file, then those of --set
+        messages = [
+            f"{_place(location, source, lines or {}, overridden)}: {_explain(mistake, location)}"
+            for location, mistake in mistakes[:MOST_MISTAKES]
+        ]
         if len(mistakes) > MOST_MISTAKES:
             messages.append(f"{source}: and {len(mistakes) - MOST_MISTAKES:,} more mistakes")
         raise UserError("\n".join(messages)) from None
@@ -158,6 +163,12 @@ def _apply(raw: dict[str, Any], change: Change) -> None:
 def _written(value: Any, option: str) -> str:
     """A value as it stands in the fix of a message: that of `--grid` is a list, of which this is one point."""
     return "[VALUE, ...]" if option == "--grid" else "null" if value is None else str(value)
+
+
+def _line(location: tuple, lines: Lines) -> float:
+    """The line of the innermost part of a location that stands in the file; past its end for what does not."""
+    known = (lines[location[:length]] for length in range(len(location), 0, -1) if location[:length] in lines)
+    return next(known, math.inf)
 
 
 def _place(location: tuple, source: str, lines: Lines, overridden: dict[tuple, str]) -> str:

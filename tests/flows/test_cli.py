@@ -38,17 +38,19 @@ def test_the_version_is_that_of_the_package(
 def test_every_line_of_a_message_says_whose_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "a.yaml").write_text("name: a\ndata: {blok: 1}\nmodl: {}\n", encoding="utf-8")
+    (tmp_path / "a.yaml").write_text("name: a\ndata: {tokenzer: b/c,\n  blok: 1}\nmodl: {}\n", encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["cogito", "check", str(tmp_path / "a.yaml"), "--set", "training.lr=1"])
     with pytest.raises(SystemExit):
         cli.main()
     lines = capsys.readouterr().err.splitlines()
     places = [line.partition(": unknown key")[0] for line in lines]
-    assert sorted(places) == [
+    file = tmp_path / "a.yaml"
+    assert places == [
+        f"cogito: {file}:2: data.tokenzer",
+        f"cogito: {file}:3: data.blok",
+        f"cogito: {file}:4: modl",
         "cogito: --set training.lr",
-        f"cogito: {tmp_path / 'a.yaml'}:2: data.blok",
-        f"cogito: {tmp_path / 'a.yaml'}:3: modl",
-    ]
+    ], "in the order of the file"
 
 
 def test_every_line_of_an_attempt_has_its_place() -> None:

@@ -120,6 +120,25 @@ def test_every_command_in_a_message_parses() -> None:
     assert not [message for message in MESSAGES if re.search(r"(?<![`\w/.])cogito (?!ui:)\w+", message.fix)], "in `"
 
 
+def test_every_command_in_the_documents_exists() -> None:
+    """With its options; a bare `cogito run` names a command and is not to be typed."""
+    found = 0
+    for path in [
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    ]:
+        text = path.read_text(encoding="utf-8")
+        for words in re.findall(r"^\$ cogito (.+)$|`cogito ([^`]+)`|bin/cogito (.+)$", text, re.M):
+            typed = shlex.split("".join(words).partition(" > ")[0], comments=True)
+            found += 1
+            try:
+                assert typed[0].startswith("--") or parse(typed) is None
+            except Exception as error:
+                said = getattr(error, "format_message", lambda error=error: repr(error))()
+                assert "Missing" in said or "requires an argument" in said, (path.name, typed, said)
+    assert found > 80
+
+
 def test_every_option_in_a_fix_exists() -> None:
     known = options()
     found = [
