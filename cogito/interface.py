@@ -41,14 +41,16 @@ def load_encoder(
     Args:
         checkpoint: as `load_checkpoint` takes it.
         tokenizer: folder or Hub id[@revision]; default the checkpoint's own.
-        device: default a GPU where there is one, else the CPU.
+        device: default a GPU where there is one, else the CPU; COGITO_DEVICE chooses as for jobs.
 
     Raises:
-        CheckpointError, UserError: as `load_checkpoint`; also for a tokenizer that does not fit.
+        CheckpointError, UserError: as `load_checkpoint`; also for a tokenizer that does not fit, and for a GPU that
+            torch cannot use.
     """
     from models import text_encoder
+    from tasks.jobs.devices import visible_devices
 
-    return text_encoder.load_encoder(_place(checkpoint), tokenizer, device)
+    return text_encoder.load_encoder(_place(checkpoint), tokenizer, device or visible_devices()[0].kind)
 
 
 def _place(checkpoint: StrPath) -> StrPath:

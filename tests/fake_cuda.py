@@ -75,8 +75,9 @@ class HostSyncs(TorchDispatchMode):
         kwargs = kwargs or {}
         _check_dtypes(func, args)
         self.ran.add(func.overloadpacket.__name__)
-        if func is aten._local_scalar_dense.default and args[0].device.type == "cuda":
-            self._note()
+        if func is aten._local_scalar_dense.default:
+            if args[0].device.type == "cuda":
+                self._note()
             return float(ANSWER) if args[0].is_floating_point() else ANSWER
         if func is aten.nonzero.default and args[0].device.type == "cuda":
             self._note()

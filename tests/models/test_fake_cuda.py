@@ -164,7 +164,7 @@ def test_logits_of_an_evaluation(library: Path | None) -> None:
 # What the contract is worth: a mistake that a CPU forgives is seen.
 
 
-def forgets_device(encoder: ConceptEncoder, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def forgets_device(encoder: ConceptEncoder, input_ids: Tensor, *_: Tensor | None) -> Tensor:
     positions = torch.arange(input_ids.shape[1])
     return encoder.token_embedding(input_ids) + encoder.position_embedding(positions)
 

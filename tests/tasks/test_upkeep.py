@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from flows.commands import upkeep as upkeep_commands
 from tasks import upkeep
 from tasks.errors import UserError
+from tasks.gpu_check import checking
 from tasks.processes import birth
 from tasks.store.files import file_sha256, write_json, write_manifest
 from tasks.store.home import Home
@@ -177,6 +178,24 @@ def test_a_look_begins_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert run_cogito(*words).exit_code == 0
     assert found(Home(tmp_path / "new" / "home"), "home")[0].found.endswith("which does not exist yet")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_check_of_the_gpu_is_a_way_of_doctor(home: Home, monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    checks = {"good": lambda: {"tokens/s": 70_000.0}, "bad": lambda: 1 / 0}
+    monkeypatch.setattr(checking, "_checks", lambda bench, device: checks)
+    done = run_cogito("doctor", "--gpu", *(["--json"] if as_json else []))
+    assert done.exit_code == 1
+    written = json.loads((home.root / "gpu_check.json").read_text())
+    assert [check["status"] for check in written["checks"]] == ["ok", "failed"]
+    if as_json:
+        assert json.loads(done.stdout) == written
+    else:
+        assert (
+            "no GPU on this machine" in done.stdout and "70,000" in done.stdout and "ZeroDivisionError" in done.stdout
+        )
+    del checks["bad"]
+    assert run_cogito("doctor", "--gpu").exit_code == 0
 
 
 def test_leftovers_are_found_and_cleared(lived_in: Home) -> None:

@@ -13,14 +13,19 @@ import pytest
 import torch
 from command import ROOT, cogito
 from factories import make_pretraining
+from fake_cuda import build_device_guard, fake_cuda, move
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
 
 from models.loss_weighting import LearnableWeighting
 from tasks.errors import StageError
 from tasks.gpu_check import checking, numerics, speed, work
 from tasks.gpu_check.checking import run_checks
 from tasks.gpu_check.numerics import CheckFailed
+from tasks.jobs import devices
 from tasks.jobs.devices import Device
-from tasks.jobs.messages import Progress
+from tasks.jobs.messages import PretrainingJob, Progress
+from tasks.pretraining.cost import random_batch
 from tasks.store.home import Home
 
 # What a machine that only trains may lack.
@@ -171,6 +176,78 @@ def test_speed_counts_the_products_of_a_step() -> None:
     figures = speed.check_speed("cpu")
     assert figures["tokens/s"] > 0 and 0 < figures["TFLOP/s"] < 100  # type: ignore[operator]
     assert sum(name.startswith("time in ") for name in figures) == speed.KERNELS
+
+
+# As on a machine with GPUs
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path | None:
+    built = None if torch.cuda.is_available() else build_device_guard(tmp_path)
+    if built is None and not torch.cuda.is_available():
+        pytest.skip("no C++ compiler, which makes the pretended device")
+    return built
+
+
+def test_the_checks_run_on_fake_cuda_tensors(library: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their numbers mean nothing there, but nothing of them is on a wrong device."""
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: move(module))
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 3090")
+    monkeypatch.setattr(speed, "_profile", lambda step, device: {})
+    monkeypatch.setattr(speed, "flops_per_token", lambda spec, config: 94e6)
+
+    def real_batch(*arguments: Any, **more: Any) -> Any:
+        with _disable_current_modes():  # the loader's work, on real tensors of the CPU
+            batch = random_batch(*arguments, **more)
+        return tree_map_only(torch.Tensor, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype), batch)
+
+    monkeypatch.setattr(numerics, "random_batch", real_batch)
+    monkeypatch.setattr(speed, "random_batch", real_batch)
+    monkeypatch.setattr(speed, "TIMED", 1)
+    monkeypatch.setattr(speed, "WARM", 1)
+    with fake_cuda(library):
+        for name in ("perceiver_mlm", "tsdae"):
+            _, gradient = numerics._step("cuda", "bf16", {"model.variant": name})
+            assert gradient.numel() > 10_000
+        for padded in (True, False):
+            assert numerics._attention_error("cuda", "MATH", "bf16", 16, 16, padded) is not None
+    with fake_cuda(library):
+        figures = speed.check_speed("cuda")
+    assert figures["model"] == "H512L6C128" and figures["peak memory GB"] == 5.0
+    assert figures["MFU"] == pytest.approx(figures["TFLOP/s"] / 71)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_jobs_of_a_gpu_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """H512 L6 with the lab's vocabulary on one GPU, the short training on all of them, and a batch for none."""
+    gpus = tuple(Device("cuda", str(number), 1) for number in range(count))
+    started: dict[str, tuple[PretrainingJob, int]] = {}
+    curve = tmp_path / "curve.jsonl"
+    curve.write_text('{"task_loss": 5.0}\n', encoding="utf-8")
+
+    def run(folder: Path, job: PretrainingJob, devices: list[Device], **_: Any) -> Any:
+        started[job.run_id] = job, len(devices)
+        if job.run_id == "too_large":
+            raise StageError("out of memory with training.per_device_batch_size 8192: CUDA out of memory; fix: smaller")
+        return make_pretraining(curve=curve, eval_loss=4.0, steps=200)
+
+    monkeypatch.setattr(work, "run_job", run)
+    monkeypatch.setattr(work, "_nccl_alone", lambda: "works")
+    monkeypatch.setattr(devices, "visible_devices", lambda: gpus)
+    monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
+    bench = work.Bench(Home(tmp_path / "home"), gpus)
+    assert work.check_training(bench)["steps"] == 200
+    assert work.check_processes(bench)["processes"] == count
+    assert "out of memory" in str(work.check_memory(bench)["told"])
+    large, one = started["large"]
+    assert (large.config["vocab_size"], large.spec.training.max_steps, one) == (50_368, 200, 1)
+    assert large.spec.model.size_name == "H512L6C128" and large.spec.data.block_tokens == 512
+    assert started["short"][1] == 1 and started["short"][0].spec.training.deterministic
+    assert ("parallel" in started) == (count > 1) and started.get("parallel", (None, count))[1] == count
+    assert started["too_large"][0].spec.training.per_device_batch_size == work.TOO_MANY
 
 
 def test_the_command_takes_one_of_its_two_ways(home: Home) -> None:

@@ -14,9 +14,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from command import ROOT, cogito
+from command import ROOT
+from command import cogito as run_cogito
 from fake_gpus import FakeGpus, uuid
 
+import cogito
+from models import text_encoder
 from tasks.errors import UserError
 from tasks.finetuning.cell import training_precision
 from tasks.jobs import devices as leases
@@ -251,18 +254,31 @@ def test_a_run_refuses_a_gpu_that_torch_cannot_use_and_doctor_says_so(tmp_path: 
     made, home = FakeGpus(1, tmp_path / "smi"), tmp_path / "home"
     shown = {"PATH": made.path, "CUDA_VISIBLE_DEVICES": "0"}
     for command in (("run", "quickstart"), ("sweep", "quickstart"), ("evaluate", "bert-base-uncased")):
-        done = cogito(*command, home=home, **shown)
+        done = run_cogito(*command, home=home, **shown)
         assert done.returncode == 2 and "a build without CUDA" in done.stderr and "--device cpu" in done.stderr, command
         assert "Traceback" not in done.stderr and not (home / "runs").exists()
-    done = cogito("doctor", home=home, **shown)
+    done = run_cogito("doctor", home=home, **shown)
     assert done.returncode == 1 and "cannot be used by torch" in done.stdout
-    done = cogito("run", "quickstart", "--device", "cuda", home=home, **shown | {"CUDA_VISIBLE_DEVICES": ""})
+    done = run_cogito("run", "quickstart", "--device", "cuda", home=home, **shown | {"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 2 and "CUDA_VISIBLE_DEVICES= shows none" in done.stderr
-    done = cogito("run", "quickstart", "--device", "tpu", home=home, **shown)
+    done = run_cogito("run", "quickstart", "--device", "tpu", home=home, **shown)
     assert done.returncode == 2 and "allowed: auto, cpu, cuda" in done.stderr
     # With --device cpu it goes on to the next mistake.
-    done = cogito("run", "quickstart", "--device", "cpu", "--processes", "1000", home=home, **shown)
+    done = run_cogito("run", "quickstart", "--device", "cpu", "--processes", "1000", home=home, **shown)
     assert done.returncode == 2 and "--processes 1000: more than" in done.stderr
+
+
+def test_an_encoder_in_python_is_refused_such_a_gpu_too(host: FakeGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(text_encoder, "load_encoder", lambda _folder, _tokenizer, device: loaded.append(device))
+    host.show(monkeypatch, usable=0)
+    with pytest.raises(UserError, match="cannot be used by torch"):
+        cogito.load_encoder(tempfile.gettempdir())
+    cogito.load_encoder(tempfile.gettempdir(), device="cpu")
+    visible_devices.cache_clear()
+    host.show(monkeypatch)
+    cogito.load_encoder(tempfile.gettempdir())
+    assert loaded == ["cpu", "cuda"]
 
 
 # Leases
