@@ -40,6 +40,8 @@ def print_record(record: RunRecord, folder: RunFolder, log_path: Path) -> None:
             terminal.print(f"{score.task} {score.metric} below floor: {BELOW_FLOOR_HINT}", style="red", markup=False)
     _print_training(record, terminal)
     _print_analysis(record, terminal)
+    for warning in record.warnings:
+        terminal.print(f"warning: {warning}", style="yellow", markup=False)
     for name, stage in record.stages.items():
         if stage.status != "complete":
             terminal.print(f"{name} {stage.status}: {stage.message}", style="red", markup=False)

@@ -87,3 +87,9 @@ def test_off_a_terminal_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> No
     console().print(table)
     out = capsys.readouterr().out
     assert f"a_run_{'x' * 150} │ {'word ' * 100}" in out and len(out.splitlines()) == 5
+
+
+def test_what_makes_figures_odd_is_said_at_the_end_too(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    record = make_record(task_warnings=["task mrpc: 3 of 408 test examples stand in train, too"])
+    listing.print_record(record, home.run("x"), Path("log.md"))
+    assert "warning: task mrpc: 3 of 408 test examples stand in train, too" in capsys.readouterr().out
