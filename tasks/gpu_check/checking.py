@@ -18,7 +18,7 @@ from tasks.store.files import write_json
 from tasks.store.home import Home
 
 # The whole check ends within 8 minutes: no check begins after this.
-LAST_BEGIN_SECONDS = 330
+LAST_BEGIN_SECONDS = 290
 
 
 @dataclass(frozen=True)

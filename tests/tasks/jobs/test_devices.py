@@ -1,5 +1,6 @@
 """Leases: no two jobs hold a device at once, whoever asks and however its owner ends."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -213,6 +214,12 @@ def test_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [device.threads for device in devices] == threads
         assert [device.index for device in devices] == (gpus or ["0", "1", "2", "3"])
     visible_devices.cache_clear()
+
+
+def test_tests_are_shown_no_gpu() -> None:
+    """What they assert are the figures of a CPU, on a GPU server too."""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" and not torch.cuda.is_available()
+    assert visible_devices()[0].kind == "cpu"
 
 
 # GPUs that vanish
