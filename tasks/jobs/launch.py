@@ -5,14 +5,11 @@ Messages are those of `tasks.jobs.messages`; everything else that a job prints g
 
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +19,19 @@ from tasks.errors import Paused, StageError
 from tasks.interruption import pausing, stopping
 from tasks.jobs.devices import Device, lease_devices, lost_devices
 from tasks.jobs.fork_server import ForkedJob, ForkServer
-from tasks.jobs.messages import (
-    PAUSE_REQUEST,
-    Job,
-    JobError,
-    JobWarning,
-    OnProgress,
-    Progress,
-    R,
-    clear_answers,
-    finished_result,
-    parse_line,
-    paused_step,
-)
+from tasks.jobs.messages import PAUSE_REQUEST, Job, OnProgress, R, clear_answers, finished_result, paused_step
+from tasks.jobs.output import JobOutput, failure_message, job_log
 from tasks.jobs.waiting import Expected, not_known
 from tasks.libraries import COMPILER, compiler_folder
 from tasks.processes import own_mark
-from tasks.secrets import environment_without_secrets, redact
-from tasks.store.files import content_hash, read_json, write_json, writing
+from tasks.secrets import environment_without_secrets
+from tasks.store.files import content_hash, write_json, writing
 from tasks.store.home import Home
 from tasks.store.locks import hold
 
 log = logging.getLogger("cogito.launch")
 
 ROOT = Path(__file__).resolve().parents[2]
-LAST_LINES = 12
-# How the launchers report that a signal killed a process; they end the other ranks with SIGTERM, which is no cause.
-_KILLED_BY = re.compile(r"Signal \d+ \((SIG(?!TERM)\w+)\) received by PID|died with <Signals\.(SIG(?!TERM)\w+):")
-# How NCCL, by which GPUs talk to each other, says that it failed; its watchdog then aborts the process.
-_NCCL = re.compile(
-    r"NCCL error|nccl(Unhandled|System|Internal|Remote|InvalidUsage)\w*|Watchdog caught collective operation timeout"
-    r"|NCCL (operation|communicator|timeout)\w*.*(fail|abort|timed? ?out)",
-    re.IGNORECASE,
-)
-# Errors of a rank that lost the connection to another rank.
-_LOST_NEIGHBOUR = re.compile(r"gloo|NCCL|Connection (closed|reset)|TCPStore|ProcessGroup|barrier", re.IGNORECASE)
 # Settings of glibc's allocator that keep freed memory in the process.
 KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 
@@ -154,7 +129,7 @@ def run_job(
     clear_answers(folder)
     job = job.model_copy(update={"device": devices[0].kind})
     write_json(folder / "job.json", job.model_dump(mode="json"))
-    output = _Output(on_progress)
+    output = JobOutput(on_progress)
     process = _start_process(folder / "job.json", _environment(job, devices), devices if launcher else [])
     exit_code = _read_to_end(process, folder, job, output)
     result: R | None = finished_result(folder, job.identity, job.result)
@@ -168,53 +143,12 @@ def run_job(
         raise StageError("interrupted")
     if exit_code < 0 and exit_code != -signal.SIGTERM:  # SIGTERM came from `_read_to_end`, for a process that hung
         output.signals.append(signal.Signals(-exit_code).name)
-    message = _failure_message(folder, exit_code, output)
+    message = failure_message(folder, exit_code, output)
     if gone := [device for device in devices if device.kind == "cuda" and not _responds(device)]:
         lost_devices.update(gone)
         names = ", ".join(device.index for device in gone)
         raise DeviceLost(f"GPU {names} no longer responds, or has no free memory at all: {message.splitlines()[0]}")
     raise StageError(message)
-
-
-@dataclass
-class _Output:
-    """What the processes of a job wrote, as far as it is needed after their end.
-
-    Attributes:
-        signals: names of the signals that killed ranks.
-        errors: of ranks that could not write their error file. Kept apart from the last lines, which a launcher fills
-            with a long traceback of its own.
-        nccl: the first line in which NCCL said that it failed.
-    """
-
-    on_progress: OnProgress | None
-    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
-    signals: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    nccl: str = ""
-
-    def add(self, line: str) -> str | None:
-        """Take one line; returns what the job's log keeps of it, None for a progress message that was passed on."""
-        if killed := _KILLED_BY.search(line):
-            self.signals.append(killed[1] or killed[2])
-        if not self.nccl and _NCCL.search(line):
-            self.nccl = redact(line.strip())
-        # Neither a damaged line nor a failing progress display ends a job.
-        try:
-            message = parse_line(line)
-            if isinstance(message, Progress):
-                if self.on_progress:
-                    self.on_progress(message)
-                return None
-        except Exception as error:
-            log.warning("progress could not be shown: %s", error)
-        else:
-            if isinstance(message, JobError):
-                self.errors.append(redact(message.message))
-            if isinstance(message, JobWarning):
-                log.warning("%s", message.message)
-        self.last_lines.append(redact(line))
-        return self.last_lines[-1]
 
 
 def _start_process(job_file: Path, environment: dict[str, str], launched: list[Device]) -> Process:
@@ -239,9 +173,9 @@ def _start_process(job_file: Path, environment: dict[str, str], launched: list[D
     )
 
 
-def _read_to_end(process: Process, folder: Path, job: Job[Any], output: _Output) -> int:
+def _read_to_end(process: Process, folder: Path, job: Job[Any], output: JobOutput) -> int:
     """Read what a job writes until it ends; returns its exit code."""
-    with _job_log(folder / "log.txt") as keep:
+    with job_log(folder / "log.txt") as keep:
         _running[process.pid] = folder, job
         try:
             if stopping.is_set():  # while it started
@@ -273,24 +207,6 @@ def _responds(gpu: Device) -> bool:
         return probe.returncode == 0
     except subprocess.TimeoutExpired:
         return False
-
-
-@contextmanager
-def _job_log(path: Path) -> Iterator[Callable[[str], None]]:
-    """A function that appends lines to a job's log. A full disk loses lines, with one warning, and ends no job."""
-    lost = False
-    with writing(path), path.open("ab", buffering=0) as file:
-
-        def keep(line: str) -> None:
-            nonlocal lost
-            try:
-                file.write(line.encode("utf-8", "replace"))
-            except OSError as error:
-                if not lost:
-                    log.warning("%s: loses lines, the job goes on: %s", path, error.strerror)
-                lost = True
-
-        yield keep
 
 
 def job_file(process: psutil.Process) -> Path | None:
@@ -357,27 +273,3 @@ def _shown(devices: list[Device]) -> dict[str, str]:
     """Environment variables that show a process its leased GPUs and no others."""
     keys = ",".join(device.key for device in devices if device.kind == "cuda")
     return {"CUDA_VISIBLE_DEVICES": keys, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-
-
-def _failure_message(folder: Path, exit_code: int, output: _Output) -> str:
-    """Why a job failed: an error of its own before the loss of a neighbour, NCCL's failure before what it aborted."""
-    errors = [*(str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))), *output.errors]
-    own = [error for error in errors if error.startswith("out of memory") or not _LOST_NEIGHBOUR.search(error)]
-    if own:
-        return own[0]
-    nccl = output.nccl or next(filter(_NCCL.search, errors), "")
-    if nccl and set(output.signals) <= {"SIGABRT"}:
-        return (
-            f"NCCL, by which GPUs exchange gradients, failed: {nccl.splitlines()[0][:300]}; fix: NCCL_P2P_DISABLE=1 "
-            "where they cannot reach each other's memory, as RTX 3090 often; NCCL_DEBUG=INFO tells more"
-        )
-    if output.signals:
-        why = "from outside or because memory ran out" if "SIGKILL" in output.signals else "by a fault in a library"
-        return (
-            f"a process of the job was killed ({output.signals[0]}), {why}; "
-            "fix: run the same command again: it goes on from the last saved state"
-        )
-    if errors:
-        return errors[0]
-    tail = " | ".join(line.strip() for line in output.last_lines if line.strip())
-    return f"the process ended with code {exit_code} and without a result; its last lines: {tail}"

@@ -11,7 +11,7 @@ from tasks.store.records import Timing
 
 Beside = Literal["evaluation", "checkpoints", "data_wait"]
 
-# Dense bf16 products with sums in 32 bits, in TFLOP/s, by a part of the device's name: from NVIDIA's data sheets.
+# Dense bf16 products with sums in 32 bits, in TFLOP/s, by a part of the device's name: NVIDIA's nominal figures.
 # A name stands before those that it contains.
 PEAK_TFLOPS = {
     "RTX 3090 Ti": 80.0,

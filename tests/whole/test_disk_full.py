@@ -40,7 +40,8 @@ from tasks.finetuning import loop as finetuning_loop
 from tasks.finetuning.scoring import score_task
 from tasks.jobs import worker
 from tasks.jobs.devices import Device
-from tasks.jobs.launch import _job_log, run_job
+from tasks.jobs.launch import run_job
+from tasks.jobs.output import job_log
 from tasks.log.experiment_log import export_log, write_row
 from tasks.plots import plot_curve
 from tasks.pretraining import loop as pretraining_loop
@@ -516,7 +517,7 @@ def test_a_full_disk(place: tuple[Path, Room], things: Things, name: str) -> Non
 
 def test_a_log_without_room_ends_no_job(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = disk / "log.txt"
-    with caplog.at_level(logging.WARNING, "cogito.launch"), _job_log(path) as keep:
+    with caplog.at_level(logging.WARNING, "cogito.launch"), job_log(path) as keep:
         keep("first\n")
         with room_on(disk)(0):
             for _ in range(2000):

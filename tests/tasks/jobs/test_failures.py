@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.jobs.launch import _failure_message, _Output
+from tasks.jobs.output import JobOutput, failure_message
 
 KILLED = "traceback : Signal 9 (SIGKILL) received by PID 4711"
 ABORTED = "traceback : Signal 6 (SIGABRT) received by PID 4711"
@@ -53,16 +53,16 @@ NCCL, BY_FORCE, FAULT = "NCCL, by which GPUs", "from outside or because memory r
 def test_the_cause_is_told(tmp_path: Path, errors: list[str], lines: list[str], told: tuple[str, ...]) -> None:
     for rank, error in enumerate(errors):
         (tmp_path / f"error-{rank}.json").write_text(json.dumps({"message": error}), encoding="utf-8")
-    output = _Output(None)
+    output = JobOutput(None)
     for line in lines:
         output.add(line)
-    message = _failure_message(tmp_path, 7, output)
+    message = failure_message(tmp_path, 7, output)
     assert all(part in message for part in told), message
     assert "\n" not in message
 
 
 def test_a_failure_of_nccl_is_remembered_before_a_long_traceback(tmp_path: Path) -> None:
-    output = _Output(None)
+    output = JobOutput(None)
     for line in (WATCHDOG, *(f"  File {number}" for number in range(100)), ABORTED):
         output.add(line)
-    assert NCCL in _failure_message(tmp_path, -6, output)
+    assert NCCL in failure_message(tmp_path, -6, output)
