@@ -139,14 +139,19 @@ def loss_step(labels: int, vocabulary: int, fused: bool) -> Step:
 
 
 def peak_megabytes(labels: int, vocabulary: int, fused: bool) -> int:
-    """Peak memory of the loss step alone, measured in a process of its own."""
+    """Peak memory of the loss step alone, measured in a process of its own (Linux)."""
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import resource, torch, step; "
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import torch, step; "
         f"torch.set_num_threads(1); run = step.loss_step({labels}, {vocabulary}, {fused}); "
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; run(); "
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+        "before = step.peak_kilobytes(); run(); print((step.peak_kilobytes() - before) // 1024)"
     )
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def peak_kilobytes() -> int:
+    """Peak memory of this process; `getrusage` would begin with that of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 def loss_figures(labels: int, vocabulary: int, rounds: int) -> dict[str, Any]:
