@@ -65,7 +65,7 @@ class HostSyncs(TorchDispatchMode):
 
     def _note(self) -> None:
         for frame in reversed(traceback.extract_stack()):
-            if frame.filename.startswith(str(ROOT)) and frame.filename != __file__:
+            if frame.filename.startswith(str(ROOT)) and frame.filename != __file__ and not _installed(frame.filename):
                 where = Path(frame.filename).relative_to(ROOT).as_posix()
                 self.asked.append(f"{where}:{frame.lineno} {frame.line}")
                 return
@@ -90,6 +90,11 @@ class HostSyncs(TorchDispatchMode):
             if device is not None and torch.device(device).type == "cpu" and not kwargs.get("non_blocking"):
                 self._note()
         return func(*args, **kwargs)
+
+
+def _installed(file: str) -> bool:
+    """Whether a file is a library's, as in an environment within the checkout."""
+    return "site-packages" in Path(file).parts
 
 
 def _check_dtypes(func: Any, args: tuple[Any, ...]) -> None:

@@ -202,7 +202,8 @@ def _verify_upload(api: Any, repo: str, revision: str, source: Path, copy: Path)
         same = read_json(copy / MANIFEST) == read_json(source / MANIFEST)
         check_manifest(copy)
     except (UserError, OSError) as error:
-        raise StageError(f"{what} does not read back whole: {error}; {again}") from None
+        found = str(error).partition("; fix:")[0]  # whose way out is another
+        raise StageError(f"{what} does not read back whole: {found}; {again}") from None
     if not same:
         raise StageError(f"{what} reads back with another manifest than was sent; {again}")
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from tasks.store.files import write_atomic
+
 # What is assumed of a running job whose duration is not known: it goes on for so long. Shorter jobs pass a waiting
 # one in the meantime, which they delay by no more than this.
 UNKNOWN_SECONDS = 600.0
@@ -88,7 +90,7 @@ class Line:
 
     def note_end(self, device: str, seconds: float | None) -> None:
         """Remember when a device that was just leased will be free again."""
-        (self._folder / f"{device}.until").write_text(str(time.time() + (math.inf if seconds is None else seconds)))
+        write_atomic(self._folder / f"{device}.until", str(time.time() + (math.inf if seconds is None else seconds)))
 
     def seconds_left(self, device: str) -> float:
         """Seconds until a busy device is free; `UNKNOWN_SECONDS` where nobody knows or the job takes longer."""

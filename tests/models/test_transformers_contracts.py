@@ -167,7 +167,7 @@ def test_gradient_checkpointing_changes_no_gradient(variant: str, recursive: boo
     plain = gradients()
     model.gradient_checkpointing_enable()
     calls = []
-    inner = model.encoder.layers[0].cross_attention
+    inner = model.encoder.layers[0].cross_attention.q_proj
     inner.register_forward_hook(lambda *_: calls.append(1))
     checkpointed = gradients()
     assert len(calls) == 2 * (model.config.num_layers if recursive else 1), "each layer is computed again"

@@ -332,7 +332,7 @@ def test_a_tokenizer_without_the_special_tokens_is_refused(home: Home, root: Pat
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")), pad_token="a")
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1}, "a")), pad_token="a")
     bare.save_pretrained(str(root / "ada/bare"))
     write_dataset(root / TEXT, train=make_texts(5))
     with pytest.raises(UserError, match="has no cls, sep, mask token; fix: "):
