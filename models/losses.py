@@ -86,6 +86,8 @@ def summed_cross_entropy(
     Returns:
         A float32 scalar; zero for M = 0.
     """
+    if not torch.is_grad_enabled():  # else gradients that nobody asks for are made of a weight that wants them
+        states, lm_weight = states.detach(), lm_weight.detach()
     device = states.device.type
     if torch.is_autocast_enabled(device):
         precision = torch.get_autocast_dtype(device)

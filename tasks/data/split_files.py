@@ -22,6 +22,8 @@ NOTES = re.compile(
     r"read_?me|licen[cs]es?|copying|copyright|notice|changelog|changes|authors|citations?|contributing|requirements",
     re.IGNORECASE,
 )
+# Files that `datasets` writes beside the data.
+FACTS = ("dataset_infos.json", "dataset_info.json", "state.json")
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)")
 
 
@@ -52,7 +54,7 @@ def split_files(folder: Path, builder: Any, foreign: bool) -> dict[str, tuple[Pa
             )
         log.warning("data set %s: %s", folder, problem)
     data = {".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", *kinds}
-    unread = sorted(path for path in visible - set(used) if file_format(path) in data)
+    unread = sorted(path for path in visible - set(used) if file_format(path) in data and not _is_about_it(path))
     if unread and not stated:
         what = (
             f"{len(unread)} of its files would not be read, the first is {unread[0].relative_to(folder)}; "
@@ -62,6 +64,15 @@ def split_files(folder: Path, builder: Any, foreign: bool) -> dict[str, tuple[Pa
             raise UserError(f"{what}; fix: one format, names that begin with the split, or configs in a README")
         log.warning("data set %s: %s", folder, what)
     return found
+
+
+def _is_about_it(path: Path) -> bool:
+    """Whether a file tells of the data set and is no part of it."""
+    return path.name in FACTS or _is_note(path)
+
+
+def _is_note(path: Path) -> bool:
+    return file_format(path) == ".txt" and NOTES.fullmatch(path.name.partition(".")[0]) is not None
 
 
 def _joined(found: dict[str, tuple[Path, ...]], folder: Path) -> Iterator[str]:
@@ -87,7 +98,7 @@ def _joined(found: dict[str, tuple[Path, ...]], folder: Path) -> Iterator[str]:
 def _notes(files: Sequence[Path], folder: Path) -> Iterator[str]:
     """Notes about a data set that would be read as documents."""
     for path in files:
-        if file_format(path) == ".txt" and NOTES.fullmatch(path.name.partition(".")[0]):
+        if _is_note(path):
             yield f"{path.relative_to(folder)} would be read as a document"
 
 

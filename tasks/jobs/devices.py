@@ -7,6 +7,7 @@ left to them. torch, which loads slowly, is imported where it is asked.
 
 import getpass
 import logging
+import math
 import os
 import socket
 import tempfile
@@ -114,14 +115,14 @@ def lease_devices(home: Home, count: int = 1, expected: Expected = not_known) ->
     """Lease `count` devices until the block ends; waits while they are taken.
 
     Args:
-        expected: how long they will be needed, asked when they could be had.
+        expected: how long they will be needed, asked now and then.
 
     Raises:
         StageError: too few devices respond, or the command was interrupted.
         Paused: a pause was requested.
     """
     home.create()
-    on_gpu, told = visible_devices()[0].kind == "cuda", False
+    on_gpu, told, asked, seconds = visible_devices()[0].kind == "cuda", False, -math.inf, None
     line = Line(_host_leases() / "line" if on_gpu else home.leases / f"line-{_host()}")
     with ExitStack() as held:
         with line.ticket(count) as ticket:
@@ -130,8 +131,10 @@ def lease_devices(home: Home, count: int = 1, expected: Expected = not_known) ->
                     raise StageError("interrupted")
                 if pausing.is_set():
                     raise Paused("before it began")
+                if time.monotonic() - asked > LOOK_SECONDS:
+                    seconds, asked = expected(), time.monotonic()
                 ahead = line.ahead_of(ticket)
-                leased, foreign = _take(home, count, expected, line, ahead, held)
+                leased, foreign = _take(home, count, seconds, line, ahead, held)
                 if leased:
                     break
                 if foreign and not told:
@@ -148,7 +151,7 @@ def lease_devices(home: Home, count: int = 1, expected: Expected = not_known) ->
 
 
 def _take(
-    home: Home, count: int, expected: Expected, line: Line, ahead: list[int], held: ExitStack
+    home: Home, count: int, seconds: float | None, line: Line, ahead: list[int], held: ExitStack
 ) -> tuple[list[Device], dict[Device, str]]:
     """Lease `count` devices if this job may start, none otherwise; and which only other programs keep, with who."""
     devices = [device for device in visible_devices() if device not in lost_devices]
@@ -167,7 +170,6 @@ def _take(
                 free[device] = unused.enter_context(taken.pop_all())
         if count > len(free):
             return [], {}
-        seconds = expected()
         ends = [line.seconds_left(device.key) for device in devices if device not in free]
         if not may_start(count, seconds, len(free), ahead, ends):
             return [], {}

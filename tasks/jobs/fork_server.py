@@ -151,12 +151,13 @@ def _tell(answer: int, number: int) -> None:
 def _become_job(file: str, own: dict[str, str], output: int) -> None:
     """Take over the output, the environment and the title of a job."""
     import torch
-    from setproctitle import setproctitle
+    from setproctitle import getproctitle, setproctitle
 
     os.setsid()
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
+    getproctitle()  # finds its place by the environment, which may move when it changes
     os.environ.update(own)
     torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
     setproctitle(f"{sys.executable} -P -m tasks.jobs.worker {file}")

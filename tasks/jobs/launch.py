@@ -90,7 +90,7 @@ def run_on_one_device(
     """Run a job on the next free device, and again on another one if its GPU is lost.
 
     Args:
-        expected: how long it will take, asked when a device could be had.
+        expected: how long it will take, asked now and then while it waits.
 
     Raises:
         StageError: the job failed, or no device is left.

@@ -85,7 +85,8 @@ class Line:
             except Timeout:
                 counts.append(int(path.stem.rsplit("-", 1)[1]))
             else:
-                path.unlink(missing_ok=True)  # its process was killed, or has just left the line
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)  # its process was killed, or has just left the line
         return counts
 
     def note_end(self, device: str, seconds: float | None) -> None:
@@ -93,9 +94,11 @@ class Line:
         write_atomic(self._folder / f"{device}.until", str(time.time() + (math.inf if seconds is None else seconds)))
 
     def seconds_left(self, device: str) -> float:
-        """Seconds until a busy device is free; `UNKNOWN_SECONDS` where nobody knows or the job takes longer."""
+        """Seconds until a busy device is free; `UNKNOWN_SECONDS`, less what a job is late, where nobody knows."""
         try:
             left = float((self._folder / f"{device}.until").read_text()) - time.time()
         except (OSError, ValueError):
             return UNKNOWN_SECONDS
-        return left if 0.0 < left < math.inf else UNKNOWN_SECONDS
+        if left == math.inf:
+            return UNKNOWN_SECONDS
+        return left if left > 0.0 else max(0.0, UNKNOWN_SECONDS + left)

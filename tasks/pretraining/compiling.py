@@ -19,12 +19,15 @@ def shall_compile(spec: ExperimentSpec, device: str) -> bool:
     return spec.training.compile == "on"
 
 
-def compile_step(module: PretrainingStep, spec: ExperimentSpec, batch: Batch, warn: Callable[[str], None]) -> None:
+def compile_step(
+    module: PretrainingStep, spec: ExperimentSpec, batch: Batch, processes: int, warn: Callable[[str], None]
+) -> None:
     """Compile a module in place, for training; where `auto` cannot, it stays as it is, with a warning.
 
     Args:
         module: as accelerate leaves it, so that its precision is compiled with it.
         batch: of the shapes of the training.
+        processes: of the training; a micro-batch's share of a step is a constant of the graph.
     """
     device = next(module.parameters()).device
     module.compile(fullgraph=True, dynamic=False)
@@ -36,7 +39,8 @@ def compile_step(module: PretrainingStep, spec: ExperimentSpec, batch: Batch, wa
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             module.train()
             one = torch.ones((), device=device)
-            module(**on_device(batch, device), num_items_in_batch=one, share=1.0)["total"].backward()
+            share = len(batch["input_ids"]) * processes / spec.training.global_batch_size
+            module(**on_device(batch, device), num_items_in_batch=one, share=share)["total"].backward()
         module.zero_grad(set_to_none=True)
     except (TorchDynamoException, ImportError, OSError) as error:
         module._compiled_call_impl = None  # as before `compile`

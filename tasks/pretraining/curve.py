@@ -1,6 +1,7 @@
 """The training curve of a run as JSON lines, one for each step."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,9 @@ class Curve:
 
 
 def last_train_loss(path: Path) -> float:
-    """Mean task loss of the last 100 steps."""
+    """Mean task loss of the last 100 steps; NaN where none was taken."""
     losses = [json.loads(line)["task_loss"] for line in _lines(path)][-100:]
-    return sum(losses) / len(losses)
+    return sum(losses) / len(losses) if losses else math.nan
 
 
 def _lines(path: Path) -> Iterator[str]:

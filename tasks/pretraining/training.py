@@ -184,7 +184,7 @@ def set_up(job: PretrainingJob, folder: Path) -> Training:
     guard = TrainingGuard(job.unigram_entropy, warn)
     state = TrainingState(job.identity, module, optimizer, scheduler, accelerator, guard)
     if compiled:
-        compile_step(module, spec, micro_batches[0], warn)
+        compile_step(module, spec, micro_batches[0], accelerator.num_processes, warn)
     saved = last_complete_state(folder / "checkpoints", job.identity, warn)
     resumed = load_state(saved, state) if saved else 0
     return Training(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -156,3 +156,13 @@ def test_it_traces_as_one_graph() -> None:
         results.append((loss, *torch.autograd.grad(loss, (states, weight))))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_without_a_gradient_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight that wants one says so even under `no_grad`."""
+    states, weight, targets, _ = make_inputs(5)
+    made: list[int] = []
+    monkeypatch.setattr(Tensor, "scatter_add_", lambda *_: made.append(1))
+    with torch.no_grad():
+        summed_cross_entropy(states, nn.Parameter(weight), targets)
+    assert not made

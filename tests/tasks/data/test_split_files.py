@@ -158,3 +158,19 @@ def test_a_file_without_class_names_leaves_those_of_the_others(home: Home, tmp_p
         pa.table({"text": ["c"], "label": pa.array([1], pa.int64())}), tmp_path / NAME / "train-00001-of-00002.parquet"
     )
     assert opened(home, tmp_path, "train").label_names == {"label": ["no", "yes"]}
+
+
+@pytest.mark.parametrize(
+    ("ending", "notes"),
+    [
+        (".txt", ("README.txt", "LICENSE.txt")),
+        (".jsonl", ("dataset_info.json", "state.json")),
+        (".json", ("dataset_infos.json",)),
+    ],
+)
+def test_notes_that_are_not_read_are_no_reason_to_refuse(
+    ending: str, notes: tuple[str, ...], home: Home, tmp_path: Path
+) -> None:
+    text = "a text\n" if ending == ".txt" else '{"text": "a text"}\n'
+    write(tmp_path, {f"{split}{ending}": text for split in ("train", "test")} | dict.fromkeys(notes, "{}"))
+    assert [text.strip() for text in texts(home, tmp_path)] == ["a text"]

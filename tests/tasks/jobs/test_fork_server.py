@@ -67,6 +67,20 @@ def test_a_job_is_known_by_its_title_and_its_owner(tmp_path: Path, server: ForkS
     end(job, tmp_path / "my runs" / "mrpc")
 
 
+def test_a_title_is_there_whatever_comes_first_in_the_environment(tmp_path: Path) -> None:
+    """As in `CUDA_VISIBLE_DEVICES=0 cogito run ...`; the title's place is found by the first variable."""
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "job.json")
+    given = launch._environment(job_without_inputs("analysis", tmp_path), [CPU])
+    first = {name: given.pop(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+    job = ForkServer().start(tmp_path / "a" / "job.json", {**first, **given})
+    deadline = time.monotonic() + 30
+    while job_file(psutil.Process(job.pid)) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert job_file(psutil.Process(job.pid)) == tmp_path / "a" / "job.json"
+    end(job, tmp_path / "a")
+
+
 def test_a_killed_server_costs_no_job(tmp_path: Path, server: ForkServer) -> None:
     job = waiting_job(tmp_path / "a", server)
     killed = psutil.Process(job.pid).parent()

@@ -115,8 +115,10 @@ def test_what_is_known_of_a_busy_device(tmp_path: Path) -> None:
     assert 40 < line.seconds_left("0") <= 50
     line.note_end("0", None)
     assert line.seconds_left("0") == UNKNOWN_SECONDS
-    line.note_end("0", -1.0)  # it takes longer than was thought
-    assert line.seconds_left("0") == UNKNOWN_SECONDS
+    line.note_end("0", -60.0)  # it takes longer than was thought
+    assert UNKNOWN_SECONDS - 70 < line.seconds_left("0") <= UNKNOWN_SECONDS - 60
+    line.note_end("0", -2 * UNKNOWN_SECONDS)
+    assert line.seconds_left("0") == 0.0
 
 
 def test_short_jobs_pass_a_training_that_waits_for_all(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,3 +114,21 @@ def test_auto_goes_on_without_a_compiler(
         assert same == pytest.approx(eager, rel=1e-5)
     with pytest.raises(RuntimeError, match="Failed to find C compiler"):
         train_here(a_spec("training.compile=on"), corpus, tmp_path / "on")
+
+
+def test_auto_compiles_the_very_graphs_of_the_training(
+    texts: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it tries first is no graph of its own: a compilation takes a minute, and one that fails must fail there."""
+    graphs: dict[str, int] = {"on": 0, "auto": 0}
+    corpus = corpus_of(a_spec(), texts)
+    for stated in graphs:
+
+        def count(graph: Any, inputs: Any, stated: str = stated) -> Any:
+            graphs[stated] += 1
+            return graph
+
+        compile_by(monkeypatch, count)
+        monkeypatch.setattr(training, "shall_compile", lambda spec, device: True)  # as on a GPU
+        train_here(a_spec(f"training.compile={stated}", *CALM), corpus, tmp_path / stated)
+    assert graphs["auto"] == graphs["on"] > 0
