@@ -1,6 +1,6 @@
 """A process that imports torch and transformers once and forks the jobs of a command from itself.
 
-The imports cost 8 CPU-seconds, more than a short cell takes to train. A forked job is a process like any other: its
+The imports cost about 4 CPU-seconds a job, much beside a short cell. A forked job is a process like any other: its
 memory and its GPU are its own, and its crash hurts no other job. Linux alone: elsewhere a job imports for itself.
 
 A request carries the job's file, what its environment has of its own, and two pipes: one for what the job prints, one

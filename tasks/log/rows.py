@@ -120,7 +120,8 @@ def _task_loss(record: RunRecord) -> str:
     else:
         title = "unigram" if loss < unigram - UNIGRAM_MARGIN_NATS else "**at unigram floor**"
         beside = f" ({title} {unigram:.2f}, {record.bits_per_byte:.2f} bits/byte)"
-    return f"{name} eval **{loss:.3f}**{beside} <br> train {train_loss:.3f}"
+    trained = "--" if math.isnan(train_loss) else f"{train_loss:.3f}"  # NaN: it diverged in its first step
+    return f"{name} eval **{loss:.3f}**{beside} <br> train {trained}"
 
 
 def _effective_rank(record: RunRecord) -> str:

@@ -98,6 +98,12 @@ def test_a_guard_that_was_saved_decides_as_one_that_was_not(steps: list[tuple[fl
     assert second.state_dict() == whole.state_dict()
 
 
+def test_a_run_that_took_no_step_has_no_training_loss_in_its_row() -> None:
+    diverged = Divergence(reason="x", step=1, kept_step=0, loss=math.nan, gradient_norm=math.nan, learning_rate=1e-3)
+    record = make_record(pretraining=make_pretraining(diverged=diverged, train_loss=math.nan))
+    assert render_row(record)["Task Loss"].endswith("<br> train --")
+
+
 def test_a_diverged_run_says_what_when_and_what_is_kept() -> None:
     diverged = Divergence(
         reason="the gradient norm is inf", step=120, kept_step=100, loss=9.5, gradient_norm=math.inf, learning_rate=1e-3

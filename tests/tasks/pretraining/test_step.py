@@ -1,6 +1,7 @@
 """A step makes the host wait for nothing, and a bad step is not taken although its figures are read late."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -264,3 +265,25 @@ def test_a_state_that_finds_no_room_ends_the_training(
         train_here(spec, corpus, tmp_path / "run")
     assert len((tmp_path / "run/curve.jsonl").read_text().splitlines()) < 100, "long before the end"
     assert not [*(tmp_path / "run/checkpoints").glob("*")]
+
+
+def test_a_first_step_that_is_bad_leaves_the_start(
+    texts: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, starts = step.forward_backward, []
+
+    def spoilt(training: Any, group: list[Batch]) -> Any:
+        if not starts:
+            starts.append({name: weight.clone() for name, weight in training.state.module.model.state_dict().items()})
+        figures = honest(training, group)
+        for parameter in training.step_module.parameters():
+            if parameter.grad is not None:
+                parameter.grad *= float("nan")
+        return figures
+
+    monkeypatch.setattr(step, "forward_backward", spoilt)
+    result = train_here(a_spec("training.eval_every_steps=100"), corpus_of(a_spec(), texts), tmp_path / "run")
+    assert (result["diverged"]["step"], result["diverged"]["kept_step"], result["steps"]) == (1, 0, 0)
+    assert math.isnan(result["train_loss"]) and math.isfinite(result["eval_loss"])
+    kept = load_file(tmp_path / "run/model/model.safetensors")
+    assert kept and all(torch.equal(weight, starts[0][name]) for name, weight in kept.items())
