@@ -69,8 +69,7 @@ def save_state(
         return
     parts = {name: host_copy(getattr(state, name).state_dict()) for name in PARTS}
     parts |= {f"random-{rank}": host_copy(own) for rank, own in enumerate(ranks)}
-    facts = {"identity": state.identity, "step": step, "processes": accelerator.num_processes}
-    facts |= {"precision": precision_of(accelerator), "device": accelerator.device.type}
+    facts = {"identity": state.identity, "step": step, "processes": accelerator.num_processes, **_conditions(state)}
     facts["guard"] = deepcopy(state.guard.state_dict())
 
     target = folder / f"step-{step:08d}"
@@ -113,6 +112,17 @@ def _write_state(target: Path, parts: dict[str, Any], facts: dict[str, Any]) -> 
 def precision_of(accelerator: Any) -> Literal["fp32", "bf16"]:
     """In what the training of an accelerator computes."""
     return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+
+
+def _conditions(state: TrainingState) -> dict[str, str]:
+    """What decides how a step rounds: precision, kind of device, and whether its graph is compiled."""
+    compiled = state.module._compiled_call_impl is not None
+    device = state.accelerator.device.type
+    return {
+        "precision": precision_of(state.accelerator),
+        "device": device,
+        "graph": "compiled" if compiled else "eager",
+    }
 
 
 def last_complete_state(folder: Path, identity: str, warn: Callable[[str], None] = log.warning) -> Path | None:
@@ -167,14 +177,16 @@ def load_state(saved: Path, state: TrainingState) -> int:
     """Restore everything from a folder and return the step it was saved after.
 
     Raises:
-        StageError: it was saved by another number of processes, in another precision or on another kind of device.
+        StageError: it was saved by another number of processes, in another precision, on another kind of device, or
+            compiled where this one is not.
     """
     facts, accelerator = read_json(saved / "complete.json"), state.accelerator
-    for word, name, own in (("in", "precision", precision_of(accelerator)), ("on", "device", accelerator.device.type)):
+    fixes = {"precision": "a device as before", "device": "a device as before", "graph": "a compiler as before"}
+    for name, own in _conditions(state).items():
         if facts.get(name, own) != own:  # states of earlier versions have none
             raise StageError(
-                f"{saved}: was trained {word} {facts[name]} and cannot go on {word} {own}; "
-                "fix: a device as before, or --fresh for a new run"
+                f"{saved}: its {name} is {facts[name]} and cannot become {own}, which rounds otherwise; "
+                f"fix: {fixes[name]}, or --fresh for a new run"
             )
     if facts["processes"] != accelerator.num_processes:
         raise StageError(

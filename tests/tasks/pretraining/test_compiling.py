@@ -11,6 +11,7 @@ from test_resume import Killed, Storm, a_spec, assert_same_training, corpus_of, 
 from torch import nn
 
 from models.pretraining_step import PretrainingStep
+from tasks.errors import StageError
 from tasks.jobs.messages import JobWarning, parse_line
 from tasks.pretraining import training
 from tasks.pretraining.compiling import shall_compile
@@ -88,6 +89,10 @@ def test_a_compiled_training_resumes_to_the_last_bit(
     storm.plan = [("save_state", 2, "after")]
     with pytest.raises(Killed):
         train_here(spec, corpus, tmp_path / "killed")
+    monkeypatch.setattr(PretrainingStep, "compile", lambda self, **how: None)  # as where the compiler is gone
+    with pytest.raises(StageError, match="its graph is compiled and cannot become eager"):
+        train_here(spec, corpus, tmp_path / "killed")
+    compile_by(monkeypatch, "eager")
     train_here(spec, corpus, tmp_path / "killed")
     assert_same_training(tmp_path / "calm", tmp_path / "killed", 7)
 

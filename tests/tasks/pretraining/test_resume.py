@@ -420,14 +420,18 @@ def test_a_state_says_its_conditions_and_is_loaded_in_no_others(
         train_here(spec, corpus, folder)
     marker = max(folder.glob("checkpoints/step-*/complete.json"))
     facts = read_json(marker)
-    assert (facts["precision"], facts["device"]) == ("fp32", "cpu")
-    write_json(marker, facts | {"precision": "bf16"})
-    with pytest.raises(StageError, match="was trained in bf16 and cannot go on in fp32; fix: a device as before"):
-        train_here(spec, corpus, folder)
-    write_json(marker, facts | {"device": "cuda"})
-    with pytest.raises(StageError, match="was trained on cuda and cannot go on on cpu; fix: a device as before"):
-        train_here(spec, corpus, folder)
-    write_json(marker, {name: fact for name, fact in facts.items() if name not in ("device", "precision")})
+    conditions = {name: facts.pop(name) for name in ("precision", "device", "graph")}
+    assert conditions == {"precision": "fp32", "device": "cpu", "graph": "eager"}
+    for name, other, cause in (
+        ("precision", "bf16", "device"),
+        ("device", "cuda", "device"),
+        ("graph", "compiled", "compiler"),
+    ):
+        write_json(marker, facts | conditions | {name: other})
+        said = f"its {name} is {other} and cannot become {conditions[name]}, .*; fix: a {cause} as before"
+        with pytest.raises(StageError, match=said):
+            train_here(spec, corpus, folder)
+    write_json(marker, facts)
     storm.plan = []
     train_here(spec, corpus, folder)  # as earlier versions wrote it
 
