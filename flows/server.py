@@ -12,6 +12,7 @@ Prefect itself is not imported here: that costs 1.5 s, and it reads these settin
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -283,6 +284,7 @@ def _start_server(home: Home, before: LocalServer | None, patience: Patience) ->
         _end_server(before)
     _end_moved_server(home)
     for port in filter(_is_free, _candidates(home)):
+        begun = _log_size(home)
         process = _spawn(home, port)
         try:
             server = LocalServer(psutil.Process(process.pid), port)
@@ -300,8 +302,10 @@ def _start_server(home: Home, before: LocalServer | None, patience: Patience) ->
             return server
         _end_server(server)
         _record_file(home).unlink(missing_ok=True)
-        if _is_free(port):  # else another program took it since we looked: try the next
-            raise NoServer(f"{reason}{_last_words(home)}")
+        said = _words_since(home, begun)
+        # Another program took the port since we looked, and may have left it again: try the next.
+        if _is_free(port) and not re.search(r"already in use|\b10048\b", said):
+            raise NoServer(f"{reason}{_last_words(home, said)}")
     raise NoServer(f"the ports from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are all taken")
 
 
@@ -347,12 +351,21 @@ def _why_not_ready(server: LocalServer, patience: Patience) -> str | None:
         time.sleep(min(0.3, patience.idle))
 
 
-def _last_words(home: Home) -> str:
-    """Where a server writes, and the last line there, for a message."""
+def _log_size(home: Home) -> int:
+    """The bytes that servers of this home have logged so far."""
     path = home.logs / "server.log"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    last = next((redact(line.strip())[:300] for line in reversed(lines) if line.strip()), "nothing")
-    return f"; the last line of {path}: {last}"
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _words_since(home: Home, begun: int) -> str:
+    """What a server has logged since the log had `begun` bytes."""
+    return (home.logs / "server.log").read_bytes()[begun:].decode("utf-8", errors="replace")
+
+
+def _last_words(home: Home, said: str) -> str:
+    """Where a server writes, and the last line there, for a message."""
+    last = next((redact(line.strip())[:300] for line in reversed(said.splitlines()) if line.strip()), "nothing")
+    return f"; the last line of {home.logs / 'server.log'}: {last}"
 
 
 def _end_server(server: LocalServer) -> None:

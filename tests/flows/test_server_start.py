@@ -34,6 +34,10 @@ port, version, wait, work = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), s
 print("stub starts", flush=True)
 if work == "dies":
     sys.exit("Can't locate revision identified by 'c0ffee'")
+if work in ("[Errno 98]", "[WinError 10048]"):
+    reason = "address already in use" if "98" in work else "only one usage of each socket address"
+    print(f"ERROR: {work} error while attempting to bind on address: {reason}")
+    sys.exit("Server stopped!")
 begun = time.monotonic()
 while time.monotonic() - begun < wait:
     if work == "works":
@@ -166,6 +170,38 @@ def test_ports_of_foreign_programs_are_passed_over(
         monkeypatch.setattr(server, "_candidates", lambda home: ports)
         assert ensure_server(home, QUICK) is None
         assert "the ports from 4200 to 4202 are all taken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", ["[Errno 98]", "[WinError 10048]"])
+def test_a_port_that_another_took_during_the_start_and_left_again_is_passed_over(
+    home: Home, stub: Stub, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """Prefect binds its port seconds after it looked: the server of another home may have held it in between."""
+    stub("works")
+    works, spawned = server._spawn, []
+
+    def spawn(home: Home, port: int) -> subprocess.Popen[bytes]:
+        spawned.append(port)
+        if len(spawned) > 1:
+            return works(home, port)
+        with (home.logs / "server.log").open("ab") as log:
+            return subprocess.Popen([sys.executable, "-c", STUB, str(port), "", "0", error], stdout=log, stderr=log)
+
+    monkeypatch.setattr(server, "_spawn", spawn)
+    home.logs.mkdir(parents=True, exist_ok=True)
+    (home.logs / "server.log").write_text("address already in use, says a start of long ago\n", encoding="utf-8")
+    url = ensure_server(home, QUICK)
+    assert len(spawned) == 2 and url == f"http://127.0.0.1:{spawned[1]}/api" and spawned[0] != spawned[1]
+
+
+def test_an_old_word_of_a_taken_port_excuses_no_server_that_dies(
+    home: Home, stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub("dies")
+    home.logs.mkdir(parents=True, exist_ok=True)
+    (home.logs / "server.log").write_text("address already in use, says a start of long ago\n", encoding="utf-8")
+    assert ensure_server(home, QUICK) is None
+    assert "its process ended; the last line of" in capsys.readouterr().err
 
 
 def test_another_command_that_starts_the_server_is_waited_for(
