@@ -1,7 +1,7 @@
 # What a developer runs; `make` lists nothing more than these.
 PYTHON = .venv/bin/python
 
-.PHONY: setup test quick long gpu lint format types imports audit
+.PHONY: setup test quick long gpu bench lint format types imports audit
 
 setup:  ## environment with all that tests need
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -c constraints.txt -e ".[test]"
@@ -17,6 +17,9 @@ long:  ## the long proofs
 
 gpu:  ## what a new GPU machine runs once: 8 minutes, no download
 	$(PYTHON) -m tasks.gpu_check
+
+bench:  ## speed and memory: tables and plots of docs/benchmarks.md; an hour on an idle machine (Linux)
+	$(PYTHON) -m benchmarks
 
 lint:
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

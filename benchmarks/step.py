@@ -1,195 +1,143 @@
-"""The training step against a textbook concept encoder, and the loss against plain cross-entropy.
+"""The training step of every variant against a textbook concept encoder: time and memory.
 
-Run: `python benchmarks/step.py [--rows perceiver_mlm_L2,...] [--rounds 5] [--output FILE.json]`
-H512 C128 V50,368 N512 in fp32 with dropout 0.1 and the optimizer, one thread. Both sides take a step in turn; a ratio
-is that of the CPU-seconds of a pair, > 1 where ours is faster. Results stand in docs/benchmarks.md.
+fp32 with dropout 0.1 and the optimizer. The careful textbook encoder computes logits at labelled positions only.
 """
 
-import argparse
-import json
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from textbook import TextbookEncoder
-from torch import Tensor
-from torch.nn import functional
 
+from benchmarks.measuring import Step, fresh, in_turn, peak_bytes, ratio, spread
+from benchmarks.textbook import TextbookEncoder
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
 from models.family import OBJECTIVES, VARIANTS
 from models.labels import locate_labels
-from models.losses import summed_cross_entropy
 from models.objectives import CorruptionSettings, sample_generator
 from models.pretraining_step import PretrainingStep
 from tasks.data.token_blocks import pad_samples
 
-VOCABULARY, WIDTH, INNER, LENGTH = 50_368, 512, 2048, 512
+TITLE = "The training step"
 MASK, PAD, SPECIAL = 3, 0, (0, 1, 2, 3)
 # name -> variant, layers, BiXT
-ROWS = {
-    "perceiver_mlm_L2": ("perceiver_mlm", 2, False),
-    "perceiver_mlm_L6": ("perceiver_mlm", 6, False),
-    "perceiver_posonly_mlm_L2": ("perceiver_posonly_mlm", 2, False),
-    "tsdae_L6": ("tsdae", 6, False),
-    "tsdae_bixt_L6": ("tsdae", 6, True),
-    "diffusion_L2": ("diffusion", 2, False),
-    "diffusion_L6": ("diffusion", 6, False),
+TRAININGS = {
+    "perceiver_mlm L2": ("perceiver_mlm", 2, False),
+    "perceiver_mlm L6": ("perceiver_mlm", 6, False),
+    "perceiver_posonly_mlm L2": ("perceiver_posonly_mlm", 2, False),
+    "tsdae L6": ("tsdae", 6, False),
+    "tsdae L6 with BiXT": ("tsdae", 6, True),
+    "diffusion L2": ("diffusion", 2, False),
+    "diffusion L6": ("diffusion", 6, False),
 }
-LABELS = (4096, 32768)
-
-Step = Callable[[], None]
 
 
-def corrupted_batch(variant: str, size: int) -> dict[str, Any]:
+class Size(NamedTuple):
+    """What every step of a table shares: 128 concepts, heads 64 wide, feed-forward layers of 4H."""
+
+    width: int = 512
+    vocabulary: int = 50_368
+    length: int = 512
+    batch: int = 8
+    rounds: int = 5
+
+
+SMALL = Size(64, 512, 32, 2, 1)
+
+
+def corrupted_batch(variant: str, size: Size) -> dict[str, Any]:
     """A batch of random tokens, corrupted as the variant's training corrupts its text."""
-    settings = CorruptionSettings(0.15, MASK, VOCABULARY, SPECIAL, t_min=0.1)
+    settings = CorruptionSettings(0.15, MASK, size.vocabulary, SPECIAL, t_min=0.1)
     corrupt = OBJECTIVES[VARIANTS[variant].objective].load()
-    ids = np.random.default_rng(0).integers(len(SPECIAL), VOCABULARY, size=(size, LENGTH))
+    ids = np.random.default_rng(0).integers(len(SPECIAL), size.vocabulary, size=(size.batch, size.length))
     return pad_samples([corrupt(row, sample_generator(0, 0, 0, n), settings) for n, row in enumerate(ids)], PAD)
 
 
-def our_step(variant: str, layers: int, bixt: bool, size: int) -> Step:
-    """A step of `models/` as the training loop takes it."""
+def optimized(module: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Step) -> Step:
+    """A step: the loss, its gradients clipped, the optimizer."""
+
+    def step() -> None:
+        loss().backward()  # type: ignore[attr-defined]
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_step(variant: str, size: Size, batch: dict[str, Any] | None = None, **model: Any) -> Step:
+    """A step of `models/` as the training loop takes it; `model` are arguments of its configuration."""
+    torch.manual_seed(0)
     row = VARIANTS[variant]
     config = ConceptConfig(
-        vocab_size=VOCABULARY,
-        num_layers=layers,
-        use_bixt=bixt,
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        num_attention_heads=size.width // 64,
+        intermediate_size=4 * size.width,
+        max_sequence_length=size.length,
         decoder_type=row.decoder,
         tie_word_embeddings=row.tied,
         mask_token_id=MASK,
+        **model,
     )
     module = PretrainingStep(ConceptModelForMaskedLM(config), {}, "fixed", row.label_smoothing).train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
-    batch = corrupted_batch(variant, size)
+    batch = corrupted_batch(variant, size) if batch is None else dict(batch)
     batch["labels"] = locate_labels(batch["labels"])
     count = batch["labels"].total.float()
-
-    def step() -> None:
-        module(**batch, num_items_in_batch=count, share=1.0)["total"].backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
+    return optimized(module, optimizer, lambda: module(**batch, num_items_in_batch=count, share=1.0)["total"])
 
 
-def textbook_step(variant: str, layers: int, bixt: bool, size: int, careful: bool) -> Step:
+def textbook_step(variant: str, layers: int, bixt: bool, size: Size, careful: bool) -> Step:
     """The same step as a textbook would write it: labels [B, N], a mask in every batch."""
+    torch.manual_seed(0)
     decoder = VARIANTS[variant].decoder
-    module = TextbookEncoder(decoder, VOCABULARY, WIDTH, layers, INNER, LENGTH, bixt, careful).train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    module = TextbookEncoder(
+        decoder, size.vocabulary, size.width, layers, 4 * size.width, size.length, bixt, careful
+    ).train()
     given = corrupted_batch(variant, size)
     batch = {name: given.get(name) for name in ("input_ids", "attention_mask", "labels", "noisy_ids", "t")}
     if batch["attention_mask"] is None:
-        batch["attention_mask"] = torch.ones(size, LENGTH, dtype=torch.int64)
-
-    def step() -> None:
-        module(**batch).backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+        batch["attention_mask"] = torch.ones(size.batch, size.length, dtype=torch.int64)
+    return optimized(module, torch.optim.AdamW(module.parameters(), lr=1e-4), lambda: module(**batch))
 
 
-def cpu_seconds(step: Step) -> float:
-    """CPU-seconds of one step."""
-    start = time.process_time()
-    step()
-    return time.process_time() - start
+def side(name: str, kind: str, size: Size) -> Step:
+    """A step of ours, of the textbook's or of the careful one's."""
+    variant, layers, bixt = TRAININGS[name]
+    if kind == "ours":
+        return our_step(variant, size, num_layers=layers, use_bixt=bixt)
+    return textbook_step(variant, layers, bixt, size, kind == "careful")
 
 
-def paired(ours: Step, theirs: Step, rounds: int) -> dict[str, Any]:
-    """Both in turn after one unmeasured step: medians, and the median and range of the ratio of each pair."""
-    ours(), theirs()
-    pairs = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(rounds)]
-    ratios = sorted(other / own for own, other in pairs)
-    return {
-        "ours_s": round(statistics.median(own for own, _ in pairs), 3),
-        "theirs_s": round(statistics.median(other for _, other in pairs), 3),
-        "ratio": round(statistics.median(ratios), 3),
-        "from": round(ratios[0], 3),
-        "to": round(ratios[-1], 3),
-    }
+def memory(name: str, kind: str, size: Size) -> float:
+    """Peak of the second step, with weights and the optimizer's state, in MB; in a process of its own."""
+    before, step = peak_bytes(), side(name, kind, size)
+    step(), step()
+    return (peak_bytes() - before) / 1e6
 
 
-def loss_step(labels: int, vocabulary: int, fused: bool) -> Step:
-    """Loss and gradients of that many labelled positions."""
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(labels, WIDTH, generator=generator).requires_grad_()
-    weight = (torch.randn(vocabulary, WIDTH, generator=generator) * 0.05).requires_grad_()
-    targets = torch.randint(vocabulary, (labels,), generator=generator)
-
-    def plain() -> Tensor:
-        return functional.cross_entropy(functional.linear(states, weight), targets, reduction="sum")
-
-    def step() -> None:
-        states.grad = weight.grad = None
-        (summed_cross_entropy(states, weight, targets) if fused else plain()).backward()
-
-    return step
+def times(name: str, size: Size) -> dict[str, list[float]]:
+    """CPU-seconds of all three, in turn."""
+    return in_turn({kind: side(name, kind, size) for kind in ("ours", "textbook", "careful")}, size.rounds)
 
 
-def peak_megabytes(labels: int, vocabulary: int, fused: bool) -> int:
-    """Peak memory of the loss step alone, measured in a process of its own (Linux)."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import torch, step; "
-        f"torch.set_num_threads(1); run = step.loss_step({labels}, {vocabulary}, {fused}); "
-        "before = step.peak_kilobytes(); run(); print((step.peak_kilobytes() - before) // 1024)"
-    )
-    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-
-
-def peak_kilobytes() -> int:
-    """Peak memory of this process; `getrusage` would begin with that of the process that started it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-
-
-def loss_figures(labels: int, vocabulary: int, rounds: int) -> dict[str, Any]:
-    """Speed and memory of the fused loss against plain cross-entropy."""
-    speed = paired(loss_step(labels, vocabulary, True), loss_step(labels, vocabulary, False), rounds)
-    return speed | {
-        "ours_mb": peak_megabytes(labels, vocabulary, True),
-        "theirs_mb": peak_megabytes(labels, vocabulary, False),
-    }
-
-
-def main() -> None:
-    """Measure the rows and print one line for each."""
-    losses = [f"loss_{labels}_V{vocabulary}" for labels in LABELS for vocabulary in (4096, VOCABULARY)]
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", default=",".join([*ROWS, *losses]))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=8, help="sequences of a step")
-    parser.add_argument(
-        "--logits", choices=["all", "labelled"], default="all", help="what the textbook's LM head reads"
-    )
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    figures = {}
-    for name in options.rows.split(","):
-        torch.manual_seed(0)
-        if name in ROWS:
-            row = (*ROWS[name], options.batch)
-            sides = our_step(*row), textbook_step(*row, options.logits == "labelled")
-            figures[name] = paired(*sides, options.rounds)
-        else:
-            labels, vocabulary = (int(part.lstrip("V")) for part in name.split("_")[1:])
-            figures[name] = loss_figures(labels, vocabulary, options.rounds)
-        print(name, json.dumps(figures[name]), flush=True)
-    if options.output is not None:
-        options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def rows(quick: bool) -> list[dict[str, object]]:
+    """A row for each variant."""
+    size = SMALL if quick else Size()
+    table = []
+    for name in list(TRAININGS)[: 1 if quick else None]:
+        seconds, megabytes = fresh(times, name, size), partial(fresh, memory, name, size=size)
+        table.append(
+            {
+                "step": name,
+                "ours, s": spread(seconds["ours"]),
+                "textbook over ours": ratio(seconds["textbook"], seconds["ours"]),
+                "careful over ours": ratio(seconds["careful"], seconds["ours"]),
+                "MB, ours": megabytes("ours"),
+                "MB, textbook": megabytes("textbook"),
+                "MB, careful": megabytes("careful"),
+            }
+        )
+    return table
