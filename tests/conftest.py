@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,9 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # A busy machine is slow, which is no fault of a test.
-settings.register_profile(
-    "cogito", deadline=None, max_examples=50, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+_PATIENT: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+# The suite draws the same examples each time, so that a change is judged by what it changes; `explore` draws others.
+settings.register_profile("cogito", max_examples=50, derandomize=True, **_PATIENT)
+settings.register_profile("explore", max_examples=1_000, **_PATIENT)
 settings.load_profile("cogito")
 
 
