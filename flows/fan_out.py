@@ -14,12 +14,14 @@ from tasks.data.sources import Source
 from tasks.data.task_data import Family, PreparedTask
 from tasks.errors import Paused, StageError, UserError
 from tasks.finetuning.cell import Cell
+from tasks.jobs.devices import visible_devices
+from tasks.jobs.history import judge, past_jobs
 from tasks.prefect_entry import PrefectFuture, allow_failure
 from tasks.runs.claiming import evaluation_identity
 from tasks.spec.evaluation import CellProtocol
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import DataSpec
-from tasks.store.home import RunFolder
+from tasks.store.home import RunFolder, cogito_home
 from tasks.store.records import CellResult, Checkpoint, CorpusResult, RunRecord, Score, StageRecord, Start
 
 log = logging.getLogger("cogito.flow")
@@ -60,11 +62,29 @@ class Evaluation:
             columns += [(name, "zero_shot") for name in section.zero_shot_tasks]
         return columns
 
-    def urgency(self, column: Column) -> tuple[bool, bool, float]:
-        """Sorts what others start from to the front, then the longest, so that no device idles at the end."""
-        protocol = self.protocol(column[0])
-        work = self.tasks[column[0]].train_examples * protocol.epochs
-        return column[1] != "checkpoint", protocol.start_from is not None, -work
+    def cell(self, column: Column, seed: int, head: str) -> Cell:
+        """A cell of a column; a zero-shot one has a head of its own."""
+        task, start = column
+        return Cell(task, seed, start, "sentence_pair" if start == "zero_shot" else head, self.protocol(task))
+
+    def longest_first(self, checkpoint: Checkpoint, head: str) -> list[Column]:
+        """The columns in the order in which they start, so that no device idles at the end.
+
+        Those that others start from come before all, and those others last.
+        """
+        past, device = past_jobs(cogito_home()), visible_devices()[0].kind
+
+        def urgency(column: Column) -> tuple[bool, bool, float]:
+            cell = self.cell(column, 0, head)
+            awaited = cell.protocol.keep_model and cell.start == "checkpoint"
+            expected = judge(cell.work(checkpoint, self.tasks[cell.task]), device, past)
+            return self.origin(column) is not None, not awaited, -expected.seconds
+
+        return sorted(self.columns(), key=urgency)
+
+    def origin(self, column: Column) -> str | None:
+        """The task whose fine-tuned model the cells of a column start from."""
+        return self.protocol(column[0]).start_from if column[1] == "checkpoint" else None
 
 
 def prepare_corpus(
@@ -153,18 +173,15 @@ def _submit_cells(
     evaluation: Evaluation, checkpoint: Checkpoint, head: str, run: RunFolder, wait_for: list[Any]
 ) -> Cells:
     cells: Cells = {}
-    for task, start in sorted(evaluation.columns(), key=evaluation.urgency):
-        protocol, data = evaluation.protocol(task), evaluation.tasks[task]
-        begin: dict[int, PrefectFuture[Any]] = {}
-        if protocol.start_from is not None and start == "checkpoint":
-            begin = cells[protocol.start_from, "checkpoint"]
+    for column in evaluation.longest_first(checkpoint, head):
+        data, origin = evaluation.tasks[column[0]], evaluation.origin(column)
+        begin: dict[int, PrefectFuture[Any]] = cells[origin, "checkpoint"] if origin else {}
         first = next(iter(begin.values()), None)
-        own_head, seeds = ("sentence_pair", protocol.seeds[:1]) if start == "zero_shot" else (head, protocol.seeds)
-        cells[task, start] = {}
-        for seed in seeds:
-            cell, source = Cell(task, seed, start, own_head, protocol), begin.get(seed, first)
-            future = stages.finetune_cell.submit(cell, checkpoint, data, run, source, wait_for=wait_for)
-            cells[task, start][seed] = future
+        seeds = evaluation.protocol(column[0]).seeds
+        cells[column] = {}
+        for seed in seeds[:1] if column[1] == "zero_shot" else seeds:
+            cell, source = evaluation.cell(column, seed, head), begin.get(seed, first)
+            cells[column][seed] = stages.finetune_cell.submit(cell, checkpoint, data, run, source, wait_for=wait_for)
     return cells
 
 
@@ -176,7 +193,7 @@ def _cell_result(evaluation: Evaluation, column: Column, seed: int, future: Pref
     if problem is None:
         return cell
     log.error("finetune %s seed %d (%s) failed: %s", name, seed, start, problem)
-    origin = evaluation.protocol(name).start_from if start == "checkpoint" else None
+    origin = evaluation.origin(column)
     return CellResult(task=name, seed=seed, start=start, status="failed", error=problem, start_from=origin)
 
 

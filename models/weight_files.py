@@ -91,6 +91,15 @@ def find_weight_files(folder: Path) -> WeightFiles:
     return WeightFiles(shards, folder / chosen, stated, tuple(unread))
 
 
+def weights_size(folder: Path) -> int:
+    """Bytes of the files with the weights of a checkpoint folder.
+
+    Raises:
+        CheckpointError: as `find_weight_files`.
+    """
+    return sum(file.stat().st_size for file in find_weight_files(folder).files)
+
+
 def found_instead(folder: Path) -> str:
     """The end of a message about a folder that is no checkpoint: what it holds instead, and what to do."""
     inner = sorted(path.parent.name for path in folder.glob("*/config.json") if any(_places(path.parent)))

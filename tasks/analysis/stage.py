@@ -1,5 +1,7 @@
 """The launch side of concept analysis: geometry of a checkpoint's concepts on held-out text."""
 
+from models.weight_files import weights_size
+from tasks.jobs.history import Work
 from tasks.jobs.launch import claimed_job, run_on_one_device
 from tasks.jobs.messages import AnalysisJob, OnProgress
 from tasks.spec.evaluation import AnalysisSpec
@@ -35,5 +37,10 @@ def analyse_concepts(
             special_token_ids=corpus.special_token_ids,
             max_samples=spec.max_samples,
             batch_size=spec.batch_size,
+            work=Work(
+                kind="analysis",
+                size=weights_size(checkpoint.folder),
+                tokens=min(spec.max_samples, corpus.held_out_blocks) * corpus.block_tokens,
+            ),
         )
         return run_on_one_device(run.analysis, job, home, on_progress)

@@ -57,6 +57,7 @@ class PreparedTask:
     identity: str
     folder: Path
     train_examples: int
+    train_tokens: int
     warnings: tuple[str, ...] = ()
 
 
@@ -92,7 +93,7 @@ def prepare_task(
     for warning in (*warnings, *asides):  # at each use: data that is odd stays so
         log.warning(warning)
     with np.load(target / "train.npz") as train:
-        return PreparedTask(task.name, identity, target, len(train["labels"]), warnings)
+        return PreparedTask(task.name, identity, target, len(train["labels"]), int(train["offsets"][-1]), warnings)
 
 
 def load_examples(folder: Path, part: str) -> dict[str, np.ndarray]:

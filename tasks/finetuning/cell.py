@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from models.weight_files import weights_size
+from tasks.data.task_data import PreparedTask
 from tasks.jobs.devices import visible_devices
+from tasks.jobs.history import Work
 from tasks.spec.evaluation import CellProtocol
-from tasks.store.records import Precision, Start
+from tasks.store.records import Checkpoint, Precision, Start
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,16 @@ class Cell:
     def precision(self) -> Precision:
         """In what it computes on this machine: fp32 on a CPU, bf16 autocast on a GPU, where zero-shot has fp32 too."""
         return "fp32" if self.start == "zero_shot" else training_precision()
+
+    def work(self, checkpoint: Checkpoint, data: PreparedTask) -> Work:
+        """By which its duration is judged."""
+        return Work(
+            kind="zero_shot" if self.start == "zero_shot" else "finetuning",
+            size=weights_size(checkpoint.folder),
+            tokens=data.train_tokens * (1.0 if self.start == "zero_shot" else self.protocol.epochs),
+            task=self.task,
+            head=self.head,
+        )
 
 
 def training_precision() -> Precision:

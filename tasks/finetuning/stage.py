@@ -1,8 +1,6 @@
 """The launch side of fine-tuning: cells of task x seed x start, each a job of its own."""
 
 import logging
-from contextlib import suppress
-from functools import partial
 
 from models.weight_files import SAFETENSORS
 from tasks.checkpoints.inputs import weights_text
@@ -10,7 +8,7 @@ from tasks.data.task_data import PreparedTask
 from tasks.finetuning.cell import Cell
 from tasks.jobs.launch import claimed_job, run_on_one_device
 from tasks.jobs.messages import FinetuningJob, OnProgress
-from tasks.store.files import content_hash, file_sha256, is_complete, read_json
+from tasks.store.files import content_hash, file_sha256, is_complete
 from tasks.store.home import Home, RunFolder
 from tasks.store.records import CellResult, Checkpoint
 
@@ -18,8 +16,6 @@ log = logging.getLogger("cogito.finetuning")
 
 # Raise when the same checkpoint, data and protocol would give other predictions.
 CONTRACT_VERSION = 2
-# By how much a cell may take longer than those before it.
-MARGIN = 1.5
 
 
 def finetune(
@@ -58,9 +54,9 @@ def finetune(
             precision=cell.precision,
             start_from=begin.task if begin else None,
             data=data.folder,
+            work=cell.work(checkpoint, data),
         )
-        expected = partial(_expected_seconds, run, data, cell)
-        result = run_on_one_device(folder, job, home, on_progress, expected)
+        result = run_on_one_device(folder, job, home, on_progress)
         _report_weights(result)
         return result
 
@@ -69,18 +65,6 @@ def _is_whole(cell: CellResult, run: RunFolder) -> bool:
     """Whether all that a finished cell names is still there."""
     predicted = all(run.predictions(path).is_file() for path in cell.predictions.values())
     return predicted and (cell.model is None or is_complete(cell.model))
-
-
-def _expected_seconds(run: RunFolder, data: PreparedTask, cell: Cell) -> float | None:
-    """How long a cell will take, judged by those of this run that are done; None without any."""
-    rates = []
-    for path in run.root.glob("finetuning/*/result.json"):
-        with suppress(OSError, ValueError, LookupError, TypeError, ZeroDivisionError):  # zero-shot, or not a whole one
-            done = read_json(path)
-            rates.append(done["seconds"] / (done["train_examples"] * done["history"][-1]["epoch"]))
-    if not rates or cell.start == "zero_shot":
-        return None
-    return MARGIN * max(rates) * data.train_examples * cell.protocol.epochs
 
 
 def _report_weights(cell: CellResult) -> None:

@@ -17,11 +17,11 @@ import psutil
 
 from tasks.errors import Paused, StageError
 from tasks.interruption import pausing, stopping
-from tasks.jobs.devices import Device, lease_devices, lost_devices
+from tasks.jobs.devices import Device, lease_devices, lost_devices, visible_devices
 from tasks.jobs.fork_server import ForkedJob, ForkServer
+from tasks.jobs.history import expect
 from tasks.jobs.messages import PAUSE_REQUEST, Job, OnProgress, R, clear_answers, finished_result, paused_step
 from tasks.jobs.output import JobOutput, failure_message, job_log
-from tasks.jobs.waiting import Expected, not_known
 from tasks.libraries import COMPILER, compiler_folder
 from tasks.processes import own_mark
 from tasks.secrets import environment_without_secrets
@@ -38,6 +38,8 @@ KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:g
 # Shows whether a GPU works. Runs in a new process: one that has met a lost GPU cannot use any other GPU.
 GPU_PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
 PROBE_SECONDS = 120
+# By how much a job may take longer than those before it.
+MARGIN = 1.5
 
 Process = subprocess.Popen[str] | ForkedJob
 _fork_server = ForkServer()
@@ -84,18 +86,20 @@ def claimed_job(folder: Path, identity: str, home: Home, kind: type[R]) -> Itera
         yield finished_result(folder, identity, kind, reused=True)
 
 
-def run_on_one_device(
-    folder: Path, job: Job[R], home: Home, on_progress: OnProgress | None = None, expected: Expected = not_known
-) -> R:
+def run_on_one_device(folder: Path, job: Job[R], home: Home, on_progress: OnProgress | None = None) -> R:
     """Run a job on the next free device, and again on another one if its GPU is lost.
-
-    Args:
-        expected: how long it will take, asked now and then while it waits.
 
     Raises:
         StageError: the job failed, or no device is left.
         Paused: a pause was requested.
     """
+
+    def expected() -> float | None:
+        if job.work is None:
+            return None
+        found = expect(job.work, visible_devices()[0].kind, home)
+        return MARGIN * found.seconds if found.measured else None
+
     while True:
         with lease_devices(home, expected=expected) as devices:
             try:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from tasks.jobs.history import Work
 from tasks.spec.evaluation import CellProtocol
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.files import read_json, write_json
@@ -48,6 +49,7 @@ class Job(Message, Generic[R]):
     pausable: ClassVar[bool] = False
 
     identity: str
+    work: Work | None = Field(None, description="by which later jobs judge how long they will take")
     device: Literal["cpu", "cuda"] = Field("cpu", description="kind of the leased devices, set at the start")
 
     @property

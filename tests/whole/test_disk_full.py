@@ -271,7 +271,7 @@ def scores(home: Path, things: Things, version: int) -> None:
     data = things.checkpoint.parent / "tasks"
     labels = np.load(data / "eval-mrpc.npz")["labels"]
     record = load_record(run_of(home))
-    score_task(record.cells, PreparedTask("mrpc", str(version), data, len(labels)), run_of(home))
+    score_task(record.cells, PreparedTask("mrpc", str(version), data, len(labels), 30 * len(labels)), run_of(home))
 
 
 def fine_tuned(home: Path, things: Things, version: int) -> None:

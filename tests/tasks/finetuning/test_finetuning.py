@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from models.autoencoder import ConceptModelForMaskedLM
 from models.checkpoints import load_checkpoint, save_checkpoint
 from models.configuration import ConceptConfig
+from models.weight_files import weights_size
 from tasks.data.corpus import load_tokenizer, train_tokenizer
 from tasks.data.python_docs import iterate_documents
 from tasks.data.task_data import PreparedTask, find_task_source, load_examples, prepare_task
@@ -19,6 +20,7 @@ from tasks.finetuning.cell import Cell
 from tasks.finetuning.loop import make_batch
 from tasks.finetuning.scoring import read_predictions, score_task
 from tasks.finetuning.stage import _is_whole, _report_weights, finetune
+from tasks.jobs.history import past_jobs
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import EvaluationSpec
 from tasks.store.files import file_sha256
@@ -103,6 +105,10 @@ def test_zero_shot_is_the_cosine_of_the_mean_concepts(bench: Bench) -> None:
 def test_a_task_starts_from_the_model_fine_tuned_on_another(bench: Bench) -> None:
     mnli = bench.cell("mnli")
     assert mnli.model is not None and mnli.start_from is None
+    (past,) = [job for job in past_jobs(bench.home) if (job.work.kind, job.work.task) == ("finetuning", "mnli")]
+    with np.load(bench.task("mnli").folder / "train.npz") as train:
+        assert past.work.tokens == 0.2 * train["ids"].size
+    assert past.seconds == mnli.seconds and past.work.size == weights_size(bench.checkpoint.folder) > 10_000
     kept = load_file(mnli.model / "model.safetensors")
     mrpc = bench.cell("mrpc", begin=mnli)
     assert mrpc.start_from == "mnli" and mrpc.model is None

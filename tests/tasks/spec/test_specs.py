@@ -281,7 +281,7 @@ def test_a_task_takes_its_own_settings_then_the_section_then_its_row() -> None:
 
 def asked(spec: ExperimentSpec, data: str = "same") -> str:
     """The identity of a spec's evaluation on given task data."""
-    tasks = {name: PreparedTask(name, data, Path(), 100) for name in spec.evaluation.tasks}
+    tasks = {name: PreparedTask(name, data, Path(), 100, 3000) for name in spec.evaluation.tasks}
     return evaluation_identity(spec, spec.head, make_corpus(), tasks)
 
 
