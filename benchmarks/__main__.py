@@ -27,7 +27,7 @@ from benchmarks.measuring import fresh
 
 Cell = str | float | None | Sequence[float]
 Row = dict[str, Cell]
-TABLE = ("step", "loss")
+TABLE = ("step", "loss", "memory")
 ROOT = Path(__file__).resolve().parents[1]
 
 

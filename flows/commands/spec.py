@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -16,6 +16,7 @@ from tasks.errors import UserError, try_all, unknown_name
 from tasks.jobs.devices import precision_warnings
 from tasks.runs.whereabouts import missing_inputs, text_documents
 from tasks.spec.benchmarks import TASKS
+from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.explaining import all_keys, find_keys, spec_schema
 from tasks.spec.reading import experiment_files, load_spec
 from tasks.spec.yaml_text import spec_text
@@ -69,7 +70,7 @@ def check(specs: SpecPaths, overrides: Overrides = None, data_root: DataRoot = N
     def check_file(path: Path) -> None:
         spec = load_spec(path, overrides or [])
         precision = precision_warnings(spec.training.mixed_precision)
-        for warning in [*spec.warnings, *precision, *missing_inputs(spec, home, mirror)]:
+        for warning in [*spec.warnings, *precision, *_room_warnings(spec), *missing_inputs(spec, home, mirror)]:
             print(f"{path}: warning: {warning}", file=sys.stderr)
         if note := text_documents(spec, mirror):
             print(f"{path}: note: {note}", file=sys.stderr)
@@ -78,38 +79,60 @@ def check(specs: SpecPaths, overrides: Overrides = None, data_root: DataRoot = N
     try_all({path: partial(check_file, path) for path in specs})
 
 
+def _room_warnings(spec: ExperimentSpec) -> list[str]:
+    """Why this machine's memory does not suffice for a training, if it does not."""
+    from tasks.forecast.estimate import room, this_machine  # torch
+
+    try:
+        warning = room(spec, _config(spec), this_machine()).warning
+    except UserError as error:  # of the GPUs
+        return [str(error)]
+    return [warning] if warning else []
+
+
+def _config(spec: ExperimentSpec) -> dict[str, Any]:
+    """The arguments of `ConceptConfig` for a spec; a tokenizer that is not trained is taken for ModernBERT's."""
+    from models.configuration import ConceptConfig  # torch
+    from tasks.pretraining.stage import model_config
+
+    vocab_size = spec.data.train_tokenizer_vocab_size or ConceptConfig().vocab_size
+    return model_config(spec, vocab_size, None, {})
+
+
 def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print the resolved spec with its parameter count and identity, and whether its start is sound."""
     # torch, for the built module; `check` and `ls` do without it
     from models.autoencoder import ConceptModelForMaskedLM
     from models.configuration import ConceptConfig
     from models.rounding import chaos_warning, rounding_error
+    from tasks.forecast.estimate import estimates
     from tasks.pretraining.cost import flops_per_token
-    from tasks.pretraining.stage import model_config
 
     loaded = load_spec(spec, overrides or [])
-    resolved = loaded.model_dump(mode="json")
-    vocab_size = loaded.data.train_tokenizer_vocab_size or ConceptConfig().vocab_size
-    fields = model_config(loaded, vocab_size, None, {})
+    resolved, fields = loaded.model_dump(mode="json"), _config(loaded)
     config = ConceptConfig(**fields)
     flops = flops_per_token(loaded, fields)
+    estimated = estimates(loaded, fields, flops, cogito_home())
     error = None if loaded.training.init_from else rounding_error(config)
     facts = {
         "parameters": ConceptModelForMaskedLM.count_parameters(config),
-        "vocab_size": vocab_size,
+        "vocab_size": config.vocab_size,
         "flops_per_token": flops,
+        "estimates": [estimate.as_json() for estimate in estimated],
         "identity": content_hash(resolved),
         "rounding_error": error,
     }
-    if warning := chaos_warning(error):
+    for warning in filter(None, [chaos_warning(error), estimated[0].room.warning]):
         print(f"{spec}: warning: {warning}", file=sys.stderr)
     if as_json:
         print_json({"spec": resolved, **facts})
         return
     print(spec_text(resolved), end="")
     assumed = "" if loaded.data.train_tokenizer_vocab_size else " (assuming ModernBERT's vocabulary)"
-    print(f"# parameters: {facts['parameters']:,} with {vocab_size:,} tokens{assumed}")
+    print(f"# parameters: {facts['parameters']:,} with {config.vocab_size:,} tokens{assumed}")
     print(f"# training: {flops / 1e6:.3g} MFLOP for each token of text, forward and backward")
+    for line in [line for estimate in estimated for line in estimate.lines()]:
+        print(f"# {line}")
     print(f"# identity: {facts['identity']}")
     if error is not None:
         print(f"# start: rounding to 32 bits moves the concepts by {error:.0e} of their size")

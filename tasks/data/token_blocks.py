@@ -202,6 +202,12 @@ def _room(counts: list[int], samples: int, deviations: float, multiple: int) -> 
     return multiple * max(1, math.ceil(needed / multiple))
 
 
+def micro_batches_per_step(global_batch_size: int, per_device_batch_size: int, world_size: int) -> int:
+    """Into how many micro-batches each rank cuts its share of a step."""
+    largest_share = -(-global_batch_size // world_size)
+    return min(-(-largest_share // per_device_batch_size), global_batch_size // world_size)
+
+
 class MicroBatches(_CorruptedBatches):
     """All micro-batches of one rank, from the first step to the last.
 
@@ -218,9 +224,7 @@ class MicroBatches(_CorruptedBatches):
         if plan.global_batch_size < plan.world_size:
             raise ValueError(f"global_batch_size {plan.global_batch_size} is less than the {plan.world_size} processes")
         self.steps = steps
-        smallest_share = plan.global_batch_size // plan.world_size
-        largest_share = -(-plan.global_batch_size // plan.world_size)
-        self.per_step = min(-(-largest_share // plan.per_device_batch_size), smallest_share)
+        self.per_step = micro_batches_per_step(plan.global_batch_size, plan.per_device_batch_size, plan.world_size)
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:

@@ -1,6 +1,5 @@
 """What a step at H512 L6 costs on one device: tokens per second, share of the peak, memory, kernels."""
 
-import re
 import time
 from typing import Any
 
@@ -14,27 +13,9 @@ from tasks.gpu_check.numerics import Figures, small_spec
 from tasks.gpu_check.work import LARGE, SHORT, VOCABULARY
 from tasks.pretraining.cost import flops_per_token, random_batch
 from tasks.pretraining.stage import model_config
+from tasks.pretraining.timing import peak_flops
 
-# Dense bf16 products with fp32 sums, in 1e12 operations per second, as the makers state them; the first that fits.
-PEAKS = {
-    "H200": 989,
-    "H100 PCIe": 756,
-    "H100 NVL": 835,
-    "H100": 989,
-    "A100": 312,
-    "L40S": 362,
-    "RTX 4090": 165,
-    "RTX 3090 Ti": 80,
-    "RTX 3090": 71,
-    "A10": 125,
-    "L4": 121,
-}
 WARM, TIMED, KERNELS = 5, 20, 8
-
-
-def peak_of(name: str) -> int | None:
-    """The peak of a GPU by its name in torch, in 1e12 operations per second; None where it is not known."""
-    return next((peak for known, peak in PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 def check_speed(device: str) -> Figures:
@@ -57,8 +38,8 @@ def check_speed(device: str) -> Figures:
     figures: Figures = {"model": spec.model.size_name, "tokens/s": speed, "TFLOP/s": achieved / 1e12}
     if on_gpu:
         name = torch.cuda.get_device_name()
-        peak = peak_of(name)
-        figures["MFU"] = achieved / (peak * 1e12) if peak else f"the peak of {name} is not in the table"
+        peak = peak_flops(name, "bf16")
+        figures["MFU"] = achieved / peak if peak else f"the peak of {name} is not in the table"
         figures["peak memory GB"] = torch.cuda.max_memory_allocated() / 1e9
     return figures | _profile(step, device)
 

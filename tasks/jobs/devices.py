@@ -48,6 +48,7 @@ class Device:
         threads: of the CPU, for the job.
         uuid: names a GPU in any process and order; a GPU without is named by its number.
         name: of the GPU's model.
+        memory: bytes of a GPU; zero where they are not known.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -55,6 +56,7 @@ class Device:
     threads: int
     uuid: str = ""
     name: str = ""
+    memory: int = 0
 
     @property
     def key(self) -> str:
@@ -76,7 +78,7 @@ def visible_devices() -> tuple[Device, ...]:
     cores, gpus = usable_cores(), find_gpus()
     if gpus:
         threads = max(1, cores // len(gpus))
-        return tuple(Device("cuda", gpu.index, threads, gpu.uuid, gpu.name) for gpu in gpus)
+        return tuple(Device("cuda", gpu.index, threads, gpu.uuid, gpu.name, gpu.total) for gpu in gpus)
     jobs = min(cores, MAX_CPU_JOBS)
     return tuple(Device("cpu", str(number), max(1, cores // jobs)) for number in range(jobs))
 

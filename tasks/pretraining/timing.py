@@ -1,5 +1,6 @@
 """Where the time of a training goes, and how much of the device it uses."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,24 +12,28 @@ from tasks.store.records import Timing
 
 Beside = Literal["evaluation", "checkpoints", "data_wait"]
 
-# Dense bf16 products with sums in 32 bits, in TFLOP/s, by a part of the device's name: NVIDIA's nominal figures.
-# A name stands before those that it contains.
+# Dense products of bf16 on tensor cores with sums in fp32, in TFLOP/s, by whole words of the device's name: NVIDIA's
+# nominal figures. A name stands before those that it contains.
 PEAK_TFLOPS = {
     "RTX 3090 Ti": 80.0,
     "RTX 3090": 71.0,
     "RTX 4090": 165.2,
     "RTX A6000": 154.8,
+    "A10": 125.0,
+    "L4": 121.0,
     "L40S": 362.0,
     "A100": 312.0,
     "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
     "H100": 989.4,
+    "H200 NVL": 835.0,
     "H200": 989.4,
 }
 
 
 def peak_flops(device: str, precision: str) -> float | None:
     """What a device can do in a second by its data sheet; None for a CPU, an unknown GPU, or fp32."""
-    found = (peak for name, peak in PEAK_TFLOPS.items() if name in device)
+    found = (peak for name, peak in PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", device))
     return next((peak * 1e12 for peak in found), None) if precision == "bf16" else None
 
 

@@ -250,28 +250,6 @@ def test_the_jobs_of_a_gpu_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert started["too_large"][0].spec.training.per_device_batch_size == work.TOO_MANY
 
 
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA GeForce RTX 3090", 71),
-        ("NVIDIA GeForce RTX 3090 Ti", 80),
-        ("NVIDIA A100-SXM4-80GB", 312),
-        ("NVIDIA A10", 125),
-        ("NVIDIA A10G", None),
-        ("NVIDIA L4", 121),
-        ("NVIDIA L40", None),
-        ("NVIDIA L40S", 362),
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H200", 989),
-        ("NVIDIA RTX A1000 Laptop GPU", None),
-        ("Tesla T4", None),
-    ],
-)
-def test_the_peak_of_a_gpu_is_its_own_or_unknown(name: str, peak: int | None) -> None:
-    assert speed.peak_of(name) == peak
-
-
 def test_the_command_takes_one_of_its_two_ways(home: Home) -> None:
     done = cogito("doctor", "--gpu", "--fix", home=home.root)
     assert done.returncode == 2 and "drop one of them" in done.stderr
