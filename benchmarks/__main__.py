@@ -27,7 +27,12 @@ from benchmarks.measuring import fresh
 
 Cell = str | float | None | Sequence[float]
 Row = dict[str, Cell]
-TABLE = ("step", "loss", "memory")
+TABLE = (
+    "step",
+    "loss",
+    "memory",
+    "peers",  # keeps one name on a line
+)
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -34,10 +34,10 @@ def spread(values: Iterable[float]) -> Spread:
     return statistics.median(ordered), ordered[0], ordered[-1]
 
 
-def in_turn(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
-    """CPU-seconds of each step, taken in turn, after one of each that is not measured."""
+def in_turn(steps: Mapping[str, Step], rounds: int, *, warm: bool = False) -> dict[str, list[float]]:
+    """CPU-seconds of each step, taken in turn, after one of each that is not measured unless they are `warm`."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
+    for number in range(warm, rounds + 1):
         for name, step in steps.items():
             start = time.process_time()
             step()

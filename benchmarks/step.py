@@ -3,6 +3,7 @@
 fp32 with dropout 0.1 and the optimizer. The careful textbook encoder computes logits at labelled positions only.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,11 +67,10 @@ def optimized(module: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: S
     return step
 
 
-def our_step(variant: str, size: Size, batch: dict[str, Any] | None = None, **model: Any) -> Step:
-    """A step of `models/` as the training loop takes it; `model` are arguments of its configuration."""
-    torch.manual_seed(0)
+def our_config(variant: str, size: Size, **model: Any) -> ConceptConfig:
+    """Of a variant; `model` are further arguments."""
     row = VARIANTS[variant]
-    config = ConceptConfig(
+    return ConceptConfig(
         vocab_size=size.vocabulary,
         hidden_size=size.width,
         num_attention_heads=size.width // 64,
@@ -81,8 +81,14 @@ def our_step(variant: str, size: Size, batch: dict[str, Any] | None = None, **mo
         mask_token_id=MASK,
         **model,
     )
-    module = PretrainingStep(ConceptModelForMaskedLM(config), {}, "fixed", row.label_smoothing).train()
-    batch = corrupted_batch(variant, size) if batch is None else dict(batch)
+
+
+def our_step(variant: str, size: Size, batch: Mapping[str, Any] | None = None, **model: Any) -> Step:
+    """A step of `models/` as the training loop takes it; `model` are arguments of its configuration."""
+    torch.manual_seed(0)
+    built = ConceptModelForMaskedLM(our_config(variant, size, **model))
+    module = PretrainingStep(built, {}, "fixed", VARIANTS[variant].label_smoothing).train()
+    batch = dict(batch or corrupted_batch(variant, size))
     batch["labels"] = locate_labels(batch["labels"])
     count = batch["labels"].total.float()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration import ConceptConfig
-from .layers import Attention, ConceptEmbedding, GatedFeedForward, keys_and_values, sinusoidal_positions
+from .layers import Attention, ConceptEmbedding, GatedFeedForward, KeysValues, keys_and_values, sinusoidal_positions
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -33,7 +33,13 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.feed_forward = GatedFeedForward(width, config.intermediate_size, config.hidden_dropout_prob)
 
     def forward(
-        self, concepts: Tensor, tokens: Tensor, keep: Tensor | None, keys_values: Tensor | None, *, update_tokens: bool
+        self,
+        concepts: Tensor,
+        tokens: Tensor,
+        keep: Tensor | None,
+        keys_values: KeysValues | None,
+        *,
+        update_tokens: bool,
     ) -> tuple[Tensor, Tensor]:
         """One layer.
 
@@ -128,7 +134,7 @@ class ConceptEncoder(nn.Module):
             concepts, tokens = layer(concepts, tokens, keep, known, update_tokens=update)
         return self.norm(concepts)
 
-    def _keys_values(self, tokens: Tensor) -> Sequence[Tensor]:
+    def _keys_values(self, tokens: Tensor) -> Sequence[KeysValues]:
         """Of all layers, in one product; none where each layer makes its own.
 
         That is so where the tokens change, and where one layer's at a time take less memory: what is kept for the

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Keys and values, each [B, heads, M, width of a head].
+KeysValues = tuple[Tensor, Tensor]
+
 
 class InputProjection(nn.Linear):
     """Queries, keys or values of an attention; a class of its own because its weights start smaller than others."""
@@ -35,21 +38,21 @@ class Attention(nn.Module):
         (keys_values,) = keys_and_values([self], context)
         return self.read(queries, keys_values, keep)
 
-    def read(self, queries: Tensor, keys_values: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Queries [B, N, H] read keys and values, as `keys_and_values` makes them -> [B, N, H].
+    def read(self, queries: Tensor, keys_values: KeysValues, keep: Tensor | None = None) -> Tensor:
+        """Queries [B, N, H] read keys and values -> [B, N, H].
 
         `keep`, bool [B, 1, 1, M], is False where a key is padding; None reads all and allows the flash kernel.
         """
         batch, length, width = queries.shape
         q = self.q_proj(queries).view(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)
         mixed = functional.scaled_dot_product_attention(
-            q, keys_values[0], keys_values[1], attn_mask=keep, dropout_p=self.dropout if self.training else 0.0
+            q, *keys_values, attn_mask=keep, dropout_p=self.dropout if self.training else 0.0
         )
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
 
 
-def keys_and_values(attentions: Sequence[Attention], context: Tensor) -> Sequence[Tensor]:
-    """Keys and values of a context [B, M, H] for several attentions, by one product: each [2, B, heads, M, width]."""
+def keys_and_values(attentions: Sequence[Attention], context: Tensor) -> list[KeysValues]:
+    """Keys and values of a context [B, M, H] for several attentions, by one product."""
     projections = [attention.kv_proj for attention in attentions if attention.kv_proj is not None]
     if len(projections) == 1:
         projected = projections[0](context)
@@ -58,8 +61,11 @@ def keys_and_values(attentions: Sequence[Attention], context: Tensor) -> Sequenc
         projected = functional.linear(context, weight, torch.cat([projection.bias for projection in projections]))
     batch, length, width = context.shape
     heads = attentions[0].num_heads
-    split = projected.view(batch, length, len(projections), 2, heads, width // heads)
-    return split.permute(2, 3, 0, 4, 1, 5).unbind()
+    # Taken apart at once and where they lie, so that their gradients are put together by one copy.
+    parts = projected.view(batch, length, 2 * len(projections), heads, width // heads).unbind(2)
+    return [
+        (keys.transpose(1, 2), values.transpose(1, 2)) for keys, values in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 class GatedFeedForward(nn.Module):
