@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from flows.orders import Orders, heed
 from tasks.errors import BAD_INPUT, PAUSED, Paused, RunPaused, StageError, UserError
-from tasks.interruption import pause_on_sigterm, pausing, stopping
+from tasks.interruption import commanded
 from tasks.jobs.devices import visible_devices
 from tasks.jobs.launch import pause_all_jobs
 from tasks.prefect_entry import (
+    Cancelled,
     Completed,
     Failed,
     Flow,
+    Pause,
     ResultRecord,
     State,
     TagsContext,
@@ -40,20 +43,36 @@ def carry_out(work: Callable[[], State], max_hours: float | None = None) -> Stat
     Args:
         max_hours: save and pause after so many hours; None has no limit.
     """
-    stopping.clear()
-    pausing.clear()
     with known_as_active(), without_tags():
-        try:
-            check_hours(max_hours)
-            with _time_budget(max_hours):
-                return work()
-        except Paused as error:  # nothing failed, and the same command goes on
-            run_id = error.run_id if isinstance(error, RunPaused) else None
-            return Completed(message=str(error), name=PAUSED, data=run_id)
-        except UserError as error:
-            return Failed(message=str(error), name=BAD_INPUT)
-        except StageError as error:
-            return Failed(message=str(error))
+        with heed(flow_run.id) as orders:
+            try:
+                check_hours(max_hours)
+                with _time_budget(max_hours):
+                    return work()
+            except Paused as error:  # nothing failed, and the same command goes on
+                run_id, message = error.run_id if isinstance(error, RunPaused) else None, str(error)
+            except UserError as error:
+                return Failed(message=str(error), name=BAD_INPUT)
+            except StageError as error:
+                return Failed(message=str(error))
+        return paused_state(orders, message, run_id)
+
+
+def paused_state(orders: Orders, message: str, run_id: str | None) -> State:
+    """The state in which a flow ends that did not come to its end.
+
+    Raises:
+        Pause: it stays as it was suspended, and a worker starts it again when it is resumed.
+        TerminationSignal: a worker ended it, for a reason that Prefect knows.
+    """
+    if orders.cancelled:
+        return Cancelled(message=message, data=run_id)
+    if not commanded.is_set():  # but a worker's
+        if orders.suspended is not None:
+            raise Pause(state=orders.suspended)
+        if orders.signalled:
+            signal.raise_signal(signal.SIGTERM)
+    return Completed(message=message, name=PAUSED, data=run_id)
 
 
 def call(called: Flow[Any, Any], arguments: dict[str, Any], *, shown: bool) -> State:
@@ -111,21 +130,12 @@ def without_tags() -> TagsContext:
 
 @contextmanager
 def _time_budget(max_hours: float | None) -> Iterator[None]:
-    """Pause the work of the block when its time is over, or when the process is asked to end (SIGTERM).
-
-    The signal is handled only where the command wants it; the flow run of a worker is ended as Prefect does it.
-    """
+    """Pause the work of the block when its time is over."""
     timer = threading.Timer((max_hours or 0) * 3600, pause_all_jobs)
     timer.daemon = True
-    before: Any = None
-    listens = pause_on_sigterm.is_set() and threading.current_thread() is threading.main_thread()
     if max_hours is not None:
         timer.start()
-    if listens:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: pause_all_jobs(end_short_ones=True))
     try:
         yield
     finally:
         timer.cancel()
-        if listens:
-            signal.signal(signal.SIGTERM, before)

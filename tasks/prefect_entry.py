@@ -24,7 +24,9 @@ from prefect.artifacts import (
 )
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext, TagsContext, TaskRunContext, refresh_global_settings_context
+from prefect.exceptions import Pause
 from prefect.flows import Flow
 from prefect.futures import PrefectFuture
 from prefect.results import ResultRecord
@@ -42,9 +44,11 @@ __all__ = [
     "Failed",
     "Flow",
     "FlowRunContext",
+    "Pause",
     "PrefectFuture",
     "ResultRecord",
     "State",
+    "StateType",
     "TagsContext",
     "Task",
     "TaskRunContext",

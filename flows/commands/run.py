@@ -4,7 +4,6 @@ Each finds its inputs before it starts a server, and hands them over to its flow
 inside functions, after the server has started: Prefect reads its settings when it is imported.
 """
 
-import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -31,8 +30,7 @@ from flows.prefect_api import ui_address
 from flows.server import ensure_server
 from tasks.data.sources import resolve_data_root
 from tasks.errors import PAUSED, StageError, try_all
-from tasks.interruption import pause_on_sigterm
-from tasks.jobs.launch import stop_all_jobs
+from tasks.interruption import commanded, interrupted
 from tasks.log.experiment_log import check_log_place, default_log
 from tasks.progress import DISPLAY
 from tasks.review.comparisons import compare
@@ -221,24 +219,23 @@ def _run_flow(
     flow = getattr(import_module(f"flows.{name}"), name)
     mirror = request.data_root
     arguments |= {"data_root": str(mirror) if mirror else None, "log": str(request.log)}
-    pause_on_sigterm.set()
-
-    def interrupt(number: int, frame: Any) -> None:
-        # The jobs end here, whatever code the interrupt falls into and whether that lets it pass.
-        stop_all_jobs()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
+    interrupted.clear()
+    commanded.set()
     try:
         # The mark exists before Prefect knows the flow run and after it has ended, so that a kill at any moment
         # leaves it to be found.
         with active(request.home) as mark, tags(mark), hand_over(inputs), DISPLAY.on_terminal():
-            return call(flow, arguments, shown=url is not None)
+            state = call(flow, arguments, shown=url is not None)
+        if interrupted.is_set():
+            raise KeyboardInterrupt  # whatever was to come after this command is not to come
+        if state.is_cancelled():
+            raise StageError(f"cancelled in the UI: {state.message}")
+        return state
     except KeyboardInterrupt:
         print("cogito: interrupted; what is done is saved, and the same command goes on", file=sys.stderr)
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        commanded.clear()
 
 
 def _report_outcome(state: Any, log_path: Path, as_json: bool) -> None:

@@ -22,8 +22,8 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock, Timeout
 
-from tasks.errors import Paused, StageError, UserError
-from tasks.interruption import pausing, stopping
+from tasks.errors import StageError, UserError
+from tasks.interruption import go_on
 from tasks.jobs.gpus import find_gpus, others_use
 from tasks.jobs.waiting import Expected, Line, may_start, not_known
 from tasks.store.home import PRIVATE, Home
@@ -129,10 +129,7 @@ def lease_devices(home: Home, count: int = 1, expected: Expected = not_known) ->
     with ExitStack() as held:
         with line.ticket(count) as ticket:
             while True:
-                if stopping.is_set():
-                    raise StageError("interrupted")
-                if pausing.is_set():
-                    raise Paused("before it began")
+                go_on()
                 if time.monotonic() - asked > LOOK_SECONDS:
                     seconds, asked = expected(), time.monotonic()
                 ahead = line.ahead_of(ticket)

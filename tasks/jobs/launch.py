@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from tasks.errors import Paused, StageError
-from tasks.interruption import pausing, stopping
+from tasks.interruption import go_on, pausing, stopping
 from tasks.jobs.devices import Device, lease_devices, lost_devices, visible_devices
 from tasks.jobs.fork_server import ForkedJob, ForkServer
 from tasks.jobs.history import expect
@@ -54,6 +54,11 @@ class DeviceLost(StageError):
 def stop_all_jobs() -> None:
     """End every job of this process and start no other: the command was interrupted or cancelled."""
     stopping.set()
+    end_all_jobs()
+
+
+def end_all_jobs() -> None:
+    """End every running job of this process."""
     for pid in list(_running):
         end_process_tree(pid)
 
@@ -124,10 +129,7 @@ def run_job(
         DeviceLost: the job failed, and one of its GPUs no longer responds.
         Paused: a pause was requested, and the state is saved.
     """
-    if stopping.is_set():
-        raise StageError("interrupted")
-    if pausing.is_set():
-        raise Paused("before it began")
+    go_on()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     clear_answers(folder)

@@ -12,8 +12,8 @@ from secrets import token_hex
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from tasks.errors import Paused, StageError, UserError
-from tasks.interruption import pausing, stopping
+from tasks.errors import UserError
+from tasks.interruption import go_on
 from tasks.store.home import Home
 
 log = logging.getLogger("cogito.locks")
@@ -39,10 +39,7 @@ def hold(lock: BaseFileLock, what: str = "") -> Iterator[None]:
             lock.acquire(timeout=POLL_SECONDS)
             break
         except Timeout:
-            if stopping.is_set():
-                raise StageError("interrupted") from None
-            if pausing.is_set():
-                raise Paused("before it began") from None
+            go_on()
             if what:
                 log.warning("another command works on %s: waiting for it", what)
                 what = ""
