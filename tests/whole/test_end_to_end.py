@@ -1,11 +1,8 @@
 """The command from one end to the other: real subprocesses, a real Prefect server, real training, tiny sizes."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,61 +233,6 @@ def test_two_starts_of_one_run_give_one_run_and_one_row(place: Path, first: dict
     assert one["run_id"] == other["run_id"] and one["scores"] == other["scores"]
     assert any("another command works on" in errors for _, errors in ended)
     assert (place / "twice.md").read_text(encoding="utf-8").count(one["run_id"]) == 1
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_command_and_its_jobs(place: Path, first: dict[str, Any], number: int) -> None:
-    runs = place / "home" / "runs"
-    before = set(runs.glob("*"))
-    said = place / f"said-{number}.txt"
-    with said.open("wb") as errors:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "flows.cli",
-                "run",
-                "tiny.yaml",
-                "--log",
-                "never.md",
-                "--fresh",
-                "--set",
-                "training.max_steps=100000",
-                "--set",
-                "training.epochs=10000",
-                "--set",
-                "tracking.wandb=disabled",
-            ],
-            env=environment(place / "home"),
-            cwd=place,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if any((run / "pretraining" / "curve.jsonl").exists() for run in set(runs.glob("*")) - before):
-            break
-        time.sleep(0.2)
-    jobs = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    # A SIGTERM pauses: see test_guards.
-    assert process.wait(timeout=PATIENCE) == (0 if number == signal.SIGTERM else 130)
-    words = said.read_text(encoding="utf-8")
-    assert number == signal.SIGTERM or "\ncogito: interrupted; what is done is saved" in words
-    assert "no result" not in words, words
-    (run,) = set(runs.glob("*")) - before
-    assert json.loads((run / "record.json").read_text(encoding="utf-8"))["status"] == "paused"
-    _, left = psutil.wait_procs([job for job in jobs if "tasks.jobs" in " ".join(command_line(job))], timeout=60)
-    assert left == []
-    assert not (place / "never.md").exists()
-
-
-def command_line(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def test_no_process_is_left(place: Path, first: dict[str, Any]) -> None:
