@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 from uuid import UUID
 
-from tasks.interruption import commanded, interrupted, pausing, stopping
+from tasks.interruption import commanded, hurrying, interrupted, pausing, stopping
 from tasks.jobs.launch import end_all_jobs, pause_all_jobs, stop_all_jobs
 from tasks.prefect_entry import State, StateType, get_client
 
@@ -55,7 +55,7 @@ class Orders:
 
     def obey(self, why: str) -> None:
         """Let all jobs save and end. Only the first to ask does something."""
-        if pausing.is_set() or self._over.is_set():
+        if hurrying.is_set() or self._over.is_set():
             return
         log.warning("%s: saving what is done, and ending", why)
         pause_all_jobs(end_short_ones=True)
@@ -120,8 +120,8 @@ def heed(flow_run: str | None) -> Iterator[Orders]:
     """
     orders = Orders()
     if not _heeding:
-        stopping.clear()
-        pausing.clear()
+        for told in (stopping, pausing, hurrying):
+            told.clear()
     _heeding.append(orders)
     handlers: dict[int, Any] = {}
     # Signals to a script or a notebook that calls a flow as a function are its own.

@@ -8,6 +8,8 @@ from tasks.errors import Paused, StageError
 stopping = threading.Event()
 # Set when it has to save its state and end: a running job may finish its step, and no job starts.
 pausing = threading.Event()
+# Set beside it when short work is not to finish either.
+hurrying = threading.Event()
 # Set by a command: signals to this process are about its run.
 commanded = threading.Event()
 # Set by the first Ctrl-C of such a command, which pauses its run.

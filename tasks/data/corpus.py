@@ -28,7 +28,7 @@ from tasks.data.splits import Split, open_split
 from tasks.data.text_files import checked_text
 from tasks.data.tokenizers import copy_tokenizer, load_tokenizer, tokenizer_fingerprint
 from tasks.errors import UserError
-from tasks.interruption import go_on
+from tasks.interruption import go_on, hurrying, stopping
 from tasks.spec.pretraining import DataSpec
 from tasks.store.files import built_once, content_hash, read_json, write_json
 from tasks.store.home import Home
@@ -186,7 +186,8 @@ def _tokenise(
         for (side, text, _), encoding in zip(group, encodings, strict=True):
             writers[side].add(np.asarray(encoding.ids, dtype=dtype), len(text.encode("utf-8", "replace")))
         done += len(group)
-        go_on("while it prepared the text")
+        if stopping.is_set() or hurrying.is_set():
+            go_on("while it prepared the text")
         if progress:
             progress(done, group[-1][2])
     counts: dict[str, int] = {}

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from tasks.errors import Paused, StageError
-from tasks.interruption import go_on, pausing, stopping
+from tasks.interruption import go_on, hurrying, pausing, stopping
 from tasks.jobs.devices import Device, lease_devices, lost_devices, visible_devices
 from tasks.jobs.fork_server import ForkedJob, ForkServer
 from tasks.jobs.history import expect
@@ -69,6 +69,8 @@ def pause_all_jobs(*, end_short_ones: bool = False) -> None:
     Args:
         end_short_ones: end the other jobs at once, to be run again next time; otherwise they may finish.
     """
+    if end_short_ones:
+        hurrying.set()
     pausing.set()
     for pid, (folder, job) in list(_running.items()):
         if job.pausable:
