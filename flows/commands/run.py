@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from flows.commands.forecast import print_forecast
 from flows.commands.listing import print_record, print_verdicts
 from flows.commands.options import (
     AsJson,
@@ -29,7 +30,7 @@ from flows.commands.options import (
 from flows.prefect_api import ui_address
 from flows.server import ensure_server
 from tasks.data.sources import resolve_data_root
-from tasks.errors import PAUSED, StageError, try_all
+from tasks.errors import PAUSED, StageError, UserError, try_all
 from tasks.interruption import commanded, interrupted
 from tasks.log.experiment_log import check_log_place, default_log
 from tasks.progress import DISPLAY
@@ -74,6 +75,9 @@ def run(
     max_hours: Annotated[
         float | None, typer.Option(help="Save and pause after so many hours; the same command goes on.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Forecast time, memory and disk by a few real steps; keep nothing.")
+    ] = False,
     miniature: Miniature = False,
     processes: Processes = None,
     device: DeviceChoice = None,
@@ -84,9 +88,15 @@ def run(
 ) -> None:
     """Run a whole experiment, or continue or reuse its run."""
     check_hours(max_hours)
+    if dry_run and max_hours is not None:
+        raise UserError("run: got --dry-run and --max-hours, which it would ignore; fix: drop one of them")
     (loaded,) = expand([spec], overrides or [], [], small=miniature)
     request = _request(data_root, log, processes=processes, fresh=fresh)
     inputs = find_inputs(loaded, request)
+    if dry_run:
+        check_log_place(request.log)
+        print_forecast(inputs, request, as_json)
+        return
     arguments = {"spec": loaded, "processes": processes, "fresh": fresh, "max_hours": max_hours}
     _report_outcome(_run_flow("experiment", arguments, request, inputs), request.log, as_json)
 

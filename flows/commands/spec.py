@@ -122,7 +122,7 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
         "identity": content_hash(resolved),
         "rounding_error": error,
     }
-    for warning in filter(None, [chaos_warning(error), estimated[0].room.warning]):
+    for warning in filter(None, [chaos_warning(error), *(one.room.warning for one in estimated[:1])]):
         print(f"{spec}: warning: {warning}", file=sys.stderr)
     if as_json:
         print_json({"spec": resolved, **facts})

@@ -154,7 +154,7 @@ def room(spec: ExperimentSpec, config: Mapping[str, Any], machine: Machine) -> R
 
 def _estimate(spec: ExperimentSpec, config: Mapping[str, Any], flops: float, home: Home, machine: Machine) -> Estimate:
     precision = spec.training.precision_on(machine.kind)
-    speed, source = _speed(home, flops, machine, precision)
+    speed, source = speed_of(home, flops, machine, precision)
     tokens, corpus, seconds = None, known_corpus(home, spec), None
     if corpus is not None or spec.training.max_steps is not None:
         steps = training_steps(spec, corpus.train_blocks if corpus else BILLION)
@@ -165,7 +165,7 @@ def _estimate(spec: ExperimentSpec, config: Mapping[str, Any], flops: float, hom
     return Estimate(room(spec, config, machine), precision, source, tokens, seconds)
 
 
-def _speed(home: Home, flops: float, machine: Machine, precision: str) -> tuple[tuple[float, float] | None, str]:
+def speed_of(home: Home, flops: float, machine: Machine, precision: str) -> tuple[tuple[float, float] | None, str]:
     """The range of FLOP/s of a process, and its source."""
     device, on_cpu = machine.device, machine.kind == "cpu"
     known = achieved_flops(home, machine_name(), "CPU" if on_cpu else device, precision, flops)
