@@ -10,29 +10,25 @@ To add one: a line in TABLE, and a module of that name with
                                                      # tuple of three numbers is a median with its range
     def plot(rows, path: Path) -> None               # where there is something to draw
 
-`rows` runs in a process of its own, in the environment of a job on a CPU (`measuring.py` has what it needs). `quick` is
-the size of the tests: seconds. What models learn is measured by commands of their own: findings, initialisation,
-collapse_figures, blocks.
+What `rows` times or weighs, it calls through `measuring.fresh`: in a process of its own, with one thread and the
+allocator of a job on a CPU. `quick` is the size of the tests: seconds. What models learn is measured by commands of
+their own: findings, initialisation, collapse_figures, blocks.
 """
 
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measuring import fresh
+from benchmarks.measuring import ENVIRONMENT
 
 Cell = str | float | None | Sequence[float]
 Row = dict[str, Cell]
-TABLE = (
-    "step",
-    "loss",
-    "memory",
-    "peers",  # keeps one name on a line
-)
+TABLE = ("step", "loss", "memory", "peers", "scaling", "text", "processes")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -75,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results, document = options.output / "benchmarks.json", options.output / "benchmarks.md"
     found = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    os.environ |= ENVIRONMENT
     for name in options.names or TABLE:
         started, module = time.monotonic(), importlib.import_module(f"benchmarks.{name}")
-        rows = fresh(module.rows, options.quick)
+        rows = module.rows(options.quick)
         print(f"{module.TITLE} ({time.monotonic() - started:.0f} s)\n\n{markdown(rows)}\n", flush=True)
         found[name] = {"title": module.TITLE, "commit": commit.stdout.strip(), "rows": rows}
         results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -41,14 +41,17 @@ def memory(labels: int, vocabulary: int, fused: bool) -> float:
     return (peak_bytes() - before) / 1e6
 
 
+def times(labels: int, vocabulary: int, kinds: dict[str, bool], rounds: int) -> dict[str, list[float]]:
+    """CPU-seconds of each kind, in turn."""
+    return in_turn({name: loss_step(labels, vocabulary, fused) for name, fused in kinds.items()}, rounds)
+
+
 def rows(quick: bool) -> list[dict[str, object]]:
     """A row for each number of labels and size of the vocabulary."""
     table = []
     for labels, vocabulary in [(256, 512)] if quick else SIZES:
         kinds = {"ours": True, "plain": False} if labels * vocabulary < MOST_LOGITS else {"ours": True}
-        seconds = in_turn(
-            {name: loss_step(labels, vocabulary, fused) for name, fused in kinds.items()}, 1 if quick else 5
-        )
+        seconds = fresh(times, labels, vocabulary, kinds, 1 if quick else 5)
         megabytes = {name: fresh(memory, labels, vocabulary, fused) for name, fused in kinds.items()}
         table.append(
             {

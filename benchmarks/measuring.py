@@ -20,7 +20,10 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": KEPT_MEMORY, "HF_HUB_OF
 
 
 def fresh(function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-    """Call a function of a module in a process of its own, forked from one that has imported the models alone."""
+    """Call a function of a module in a process of its own, forked from one that has imported the models alone.
+
+    Not from such a process: it would import them again.
+    """
     os.environ |= ENVIRONMENT
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.step"])

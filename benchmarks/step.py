@@ -3,18 +3,19 @@
 fp32 with dropout 0.1 and the optimizer. The careful textbook encoder computes logits at labelled positions only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from benchmarks.measuring import Step, fresh, in_turn, peak_bytes, ratio, spread
 from benchmarks.textbook import TextbookEncoder
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
-from models.family import OBJECTIVES, VARIANTS
+from models.family import IGNORE_INDEX, OBJECTIVES, VARIANTS
 from models.labels import locate_labels
 from models.objectives import CorruptionSettings, sample_generator
 from models.pretraining_step import PretrainingStep
@@ -47,12 +48,17 @@ class Size(NamedTuple):
 SMALL = Size(64, 512, 32, 2, 1)
 
 
-def corrupted_batch(variant: str, size: Size) -> dict[str, Any]:
-    """A batch of random tokens, corrupted as the variant's training corrupts its text."""
+def corrupted(variant: str, texts: Sequence[np.ndarray], size: Size) -> dict[str, Any]:
+    """A batch of texts, corrupted as the variant's training corrupts them."""
     settings = CorruptionSettings(0.15, MASK, size.vocabulary, SPECIAL, t_min=0.1)
     corrupt = OBJECTIVES[VARIANTS[variant].objective].load()
+    return pad_samples([corrupt(row, sample_generator(0, 0, 0, n), settings) for n, row in enumerate(texts)], PAD)
+
+
+def corrupted_batch(variant: str, size: Size) -> dict[str, Any]:
+    """A batch of random tokens."""
     ids = np.random.default_rng(0).integers(len(SPECIAL), size.vocabulary, size=(size.batch, size.length))
-    return pad_samples([corrupt(row, sample_generator(0, 0, 0, n), settings) for n, row in enumerate(ids)], PAD)
+    return corrupted(variant, ids, size)
 
 
 def optimized(module: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Step) -> Step:
@@ -95,17 +101,22 @@ def our_step(variant: str, size: Size, batch: Mapping[str, Any] | None = None, *
     return optimized(module, optimizer, lambda: module(**batch, num_items_in_batch=count, share=1.0)["total"])
 
 
-def textbook_step(variant: str, layers: int, bixt: bool, size: Size, careful: bool) -> Step:
-    """The same step as a textbook would write it: labels [B, N], a mask in every batch."""
+def textbook_step(
+    variant: str, layers: int, bixt: bool, size: Size, careful: bool, given: Mapping[str, Any] | None = None
+) -> Step:
+    """The same step as a textbook would write it: labels [B, N], rows padded to N, a mask in every batch."""
     torch.manual_seed(0)
     decoder = VARIANTS[variant].decoder
     module = TextbookEncoder(
         decoder, size.vocabulary, size.width, layers, 4 * size.width, size.length, bixt, careful
     ).train()
-    given = corrupted_batch(variant, size)
-    batch = {name: given.get(name) for name in ("input_ids", "attention_mask", "labels", "noisy_ids", "t")}
+    batch = dict.fromkeys(("input_ids", "attention_mask", "labels", "noisy_ids", "t"))
+    batch |= {name: value for name, value in (given or corrupted_batch(variant, size)).items() if name in batch}
+    rest = size.length - batch["input_ids"].shape[1]
     if batch["attention_mask"] is None:
-        batch["attention_mask"] = torch.ones(size.batch, size.length, dtype=torch.int64)
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    for name, filler in {"input_ids": PAD, "attention_mask": 0, "labels": IGNORE_INDEX}.items():
+        batch[name] = functional.pad(batch[name], (0, rest), value=filler)
     return optimized(module, torch.optim.AdamW(module.parameters(), lr=1e-4), lambda: module(**batch))
 
 
