@@ -10,10 +10,12 @@ from typing import Any
 
 from flows.bookkeeping import note_stage, settle, skip_stages
 from tasks import stages
+from tasks.analysis.stage import analysis_work
 from tasks.data.sources import Source
 from tasks.data.task_data import Family, PreparedTask
 from tasks.errors import Paused, StageError, UserError
 from tasks.finetuning.cell import Cell
+from tasks.forecast.foretold import fan_out_seconds
 from tasks.jobs.devices import visible_devices
 from tasks.jobs.history import judge, past_jobs
 from tasks.prefect_entry import PrefectFuture, allow_failure
@@ -66,6 +68,15 @@ class Evaluation:
         """A cell of a column; a zero-shot one has a head of its own."""
         task, start = column
         return Cell(task, seed, start, "sentence_pair" if start == "zero_shot" else head, self.protocol(task))
+
+    def seeds(self, column: Column) -> tuple[int, ...]:
+        """The seeds of a column; without a training one says all."""
+        seeds = self.protocol(column[0]).seeds
+        return seeds[:1] if column[1] == "zero_shot" else seeds
+
+    def cells(self, head: str) -> list[Cell]:
+        """Every cell of the fan-out."""
+        return [self.cell(column, seed, head) for column in self.columns() for seed in self.seeds(column)]
 
     def longest_first(self, checkpoint: Checkpoint, head: str) -> list[Column]:
         """The columns in the order in which they start, so that no device idles at the end.
@@ -142,6 +153,7 @@ def evaluate_checkpoint(
     wait_for = [allow_failure(future) for future in after]
     started = time.monotonic()
     record.task_warnings = [warning for task in evaluation.tasks.values() for warning in task.warnings]
+    _foretell(evaluation, checkpoint, record, run)
     analysis: PrefectFuture[Any] | None = None
     if evaluation.corpus is not None:
         section = evaluation.spec.analysis
@@ -169,6 +181,18 @@ def evaluate_checkpoint(
     _score(evaluation, cells, results, record, run)
 
 
+def _foretell(evaluation: Evaluation, checkpoint: Checkpoint, record: RunRecord, run: RunFolder) -> None:
+    """Record what the fan-out will take, unless a part of it is done."""
+    if any(run.root.glob("finetuning/*/result.json")):
+        return
+    works = [cell.work(checkpoint, evaluation.tasks[cell.task]) for cell in evaluation.cells(record.head)]
+    if evaluation.corpus is not None:
+        works.append(analysis_work(checkpoint, evaluation.corpus, evaluation.spec.analysis))
+    if works and (seconds := fan_out_seconds(works, cogito_home())) is not None:
+        record.forecast["finetuning"] = seconds
+        record.save(run)
+
+
 def _submit_cells(
     evaluation: Evaluation, checkpoint: Checkpoint, head: str, run: RunFolder, wait_for: list[Any]
 ) -> Cells:
@@ -177,9 +201,8 @@ def _submit_cells(
         data, origin = evaluation.tasks[column[0]], evaluation.origin(column)
         begin: dict[int, PrefectFuture[Any]] = cells[origin, "checkpoint"] if origin else {}
         first = next(iter(begin.values()), None)
-        seeds = evaluation.protocol(column[0]).seeds
         cells[column] = {}
-        for seed in seeds[:1] if column[1] == "zero_shot" else seeds:
+        for seed in evaluation.seeds(column):
             cell, source = evaluation.cell(column, seed, head), begin.get(seed, first)
             cells[column][seed] = stages.finetune_cell.submit(cell, checkpoint, data, run, source, wait_for=wait_for)
     return cells

@@ -13,6 +13,12 @@ from tasks.store.records import AnalysisResult, Checkpoint, CorpusResult
 CONTRACT_VERSION = 3
 
 
+def analysis_work(checkpoint: Checkpoint, corpus: CorpusResult, spec: AnalysisSpec) -> Work:
+    """By which the duration of an analysis is judged."""
+    tokens = min(spec.max_samples, corpus.held_out_blocks) * corpus.block_tokens
+    return Work(kind="analysis", size=weights_size(checkpoint.folder), tokens=tokens)
+
+
 def analyse_concepts(
     checkpoint: Checkpoint,
     corpus: CorpusResult,
@@ -37,10 +43,6 @@ def analyse_concepts(
             special_token_ids=corpus.special_token_ids,
             max_samples=spec.max_samples,
             batch_size=spec.batch_size,
-            work=Work(
-                kind="analysis",
-                size=weights_size(checkpoint.folder),
-                tokens=min(spec.max_samples, corpus.held_out_blocks) * corpus.block_tokens,
-            ),
+            work=analysis_work(checkpoint, corpus, spec),
         )
         return run_on_one_device(run.analysis, job, home, on_progress)

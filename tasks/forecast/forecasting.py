@@ -28,9 +28,10 @@ from tasks.forecast.calibration import (
 )
 from tasks.forecast.estimate import Room, room, size_text, this_machine, time_text
 from tasks.forecast.history import known_corpus
-from tasks.forecast.lines import DONE, Forecast, Line, in_line
+from tasks.forecast.lines import DONE, Forecast, Line
 from tasks.jobs.devices import visible_devices
 from tasks.jobs.history import judge, past_jobs
+from tasks.jobs.waiting import last_end
 from tasks.libraries import FOLDERS
 from tasks.pretraining.cost import StepMemory
 from tasks.pretraining.stage import count_processes, model_config, pretraining_identity
@@ -168,7 +169,7 @@ def _forecast(inputs: Inputs, request: Request, scratch: Home, run: RunFolder) -
         jobs = [_cell_line(cell, found, tasks, tuned, steps, request.home, scratch) for cell in cells]
         jobs.append(_analysis_line(spec, found, sample, blocks, steps, run, scratch))
     devices = len(visible_devices())
-    fan_out = in_line([line.seconds or 0.0 for line in jobs], devices) + (tuned.first if tuned else 0.0)
+    fan_out = last_end([line.seconds or 0.0 for line in jobs], devices) + (tuned.first if tuned else 0.0)
     stages = [
         Line("command", COMMAND, "assumed, with its server"),
         data,

@@ -1,7 +1,5 @@
 """A forecast: a line for each stage and each job, and what it rests on."""
 
-import heapq
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,11 +67,3 @@ class Forecast:
             "warnings": self.warnings,
             "calibration_seconds": self.calibration,
         }
-
-
-def in_line(seconds: Iterable[float], devices: int) -> float:
-    """When the last of some jobs ends that start longest first, each on the device that is free first."""
-    free = [0.0] * devices
-    for job in sorted(seconds, reverse=True):
-        heapq.heappush(free, heapq.heappop(free) + job)
-    return max(free)

@@ -4,10 +4,11 @@ A training that waits for all GPUs would leave those idle that are free before t
 them if it ends before then (backfilling: Lifka 1995, The ANL/IBM SP scheduling system).
 """
 
+import heapq
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,6 +26,14 @@ Expected = Callable[[], float | None]
 
 def not_known() -> None:
     """The `Expected` of a job whose duration nobody knows."""
+
+
+def last_end(seconds: Iterable[float], devices: int) -> float:
+    """When the last of some jobs ends that start longest first, each on the device that is free first."""
+    free = [0.0] * devices
+    for job in sorted(seconds, reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + job)
+    return max(free)
 
 
 def may_start(count: int, seconds: float | None, free: int, ahead: Sequence[int], ends: Sequence[float]) -> bool:

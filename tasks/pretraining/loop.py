@@ -30,6 +30,8 @@ from tasks.store.records import Divergence, PretrainingResult, Timing
 
 # Progress lines and the training curve are written about this often.
 REPORT_SECONDS = 1.0
+# The part of a training whose time foretells that of the whole.
+FORETELLING = 0.05
 # The geometry that is followed while a model trains; the whole of it is the analysis stage's.
 LIVE_FIGURES = (
     "nuclear_rank_of_mean",
@@ -156,6 +158,9 @@ def _report(training: Training, step: StepFigures, evaluation: dict[str, float] 
         **(evaluation or {}),
     }
     training.curve.add(figures)
+    done, left = step.number - training.resumed, training.steps - training.resumed
+    if training.forecast is None and done >= FORETELLING * left:
+        training.forecast = training.clock.total * left / done
     seconds = training.clock.timing().training
     if evaluation is not None or training.clock.total - training.reported >= REPORT_SECONDS:
         training.reported = training.clock.total
@@ -207,6 +212,7 @@ def _result(training: Training, seconds: float, timing: Timing, diverged: Diverg
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         wandb_url=training.tracking.finish() if training.tracking else None,
         seconds=seconds,
+        forecast=training.forecast,
         timing=timing,
         flops_per_token=flops,
         utilisation=flops * speed / (peak * accelerator.num_processes) if peak else None,

@@ -82,6 +82,7 @@ class Training:
         stopped: why the guard ended the training.
         clock: of this start, from its first step on.
         reported: its reading at the last progress line.
+        forecast: what it will read at the end, as the first steps foretell.
     """
 
     job: PretrainingJob
@@ -107,6 +108,7 @@ class Training:
     stopped: str | None = None
     clock: Clock = field(default_factory=Clock)
     reported: float = 0.0
+    forecast: float | None = None
 
     def epochs(self) -> float:
         """Passes over the training blocks so far."""

@@ -151,10 +151,18 @@ def _problems(record: RunRecord) -> Line:
     wrong += told[:SHOWN_FAILURES] + ([f"{len(told) - SHOWN_FAILURES} more"] if len(told) > SHOWN_FAILURES else [])
     wrong += record.warnings
     seconds = sum(stage.seconds for stage in record.stages.values())
-    time = f"{duration(seconds)} of work" if record.stages else "no stage has ended"
+    time = f"{duration(seconds)} of work" + _beside_forecast(record) if record.stages else "no stage has ended"
     state = {"running": "still running", "paused": "paused"}.get(record.status, "")
     calm = f"{state}; " if state else "" if wrong else "none; "
     return Line("Problems", f"{calm}{time}.", "; ".join(wrong))
+
+
+def _beside_forecast(record: RunRecord) -> str:
+    """What the stages took of which something was foretold, beside that; empty without any."""
+    foretold = {name: record.foretold(name) for name, stage in record.stages.items() if stage.status == "complete"}
+    known = {name: seconds for name, seconds in foretold.items() if seconds is not None}
+    took = sum(record.stages[name].seconds for name in known)
+    return f"; {' and '.join(known)} took {duration(took)}, {duration(sum(known.values()))} forecast" if known else ""
 
 
 def duration(seconds: float) -> str:

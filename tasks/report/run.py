@@ -76,14 +76,14 @@ def _settings(record: RunRecord, spec: ExperimentSpec | None) -> dict[str, str]:
 
 
 def _times(record: RunRecord) -> list[list[str]]:
-    """Of every stage: where it ran, seconds, their share, and the seconds of all its devices."""
+    """Of every stage: where it ran, seconds, what was forecast, their share, and the seconds of all its devices."""
     gpu_or_cpu = record.environment.gpus[0] if record.environment.gpus else "CPU"
     total = sum(stage.seconds for stage in record.stages.values())
     done = record.pretraining
     rows = []
     for name, stage in record.stages.items():
         if stage.status == "skipped":
-            rows.append([name, *["--"] * 4])
+            rows.append([name, *["--"] * 5])
             continue
         device = gpu_or_cpu if name in ("pretraining", "analysis", "finetuning") else "CPU"
         device_seconds = stage.seconds
@@ -92,8 +92,10 @@ def _times(record: RunRecord) -> list[list[str]]:
         elif name == "finetuning":
             device_seconds = sum(cell.seconds for cell in record.cells)
         share = f"{stage.seconds / total:.1%}" if total else "--"
-        rows.append([name, device, f"{stage.seconds:,.1f}", share, f"{device_seconds:,.1f}"])
-    return [*rows, ["sum", "", f"{total:,.1f}", "100.0%" if total else "--", ""]]
+        foretold = record.foretold(name)
+        expected = "--" if foretold is None else f"{foretold:,.1f}"
+        rows.append([name, device, f"{stage.seconds:,.1f}", expected, share, f"{device_seconds:,.1f}"])
+    return [*rows, ["sum", "", f"{total:,.1f}", "", "100.0%" if total else "--", ""]]
 
 
 def _resumed_steps(record: RunRecord) -> int | None:

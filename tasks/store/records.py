@@ -126,6 +126,9 @@ class PretrainingResult(Result):
     parameters: int
     wandb_url: str | None
     seconds: float
+    forecast: float | None = Field(
+        None, description="seconds that the first 5 % of the steps of this start foretold; None: not recorded"
+    )
     timing: Timing | None = Field(None, description="None: not recorded, and speeds count evaluations too")
     flops_per_token: float | None = Field(None, description="floating-point operations for a token; None: not recorded")
     utilisation: float | None = Field(None, description="part of the devices' peak in bf16 (MFU); None: no known peak")
@@ -273,6 +276,9 @@ class RunRecord(BaseModel):
     evaluation_identity: str
     environment: Environment
     stages: dict[str, StageRecord] = Field(default_factory=dict)
+    forecast: dict[str, float] = Field(
+        default_factory=dict, description="seconds of a stage by past ones of the home, written before it began"
+    )
     head: str = ""
     row_form: int = Field(1, description="form of its row in the log; from 2 on it names the experiment")
     checkpoint: Checkpoint | None = None
@@ -304,6 +310,11 @@ class RunRecord(BaseModel):
         trained = self.pretraining if self.kind == "training" else None
         of_corpus = self.corpus.warnings if trained and self.corpus else []
         return [*of_corpus, *(trained.warnings if trained else []), *self.task_warnings]
+
+    def foretold(self, stage: str) -> float | None:
+        """The seconds that a stage was forecast to take; None where nothing could tell, or an earlier version ran."""
+        done = self.pretraining if stage == "pretraining" else None
+        return done.forecast if done else self.forecast.get(stage)
 
     @property
     def bits_per_byte(self) -> float | None:

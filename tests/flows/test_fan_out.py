@@ -1,20 +1,21 @@
-"""The order in which the cells of a fan-out start."""
+"""The order in which the cells of a fan-out start, and what they are foretold to take."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.fan_out import Column, Evaluation
+from flows.fan_out import Column, Evaluation, _foretell
 from models.weight_files import weights_size
 from tasks.data.task_data import PreparedTask
+from tasks.jobs.devices import Device
 from tasks.jobs.history import Work
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import DataSpec
 from tasks.store.files import write_json
-from tasks.store.home import Home
-from tasks.store.records import Checkpoint
-from tests.factories import make_checkpoint
+from tasks.store.home import Home, claim_run
+from tasks.store.records import Checkpoint, load_record
+from tests.factories import make_checkpoint, make_record
 
 TOKENS = {"mrpc": 200_000, "qqp": 9_000_000, "mnli": 14_000_000, "stsb": 180_000, "paws": 2_500_000}
 
@@ -49,14 +50,40 @@ def test_the_longest_start_first_by_their_text(home: Home, checkpoint: Checkpoin
 
 def test_the_longest_start_first_by_what_was_measured(home: Home, checkpoint: Checkpoint) -> None:
     """PAWS took longest in an earlier run of this home, whatever its text makes one think."""
-    for task, seconds in {"mnli": 50.0, "qqp": 70.0, "paws": 900.0, "mrpc": 5.0, "stsb": 6.0}.items():
+    put_past(home, checkpoint)
+    assert order(evaluation(), checkpoint) == from_checkpoint("paws", "qqp", "mnli", "stsb", "mrpc")
+
+
+PAST = {"mnli": 50.0, "qqp": 70.0, "paws": 900.0, "mrpc": 5.0, "stsb": 6.0}
+
+
+def put_past(home: Home, checkpoint: Checkpoint, head: str = "via_decoder") -> None:
+    for task, seconds in PAST.items():
         folder = home.root / "runs" / "before" / "finetuning" / f"{task}-seed42-checkpoint"
         folder.mkdir(parents=True)
         size = weights_size(checkpoint.folder)
-        work = Work(kind="finetuning", size=size, tokens=TOKENS[task], task=task, head="via_decoder")
+        work = Work(kind="finetuning", size=size, tokens=TOKENS[task], task=task, head=head)
         write_json(folder / "job.json", {"identity": "x", "device": "cpu", "work": work.model_dump()})
         write_json(folder / "result.json", {"identity": "x", "seconds": seconds})
-    assert order(evaluation(), checkpoint) == from_checkpoint("paws", "qqp", "mnli", "stsb", "mrpc")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_fan_out_is_foretold_by_past_cells_alone(
+    home: Home, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    monkeypatch.setattr("tasks.forecast.foretold.visible_devices", lambda: (Device("cpu", "0", 1),) * devices)
+    run = claim_run(home, "new")
+    record = make_record(run_id=run.run_id, head="via_decoder", forecast={})
+    _foretell(evaluation(), checkpoint, record, run)
+    assert record.forecast == {}, "nothing like it was done: the work alone tells an order, no time"
+    put_past(home, checkpoint)
+    _foretell(evaluation(), checkpoint, record, run)
+    assert record.forecast == {"finetuning": pytest.approx(sum(PAST.values()) if devices == 1 else 900.0)}
+    assert load_record(run).forecast == record.forecast
+    again = make_record(run_id=run.run_id, head="via_decoder", forecast={})
+    write_json(run.cell("mrpc", 42, "checkpoint") / "result.json", {})
+    _foretell(evaluation(), checkpoint, again, run)
+    assert again.forecast == {}, "a part is done: the rest would be held against the whole"
 
 
 def test_what_others_start_from_comes_first_and_they_last(home: Home, checkpoint: Checkpoint) -> None:

@@ -15,7 +15,7 @@ from tasks.forecast import forecasting
 from tasks.forecast.calibration import Sample, Steps
 from tasks.forecast.estimate import Room
 from tasks.forecast.forecasting import Blocks, Found, cells_of, data_line, disk_needed, pretraining_line, whole_text
-from tasks.forecast.lines import Forecast, Line, in_line
+from tasks.forecast.lines import Forecast, Line
 from tasks.pretraining.cost import StepMemory
 from tasks.runs.preflight import Inputs
 from tasks.spec.experiment import ExperimentSpec
@@ -42,11 +42,6 @@ def sample(**changes: Any) -> Sample:
 
 def inputs(spec: ExperimentSpec, corpus: Source = HERE, task: Source = HERE) -> Inputs:
     return Inputs(spec, corpus, {"mrpc": task}, "identity")
-
-
-def test_the_last_of_some_jobs_ends_when_its_device_is_free() -> None:
-    assert in_line([2.0, 3.0, 4.0], 2) == 5.0
-    assert in_line([3.0, 5.0], 4) == 5.0 and in_line([], 3) == 0.0
 
 
 def test_a_part_of_the_text_tells_the_whole() -> None:

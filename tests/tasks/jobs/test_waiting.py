@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tasks.jobs import devices as leases
 from tasks.jobs import waiting
 from tasks.jobs.devices import Device, lease_devices
-from tasks.jobs.waiting import UNKNOWN_SECONDS, Line, may_start
+from tasks.jobs.waiting import UNKNOWN_SECONDS, Line, last_end, may_start
 from tasks.store.home import Home
 
 FOUR = tuple(Device("cpu", str(number), 1) for number in range(4))
@@ -154,3 +154,8 @@ def test_short_jobs_pass_a_training_that_waits_for_all(home: Home, monkeypatch: 
     for thread in threads:
         thread.join(20)
     assert order == ["short", "training", "long"]
+
+
+def test_the_last_of_some_jobs_ends_when_its_device_is_free() -> None:
+    assert last_end([2.0, 3.0, 4.0], 2) == 5.0
+    assert last_end([3.0, 5.0], 4) == 5.0 and last_end([], 3) == 0.0

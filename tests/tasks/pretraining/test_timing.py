@@ -1,10 +1,15 @@
 """Where a training's time goes: speeds count steps alone."""
 
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
 import pytest
 from factories import make_pretraining
 
-from tasks.pretraining import timing
+from tasks.pretraining import loop, timing
 from tasks.pretraining.timing import PEAK_TFLOPS, Clock, peak_flops
+from tasks.pretraining.training import StepFigures
 from tasks.store.records import PretrainingResult
 
 
@@ -54,6 +59,29 @@ def test_no_peak_is_guessed() -> None:
     assert all(peak_flops(f"NVIDIA {name}", "bf16") == tflops * 1e12 for name, tflops in PEAK_TFLOPS.items())
 
 
+def test_the_first_steps_foretell_the_whole() -> None:
+    """Of the steps of this start: 100 were taken before it."""
+    clock = SimpleNamespace(total=0.0, timing=lambda: SimpleNamespace(training=1.0))
+    spec = SimpleNamespace(training=SimpleNamespace(global_batch_size=4))
+    training: Any = SimpleNamespace(
+        job=SimpleNamespace(spec=spec),
+        blocks=range(9),
+        resumed=100,
+        steps=200,
+        tokens=0,
+        reported=1e9,
+        forecast=None,
+        curve=MagicMock(),
+        tracking=MagicMock(),
+        clock=clock,
+    )
+    for step, seconds, foretold in ((104, 2.0, None), (105, 3.0, 60.0), (150, 90.0, 60.0)):
+        clock.total = seconds
+        loop._report(training, StepFigures(step, {"total": 1.0, "task": 1.0}, 1.0, 1e-3, {}), None)
+        assert training.forecast == foretold
+
+
 def test_old_records_have_no_timing() -> None:
     old = make_pretraining().model_dump(mode="json", exclude_unset=True)
     assert PretrainingResult.model_validate(old).timing is None
+    assert PretrainingResult.model_validate(old).forecast is None

@@ -236,11 +236,13 @@ def test_time_is_shared_out_and_plans_stand_beside_what_came(home: Home) -> None
         CellResult(task="mrpc", seed=42, start="checkpoint", status="complete", seconds=12.0, best_epoch=3.0),
         CellResult(task="stsb", seed=42, start="checkpoint", status="failed", error="out of memory"),
     ]
-    done = make_pretraining(steps=40, processes=2, steps_per_second=2.0, seconds=10.0)
-    text = report_of(put_run(home, spec=spec, cells=cells, pretraining=done))
+    done = make_pretraining(steps=40, processes=2, steps_per_second=2.0, seconds=10.0, forecast=54.0)
+    text = report_of(put_run(home, spec=spec, cells=cells, pretraining=done, forecast={"finetuning": 20.0}))
     times = {row[0]: row[1:] for row in rows(section(text, "Time and cost"))}
-    assert times["pretraining"] == ["cpu x 2", "60.0", "60.0%", "120.0"]
-    assert times["finetuning"] == ["CPU", "25.0", "25.0%", "12.0"] and times["sum"][1] == "100.0"
+    assert times["pretraining"] == ["cpu x 2", "60.0", "54.0", "60.0%", "120.0"]
+    assert times["finetuning"] == ["CPU", "25.0", "20.0", "25.0%", "12.0"] and times["sum"][1] == "100.0"
+    assert times["data"][2] == "--", "nothing was foretold of it"
+    assert "pretraining and finetuning took 1 min 25 s, 1 min 14 s forecast" in section(text, "Summary")
     assert "its last 20 of 40 steps" in text, "a resumed training knows the time of its last part alone"
     planned = {row[0]: row[1:] for row in rows(section(text, "Planned and done"))}
     assert planned == {
