@@ -169,7 +169,7 @@ def train_a_little(
     blocks = min(training.max_eval_blocks, corpus.held_out_blocks, 2 * samples * processes)
     few: dict[str, Any] = {"epochs": 1e6, "max_steps": 2 * half, "eval_every_steps": half, "max_eval_blocks": blocks}
     few |= {"global_batch_size": samples * processes, "per_device_batch_size": samples, "init_from": None}
-    few |= {"checkpoint_every_steps": 2 * half}
+    few |= {"checkpoint_every_steps": 2 * half, "learning_rate": 1e-7}  # at which no guard ends it
     short = spec.model_copy(
         update={"training": training.model_copy(update=few), "tracking": TrackingSpec(wandb="disabled")}
     )

@@ -46,8 +46,8 @@ from tasks.store.records import CorpusResult, RunRecord, Start, load_record
 
 # Bytes in a second: of an upload, which nothing here measures, and of a copy with its hashes.
 UPLOAD, COPY = 10e6, 200e6
-# Seconds that are assumed: of the command with its server, and of the scores, the row and the report.
-COMMAND, END = 15.0, 10.0
+# Seconds of an idle machine that are assumed: of the command with its server; of the scores, the row and the report.
+COMMAND, END = 15.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,10 @@ def _forecast(inputs: Inputs, request: Request, scratch: Home, run: RunFolder) -
         return _all_done(request)
     machine = replace(this_machine(), processes=count_processes(spec, request.processes))
     sample = sample_corpus(spec.data, inputs.corpus, found.corpus, scratch, request.data_root)
-    before = time.monotonic()
+    before = time.monotonic(), time.process_time()
     tasks = prepare_tasks(spec, inputs, sample.corpus.tokenizer, scratch)
-    data = data_line(inputs, found, sample, time.monotonic() - before)
+    waited, worked = time.monotonic() - before[0], time.process_time() - before[1]
+    data, busy = data_line(inputs, found, sample, waited), max(1.0, waited / worked)
     blocks, cells = whole_text(spec, found, sample), cells_of(spec)
     with _without_remarks():
         steps = train_a_little(spec, sample, machine, scratch, run, request.home)
@@ -171,12 +172,12 @@ def _forecast(inputs: Inputs, request: Request, scratch: Home, run: RunFolder) -
     devices = len(visible_devices())
     fan_out = last_end([line.seconds or 0.0 for line in jobs], devices) + (tuned.first if tuned else 0.0)
     stages = [
-        Line("command", COMMAND, "assumed, with its server"),
+        Line("command", COMMAND * busy, f"assumed, with its server: {COMMAND:g} s x {busy:.1f}, as others work here"),
         data,
         pretraining_line(spec, found, steps, blocks, machine.processes),
         publishing_line(spec, found, steps),
         Line("fine-tuning and analysis", fan_out, f"{len(jobs)} jobs on {devices} devices"),
-        Line("scores, row, report", END, "assumed"),
+        Line("scores, row, report", END * busy, f"assumed: {END:g} s x {busy:.1f}"),
     ]
     config = model_config(spec, spec.data.train_tokenizer_vocab_size or sample.corpus.vocab_size, None, {})
     memory = room(spec, config, machine)

@@ -35,6 +35,7 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "unknown command": (["rnu"], "run"),
     "unknown option": (["run", "tiny.yaml", "--fast"], "--fast"),
     "run nothing": (["run"], "SPEC"),
+    "run dry for so long": (["run", "tiny.yaml", "--dry-run", "--max-hours", "1"], "drop one of them"),
     "run two": (["run", "tiny.yaml", "tiny.yaml"], "unexpected"),
     "run a folder": (["run", "."], "cannot be read"),
     "run a missing file": (["run", "no.yaml"], "cannot be read"),

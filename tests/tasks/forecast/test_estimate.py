@@ -1,12 +1,15 @@
 """What `cogito show` estimates: memory against real steps, time against past trainings, and warnings that name keys."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from factories import make_pretraining, make_record
+from fake_gpus import FakeGpus
 
 from flows.commands.spec import check, show
 from models.autoencoder import ConceptModelForMaskedLM
@@ -16,6 +19,7 @@ from models.pretraining_step import PretrainingStep
 from tasks.forecast import estimate
 from tasks.forecast.estimate import LAB_GPU, Machine, Room, estimates
 from tasks.forecast.history import achieved_flops
+from tasks.jobs.devices import visible_devices
 from tasks.pretraining.cost import StepMemory, _Memory, random_batch, step_memory
 from tasks.pretraining.stage import model_config
 from tasks.runs.environment import machine_name
@@ -135,6 +139,24 @@ def test_time_is_that_of_past_trainings(home: Home, monkeypatch: pytest.MonkeyPa
     assert known.tokens == 1000 * 4 * 32 and known.source == "as 2 past trainings of this home"
     assert known.seconds == pytest.approx((128_000e6 / 2e9, 128_000e6 / 1.5e9))
     assert achieved_flops(home, "another", "CPU", "fp32", 1e6) == []  # a home on a disk that several share
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the made nvidia-smi is a shell script")
+def test_on_a_machine_of_the_lab_there_is_one_estimate(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all of its GPUs: four processes take a quarter of the time, and keep their gradients."""
+    FakeGpus(4, tmp_path / "smi").show(monkeypatch)
+    visible_devices.cache_clear()
+    try:
+        spec = a_spec(max_steps=1000)
+        (only,) = estimates(spec, config_of(spec), 1e6, home)
+    finally:
+        visible_devices.cache_clear()
+    assert only.room.machine == replace(LAB_GPU, processes=4)
+    assert only.precision == "bf16" and only.room.tensors.gradients == only.room.tensors.weights
+    assert only.seconds == pytest.approx((128_000e6 / 71e12 / 0.45 / 4, 128_000e6 / 71e12 / 0.10 / 4))
+    assert only.lines()[0].startswith("4 x NVIDIA GeForce RTX 3090, bf16: ")
 
 
 def test_show_and_check_tell_what_does_not_fit(
