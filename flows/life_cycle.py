@@ -10,7 +10,7 @@ from typing import Any
 from flows.orders import Orders, heed
 from tasks.errors import BAD_INPUT, PAUSED, Paused, RunPaused, StageError, UserError
 from tasks.interruption import commanded
-from tasks.jobs.devices import visible_devices
+from tasks.jobs.devices import most_jobs
 from tasks.jobs.launch import pause_all_jobs
 from tasks.prefect_entry import (
     Cancelled,
@@ -33,8 +33,8 @@ log = logging.getLogger("cogito.flow")
 
 
 def task_runner() -> Any:
-    """The threads of a flow: one for each device, one for the analysis, one for short stages."""
-    return ThreadPoolTaskRunner(max_workers=len(visible_devices()) + 2)
+    """The threads of a flow: one for each job that can run at once, one for the analysis, one for short stages."""
+    return ThreadPoolTaskRunner(max_workers=most_jobs() + 2)
 
 
 def carry_out(work: Callable[[], State], max_hours: float | None = None) -> State:

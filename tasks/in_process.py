@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.data.hub import gave_up, is_transient
 from tasks.interruption import stopping
-from tasks.jobs.devices import visible_devices
+from tasks.jobs.devices import most_jobs
 from tasks.prefect_entry import Completed, Failed, State, allow_failure
 
 RETRIES = 3
@@ -43,7 +43,7 @@ class StageFuture:
 def _pool() -> ThreadPoolExecutor:
     # As many as a flow has. Stages start in the order in which they are submitted, after all that they wait for, so
     # waiting ones cannot take every thread.
-    return ThreadPoolExecutor(len(visible_devices()) + 2, thread_name_prefix="stage")
+    return ThreadPoolExecutor(most_jobs() + 2, thread_name_prefix="stage")
 
 
 def submit(

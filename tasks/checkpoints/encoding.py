@@ -19,7 +19,8 @@ from tasks.checkpoints.inputs import find_evaluation_inputs
 from tasks.data.corpus import Progress
 from tasks.data.text_files import open_texts
 from tasks.errors import UserError, unknown_name
-from tasks.jobs.devices import Device, lease_for_training, visible_devices
+from tasks.jobs.devices import Device, visible_devices
+from tasks.jobs.leases import lease_for_training
 from tasks.store.files import replacing
 from tasks.store.home import Home
 

@@ -46,6 +46,7 @@ class Cell:
             tokens=data.train_tokens * (1.0 if self.start == "zero_shot" else self.protocol.epochs),
             task=self.task,
             head=self.head,
+            batch=self.protocol.global_batch_size * self.protocol.max_length,
         )
 
 

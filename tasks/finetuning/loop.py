@@ -94,6 +94,8 @@ def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
     """
     started = time.monotonic()
     task, device = TASKS[job.task], torch.device(job.device)
+    if job.memory is not None:  # more would be taken from the jobs beside it
+        torch.cuda.set_per_process_memory_fraction(job.memory / torch.cuda.get_device_properties(device).total_memory)
     torch.manual_seed(job.seed)
     try:
         model, report = _load(job, task.num_outputs)
@@ -134,6 +136,7 @@ def run_finetuning(job: FinetuningJob, folder: Path) -> CellResult:
         stored_precision=report.precision,
         notes=report.notes,
         seconds=time.monotonic() - started,
+        peak_memory=torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
         history=training.history,
         best_epoch=training.best_epoch,
         train_examples=training.examples,

@@ -23,8 +23,9 @@ from tasks.errors import StageError
 from tasks.finetuning.cell import Cell
 from tasks.finetuning.stage import finetune
 from tasks.gpu_check.numerics import Changes, CheckFailed, Figures, small_spec
-from tasks.jobs.devices import Device, lease_for_training
+from tasks.jobs.devices import Device
 from tasks.jobs.launch import end_process_tree, run_job
+from tasks.jobs.leases import lease_for_training
 from tasks.jobs.messages import OnProgress, PretrainingJob
 from tasks.pretraining.stage import model_config
 from tasks.spec.benchmarks import TASKS

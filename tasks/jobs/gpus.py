@@ -15,6 +15,8 @@ from pathlib import Path
 from tasks.errors import UserError, unknown_name
 
 CHOICES = ("auto", "cuda", "cpu")
+# The variable that says what becomes of GPUs that other programs use.
+USED_GPUS = "COGITO_USED_GPUS"
 # Values of CUDA_VISIBLE_DEVICES that hide every GPU.
 HIDDEN = ("", "-1", "NoDevFiles")
 MIB = 2**20
@@ -88,8 +90,16 @@ def list_gpus() -> list[Gpu] | None:
     return [Gpu(row[0], row[1], row[2], _bytes(row[3]), _bytes(row[4])) for row in rows if len(row) == 5]
 
 
-def others_use() -> dict[str, str]:
-    """Which GPUs programs other than this process compute on: by UUID, with who does and how much memory is taken."""
+@dataclass(frozen=True)
+class Use:
+    """What is taken of a GPU: bytes of its memory, and the programs other than this process; empty where none is."""
+
+    taken: int
+    who: str
+
+
+def look() -> dict[str, Use]:
+    """The use of every GPU that nvidia-smi lists, by UUID; none where it fails."""
     try:
         gpus, rows = list_gpus() or [], _ask("--query-compute-apps=gpu_uuid,pid,used_memory") or []
     except NoAnswer:
@@ -99,14 +109,32 @@ def others_use() -> dict[str, str]:
         if pid != str(os.getpid()) and _bytes(memory) >= LISTED_USE:
             programs.setdefault(uuid, []).append(pid)
     mine = {row[0] for row in rows if row[1:2] == [str(os.getpid())]}
-    used = {}
+    found = {}
     for gpu in gpus:
-        memory = f"{gpu.used / 1e9:.1f} of {gpu.total / 1e9:.1f} GB taken"
+        who, memory = "", f"{gpu.used / 1e9:.1f} of {gpu.total / 1e9:.1f} GB taken"
         if gpu.uuid in programs:
-            used[gpu.uuid] = f"process {', '.join(programs[gpu.uuid])}, {memory}"
+            who = f"process {', '.join(programs[gpu.uuid])}, {memory}"
         elif gpu.used > UNLISTED_USE and gpu.uuid not in mine:
-            used[gpu.uuid] = f"by programs that are not listed here, {memory}"
-    return used
+            who = f"by programs that are not listed here, {memory}"
+        found[gpu.uuid] = Use(gpu.used, who)
+    return found
+
+
+def others_use() -> dict[str, str]:
+    """Which GPUs programs other than this process compute on: by UUID, with who does and how much memory is taken."""
+    return {uuid: use.who for uuid, use in look().items() if use.who}
+
+
+def takes_used() -> bool:
+    """Whether jobs take GPUs that other programs use, instead of waiting for them: COGITO_USED_GPUS=take.
+
+    Raises:
+        UserError: it has another value than `wait`, the default, or `take`.
+    """
+    given = os.environ.get(USED_GPUS) or "wait"
+    if given not in ("wait", "take"):
+        raise UserError(unknown_name(USED_GPUS, given, ("wait", "take")))
+    return given == "take"
 
 
 def _usable_gpus(named: str | None, order: str) -> list[Gpu]:

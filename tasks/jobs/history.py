@@ -1,8 +1,8 @@
-"""What the jobs of a home took, and what a new one will therefore take.
+"""What the jobs of a home took, and what a new one will therefore take: time, and memory of a GPU.
 
 One function, `expect`, for all who ask: the fan-out, which starts its longest cells first; the line, which lets short
 jobs pass (`tasks.jobs.waiting`); a forecast before anything runs. A finished job tells by its `job.json`, which holds
-its `Work`, and its `result.json`, which holds its seconds.
+its `Work`, and its `result.json`, which holds its seconds and its peak memory.
 """
 
 from collections.abc import Iterable
@@ -34,6 +34,7 @@ class Work(BaseModel):
         tokens: that it reads: mean tokens of an example x examples x epochs; blocks x tokens of an analysis. Of a
             zero-shot cell those of one epoch, which it does not read but which grow with its task.
         task, head: of a cell.
+        batch: examples at once x tokens of the longest that it may have; decides, with the rest, its memory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +44,7 @@ class Work(BaseModel):
     tokens: float
     task: str = ""
     head: str = ""
+    batch: int = 0
 
     @property
     def amount(self) -> float:
@@ -52,11 +54,12 @@ class Work(BaseModel):
 
 @dataclass(frozen=True)
 class Past:
-    """A finished job: its work, on what, and the seconds that it took."""
+    """A finished job: its work, on what, the seconds that it took, and the bytes of its GPU, if it was on one."""
 
     work: Work
     device: DeviceKind
     seconds: float
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,12 @@ class Expectation:
         seconds: of a device.
         measured: whether jobs of the same head and size tell. Otherwise the seconds follow from the work alone: they
             put jobs in order, and say no more.
+        memory: most bytes of a GPU that a job of the same task, head, size and batch took; None: none tells.
     """
 
     seconds: float
     measured: bool
+    memory: int | None = None
 
 
 def expect(work: Work, device: DeviceKind, home: Home) -> Expectation:
@@ -89,8 +94,10 @@ def judge(work: Work, device: DeviceKind, past: Iterable[Past]) -> Expectation:
         return Expectation(work.amount / _GUESSED_SPEED[device], measured=False)
     most = max(_likeness(job.work, work) for job in comparable)
     pace = median(job.seconds / job.work.amount for job in comparable if _likeness(job.work, work) == most)
-    same_model, _ = most
-    return Expectation(pace * work.amount, same_model)
+    same_model, same_task = most
+    taken = [job.memory for job in comparable if _likeness(job.work, work) == most and job.work.batch == work.batch]
+    memory = max(filter(None, taken), default=None) if same_model and same_task else None
+    return Expectation(pace * work.amount, same_model, memory)
 
 
 def _likeness(one: Work, other: Work) -> tuple[bool, bool]:
@@ -119,6 +126,7 @@ def _past_job(folder: Path, _written: int) -> Past | None:
         job, result = read_json(folder / "job.json"), read_json(folder / "result.json")
         if job["identity"] != result["identity"]:
             return None
-        return Past(Work.model_validate(job["work"]), job["device"], max(0.0, float(result["seconds"])))
+        seconds, memory = max(0.0, float(result["seconds"])), result.get("peak_memory")
+        return Past(Work.model_validate(job["work"]), job["device"], seconds, memory and int(memory))
     except (OSError, ValueError, LookupError, TypeError):  # a ValidationError is a ValueError
         return None

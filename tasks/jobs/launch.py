@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,22 @@ import psutil
 
 from tasks.errors import Paused, StageError
 from tasks.interruption import go_on, hurrying, pausing, stopping
-from tasks.jobs.devices import Device, lease_devices, lost_devices, visible_devices
+from tasks.jobs.devices import Device, visible_devices
 from tasks.jobs.fork_server import ForkedJob, ForkServer
 from tasks.jobs.history import expect
-from tasks.jobs.messages import PAUSE_REQUEST, Job, OnProgress, R, clear_answers, finished_result, paused_step
+from tasks.jobs.leases import lease_devices, lost_devices
+from tasks.jobs.messages import (
+    OUT_OF_MEMORY,
+    PAUSE_REQUEST,
+    Job,
+    OnProgress,
+    R,
+    clear_answers,
+    finished_result,
+    paused_step,
+)
 from tasks.jobs.output import JobOutput, failure_message, job_log
+from tasks.jobs.waiting import Need
 from tasks.libraries import COMPILER, compiler_folder
 from tasks.processes import own_mark
 from tasks.secrets import environment_without_secrets
@@ -38,8 +50,8 @@ KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:g
 # Shows whether a GPU works. Runs in a new process: one that has met a lost GPU cannot use any other GPU.
 GPU_PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
 PROBE_SECONDS = 120
-# By how much a job may take longer than those before it.
-MARGIN = 1.5
+# By how much a job may take longer, and more memory, than those before it; what CUDA takes besides torch's tensors.
+MARGIN, MEMORY_MARGIN, CONTEXT_BYTES = 1.5, 1.1, 768 * 2**20
 
 Process = subprocess.Popen[str] | ForkedJob
 _fork_server = ForkServer()
@@ -94,25 +106,41 @@ def claimed_job(folder: Path, identity: str, home: Home, kind: type[R]) -> Itera
 
 
 def run_on_one_device(folder: Path, job: Job[R], home: Home, on_progress: OnProgress | None = None) -> R:
-    """Run a job on the next free device, and again on another one if its GPU is lost.
+    """Run a job on the next free device, or beside others on a GPU where its memory is known and fits.
+
+    It runs again if its GPU is lost, on another one, and alone if it ran out of its part of a shared one.
 
     Raises:
         StageError: the job failed, or no device is left.
         Paused: a pause was requested.
     """
 
-    def expected() -> float | None:
-        if job.work is None:
-            return None
-        found = expect(job.work, visible_devices()[0].kind, home)
-        return MARGIN * found.seconds if found.measured else None
-
+    alone = False
     while True:
-        with lease_devices(home, expected=expected) as devices:
+        with lease_devices(home, asked=partial(_need, job, home, alone=alone)) as devices:
             try:
                 return run_job(folder, job, devices, on_progress=on_progress)
             except DeviceLost as error:
                 log.warning("%s; the job starts again on another device", error)
+            except StageError as error:
+                if devices[0].share is None or not str(error).startswith(OUT_OF_MEMORY):
+                    raise
+                alone = True
+                log.warning(
+                    "%s ran out of the %.1f GB of GPU %s that earlier jobs like it took: it runs again, alone on a GPU",
+                    folder.name,
+                    devices[0].share / 1e9,
+                    devices[0].index,
+                )
+
+
+def _need(job: Job[Any], home: Home, *, alone: bool) -> Need:
+    """What a job needs of a device, by the finished ones of its home."""
+    if job.work is None:
+        return Need()
+    found = expect(job.work, visible_devices()[0].kind, home)
+    memory = None if alone or found.memory is None else round(MEMORY_MARGIN * found.memory) + CONTEXT_BYTES
+    return Need(MARGIN * found.seconds if found.measured else None, memory)
 
 
 def run_job(
@@ -135,7 +163,9 @@ def run_job(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     clear_answers(folder)
-    job = job.model_copy(update={"device": devices[0].kind})
+    share = devices[0].share
+    memory = None if share is None else max(0, share - CONTEXT_BYTES)
+    job = job.model_copy(update={"device": devices[0].kind, "memory": memory})
     write_json(folder / "job.json", job.model_dump(mode="json"))
     output = JobOutput(on_progress)
     process = _start_process(folder / "job.json", _environment(job, devices), devices if launcher else [])

@@ -24,6 +24,8 @@ R = TypeVar("R", bound=Result)
 LINE_MARK = "@cogito "
 # Exists in a job's folder while the job is asked to pause.
 PAUSE_REQUEST = "pause"
+# How the message of a job begins that ran out of memory.
+OUT_OF_MEMORY = "out of memory"
 # Set in a rank that received SIGTERM: a pausable job then saves its state and ends.
 TERMINATED = threading.Event()
 
@@ -51,6 +53,7 @@ class Job(Message, Generic[R]):
     identity: str
     work: Work | None = Field(None, description="by which later jobs judge how long they will take")
     device: Literal["cpu", "cuda"] = Field("cpu", description="kind of the leased devices, set at the start")
+    memory: int | None = Field(None, description="bytes of a GPU for its tensors, set at the start; None: all")
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.jobs.messages import JobError, JobWarning, OnProgress, Progress, parse_line
+from tasks.jobs.messages import OUT_OF_MEMORY, JobError, JobWarning, OnProgress, Progress, parse_line
 from tasks.secrets import redact
 from tasks.store.files import read_json, writing
 
@@ -89,7 +89,7 @@ def job_log(path: Path) -> Iterator[Callable[[str], None]]:
 def failure_message(folder: Path, exit_code: int, output: JobOutput) -> str:
     """Why a job failed: an error of its own before the loss of a neighbour, NCCL's failure before what it aborted."""
     errors = [*(str(read_json(path)["message"]) for path in sorted(folder.glob("error-*.json"))), *output.errors]
-    own = [error for error in errors if error.startswith("out of memory") or not _LOST_NEIGHBOUR.search(error)]
+    own = [error for error in errors if error.startswith(OUT_OF_MEMORY) or not _LOST_NEIGHBOUR.search(error)]
     if own:
         return own[0]
     nccl = output.nccl or next(filter(_NCCL.search, errors), "")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import StageError, UserError
-from tasks.jobs.messages import JOBS, TERMINATED, Job, JobError, send, store_result
+from tasks.jobs.messages import JOBS, OUT_OF_MEMORY, TERMINATED, Job, JobError, send, store_result
 from tasks.processes import OWNER_PID, owner_lives
 from tasks.secrets import redact
 from tasks.store.files import write_json
@@ -51,7 +51,7 @@ def explanation(error: Exception, job: Job[Any] | None) -> str:
         return f"{type(error).__name__}: {text}"
     (key, size, kept), first = job.batch, text.partition(". ")[0].partition("\n")[0]
     smaller = f"--set {key}={max(1, size // 2)}{kept}" if size > 1 else "a smaller model"
-    return f"out of memory with {key} {size}: {first or 'no room'}; fix: {smaller}"
+    return f"{OUT_OF_MEMORY} with {key} {size}: {first or 'no room'}; fix: {smaller}"
 
 
 def main(path: str) -> int:

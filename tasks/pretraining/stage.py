@@ -10,8 +10,9 @@ from models.family import OBJECTIVES, VARIANTS
 from models.tokenizing import holds_tokenizer
 from tasks.data.tokenizers import tokenizer_fingerprint
 from tasks.errors import UserError
-from tasks.jobs.devices import lease_for_training, precision_warnings, visible_devices
+from tasks.jobs.devices import precision_warnings, visible_devices
 from tasks.jobs.launch import claimed_job, run_job
+from tasks.jobs.leases import lease_for_training
 from tasks.jobs.messages import OnProgress, PretrainingJob, finished_result
 from tasks.spec.experiment import ExperimentSpec, pretraining_part, training_steps, warmup_steps
 from tasks.store.files import content_hash, is_complete

@@ -200,6 +200,7 @@ class CellResult(Result):
     start_from: str | None = Field(None, description="the task whose fine-tuned model this one started from")
     model: StoredPath | None = Field(None, description="the fine-tuned model, if another task starts from it")
     seconds: float = 0.0
+    peak_memory: int | None = Field(None, description="most bytes of a GPU that torch held; None: not recorded")
 
 
 class Score(Result):

@@ -22,7 +22,7 @@ from tasks.errors import StageError
 from tasks.gpu_check import checking, numerics, speed, work
 from tasks.gpu_check.checking import run_checks
 from tasks.gpu_check.numerics import CheckFailed
-from tasks.jobs import devices
+from tasks.jobs import leases
 from tasks.jobs.devices import Device
 from tasks.jobs.messages import PretrainingJob, Progress
 from tasks.pretraining.cost import random_batch
@@ -236,8 +236,8 @@ def test_the_jobs_of_a_gpu_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(work, "run_job", run)
     monkeypatch.setattr(work, "_nccl_alone", lambda: "works")
-    monkeypatch.setattr(devices, "visible_devices", lambda: gpus)
-    monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(leases, "visible_devices", lambda: gpus)
+    monkeypatch.setattr(leases.tempfile, "tempdir", str(tmp_path))
     bench = work.Bench(Home(tmp_path / "home"), gpus)
     assert work.check_training(bench)["steps"] == 200
     assert work.check_processes(bench)["processes"] == count

@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 
 from tasks.errors import Paused, StageError
 from tasks.interruption import pausing, stopping
-from tasks.jobs import devices as leases
-from tasks.jobs import launch
-from tasks.jobs.devices import Device, lease_devices, lease_for_training, lost_devices, usable_cores, visible_devices
+from tasks.jobs import devices, launch, leases
+from tasks.jobs.devices import Device, usable_cores, visible_devices
 from tasks.jobs.gpus import Gpu
 from tasks.jobs.launch import DeviceLost, run_job, run_on_one_device
+from tasks.jobs.leases import lease_devices, lease_for_training, lost_devices
 from tasks.jobs.messages import Job
 from tasks.store.home import Home
 from tasks.store.records import AnalysisResult, Result
@@ -31,8 +31,9 @@ TWO = (Device("cpu", "0", 1), Device("cpu", "1", 1))
 HOLD = """
 import sys, time
 from pathlib import Path
-from tasks.jobs import devices as leases
-from tasks.jobs.devices import Device, lease_devices
+from tasks.jobs import leases
+from tasks.jobs.devices import Device
+from tasks.jobs.leases import lease_devices
 from tasks.jobs.messages import Job
 from tasks.store.home import Home
 from tasks.store.records import AnalysisResult, Result
@@ -205,14 +206,16 @@ def test_training_on_gpus_takes_one_each(home: Home, monkeypatch: pytest.MonkeyP
 
 
 def test_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "usable_cores", lambda: 9)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 9)
     for gpus, kind, threads in (([], "cpu", [2, 2, 2, 2]), (["2", "5"], "cuda", [4, 4])):
-        monkeypatch.setattr(leases, "find_gpus", lambda gpus=gpus: [Gpu(index, f"GPU-{index}", "T4") for index in gpus])
+        monkeypatch.setattr(
+            devices, "find_gpus", lambda gpus=gpus: [Gpu(index, f"GPU-{index}", "T4") for index in gpus]
+        )
         visible_devices.cache_clear()
-        devices = visible_devices()
-        assert {device.kind for device in devices} == {kind}
-        assert [device.threads for device in devices] == threads
-        assert [device.index for device in devices] == (gpus or ["0", "1", "2", "3"])
+        found = visible_devices()
+        assert {device.kind for device in found} == {kind}
+        assert [device.threads for device in found] == threads
+        assert [device.index for device in found] == (gpus or ["0", "1", "2", "3"])
     visible_devices.cache_clear()
 
 

@@ -20,12 +20,12 @@ from fake_gpus import FakeGpus, uuid
 
 import cogito
 from models import text_encoder
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.finetuning.cell import training_precision
-from tasks.jobs import devices as leases
-from tasks.jobs import gpus, launch
-from tasks.jobs.devices import emulates_bf16, lease_devices, lease_for_training, visible_devices
+from tasks.jobs import gpus, launch, leases
+from tasks.jobs.devices import emulates_bf16, visible_devices
 from tasks.jobs.launch import run_job
+from tasks.jobs.leases import lease_devices, lease_for_training
 from tasks.jobs.messages import JOBS, store_result
 from tasks.pretraining.stage import count_processes
 from tasks.runs.environment import describe_environment
@@ -353,10 +353,11 @@ def test_each_cell_gets_a_gpu_of_its_own(host: FakeGpus, home: Home) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from tasks.jobs.devices import Device, lease_devices
-from tasks.jobs import devices
+from tasks.jobs.devices import Device
+from tasks.jobs.leases import lease_devices
+from tasks.jobs import leases
 from tasks.store.home import Home
-devices.visible_devices = lambda: tuple(Device("cuda", name, 1, name) for name in sys.argv[2].split(","))
+leases.visible_devices = lambda: tuple(Device("cuda", name, 1, name) for name in sys.argv[2].split(","))
 with lease_devices(Home(Path(sys.argv[1])), int(sys.argv[3])) as held:
     print(*(device.key for device in held), flush=True)
     sys.stdin.read()
@@ -415,6 +416,111 @@ def test_gpus_that_others_use_are_left_to_them(host: FakeGpus, home: Home, caplo
         assert len(held) == 4 and gpus.others_use() == {}
     messages = [record.getMessage() for record in caplog.records if "other programs use" in record.getMessage()]
     assert len(messages) == 1 and "GPU 0: process 4711" in messages[0] and "GPU 3" in messages[0]
+
+
+class Waiting:
+    """A job that waits for devices in a thread."""
+
+    def __init__(self, home: Home, count: int) -> None:
+        self.held, self.end = threading.Event(), threading.Event()
+
+        def work() -> None:
+            with lease_devices(home, count):
+                self.held.set()
+                self.end.wait(20)
+
+        self.thread = threading.Thread(target=work)
+        self.thread.start()
+
+    def finish(self) -> None:
+        self.end.set()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+def kept_messages(caplog: pytest.LogCaptureFixture, at_least: int) -> list[str]:
+    deadline = time.monotonic() + 20
+    while len(found := [one.getMessage() for one in caplog.records if "other programs use" in one.msg]) < at_least:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def test_a_training_that_waits_for_other_programs_holds_up_nobody(
+    host: FakeGpus, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Jobs behind it, however long they take, use what it cannot; it gets its turn when the program has ended."""
+    host.programs([(2, 4711, 8900)])
+    host.memory([0, 0, 9000, 0])
+    training = Waiting(home, 4)
+    (message, *_) = kept_messages(caplog, 1)
+    assert "waits for 4 GPUs; other programs use GPU 2: process 4711" in message
+    cells = [Waiting(home, 1) for _ in range(3)]
+    for cell in cells:
+        assert cell.held.wait(20)
+    host.programs([])
+    host.memory([0, 0, 0, 0])
+    deadline = time.monotonic() + 20
+    while not list((leases._host_leases() / "line").glob("*-4.ticket")):  # it sees that, and stands in the line again
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    late = Waiting(home, 1)
+    for cell in cells:
+        assert not late.held.wait(0.2) and not training.held.is_set(), "it stands before the late one"
+        cell.finish()
+    assert training.held.wait(20) and not late.held.is_set()
+    training.finish()
+    assert late.held.wait(20)
+    late.finish()
+
+
+def test_what_a_job_waits_for_is_told_again_and_again(
+    host: FakeGpus, home: Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs outside a container are not listed: only their memory shows."""
+    monkeypatch.setattr(leases, "TELL_SECONDS", 0.1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    host.memory([0, 3000, 0, 0])
+    waiting = Waiting(home, 1)
+    for message in kept_messages(caplog, 3):
+        assert message == (
+            "waits for a GPU; other programs use GPU 1: by programs that are not listed here, 3.1 of 25.8 GB taken; "
+            "fix: end them, leave it out by CUDA_VISIBLE_DEVICES, or COGITO_USED_GPUS=take to compute beside them"
+        )
+    assert not waiting.held.is_set()
+    monkeypatch.setenv("COGITO_USED_GPUS", "take")
+    assert waiting.held.wait(20)
+    waiting.finish()
+
+
+def test_a_misspelt_rule_for_used_gpus_is_refused(host: FakeGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COGITO_USED_GPUS", "takes")
+    with pytest.raises(UserError, match=r"COGITO_USED_GPUS 'takes': did you mean 'take'[?] allowed: take, wait"):
+        visible_devices()
+
+
+def test_more_gpus_than_there_are_is_an_error_and_no_wait(host: FakeGpus, home: Home) -> None:
+    with pytest.raises(StageError, match="5 devices are needed, and this machine has 4"), lease_devices(home, 5):
+        pass
+
+
+def test_commands_that_see_other_gpus_do_not_wait_for_each_other(
+    host: FakeGpus, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training waits for GPU 0 and 1, of which one is busy; a cell of another command sees 2 and 3 alone."""
+    busy = hold_elsewhere(tmp_path / "other_home", uuid(0), 1)
+    assert said(busy) == uuid(0)
+    training = hold_elsewhere(tmp_path / "other_home", f"{uuid(0)},{uuid(1)}", 2)
+    deadline = time.monotonic() + 60
+    while not list((leases._host_leases() / "line").glob("*-2.ticket")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with lease_devices(home, 2) as held:
+        assert [device.index for device in held] == ["2", "3"]
+    for process in (busy, training):
+        process.kill()
+        process.communicate()
 
 
 def test_a_gpu_whose_use_cannot_be_told_is_taken(host: FakeGpus, home: Home) -> None:

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,10 @@ from command import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.jobs import devices as leases
-from tasks.jobs import waiting
-from tasks.jobs.devices import Device, lease_devices
-from tasks.jobs.waiting import UNKNOWN_SECONDS, Line, last_end, may_start
+from tasks.jobs import leases
+from tasks.jobs.devices import Device
+from tasks.jobs.leases import lease_devices
+from tasks.jobs.waiting import UNKNOWN_SECONDS, Line, Need, last_end, may_start
 from tasks.store.home import Home
 
 FOUR = tuple(Device("cpu", str(number), 1) for number in range(4))
@@ -92,33 +91,59 @@ def test_a_killed_process_leaves_the_line(tmp_path: Path) -> None:
     line = Line(tmp_path / "line")
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom tasks.jobs.waiting import Line\n"
-        "with Line(Path(sys.argv[1])).ticket(3): print('in', flush=True); time.sleep(60)"
+        "with Line(Path(sys.argv[1])).ticket(3, list('abcd')): print('in', flush=True); time.sleep(60)"
     )
     first = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "line")], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert first.stdout is not None and first.stdout.readline() == "in\n"
-    with line.ticket(1) as ticket:
-        assert line.ahead_of(ticket) == [3]
+    devices = list("abcd")
+    with line.ticket(1, devices) as ticket:
+        assert line.ahead_of(ticket, devices) == [3]
         first.kill()
         first.communicate()
-        assert line.ahead_of(ticket) == []
-        with line.ticket(2) as later:
-            assert line.ahead_of(later) == [1] and line.ahead_of(ticket) == []
-    assert not list((tmp_path / "line").glob("*.ticket"))
+        assert line.ahead_of(ticket, devices) == []
+        with line.ticket(2, devices) as later:
+            assert line.ahead_of(later, devices) == [1] and line.ahead_of(ticket, devices) == []
+    assert [path.name for path in (tmp_path / "line").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_only_who_can_take_ones_devices_stands_before_one(tmp_path: Path) -> None:
+    """Commands see different GPUs by CUDA_VISIBLE_DEVICES."""
+    line = Line(tmp_path / "line")
+    with line.ticket(2, ["a", "b"]), line.ticket(4, list("abcd")), line.ticket(1, ["d"]) as last:
+        assert line.ahead_of(last, list("abcd")) == [2, 4]
+        assert line.ahead_of(last, ["c", "d"]) == [2]
+        assert line.ahead_of(last, ["b", "c", "d"]) == [1, 3]
+        assert line.ahead_of(last, ["e"]) == []
+
+
+def test_who_steps_aside_keeps_its_place(tmp_path: Path) -> None:
+    line, devices = Line(tmp_path / "line"), ["a", "b"]
+    with line.ticket(2, devices) as first, line.ticket(1, devices) as second:
+        first.leave()
+        assert line.ahead_of(second, devices) == []
+        for _ in range(2):
+            first.stand()
+            assert line.ahead_of(second, devices) == [2] and line.ahead_of(first, devices) == []
 
 
 def test_what_is_known_of_a_busy_device(tmp_path: Path) -> None:
     line = Line(tmp_path / "line")
-    assert line.seconds_left("0") == UNKNOWN_SECONDS
-    line.note_end("0", 50.0)
-    assert 40 < line.seconds_left("0") <= 50
-    line.note_end("0", None)
-    assert line.seconds_left("0") == UNKNOWN_SECONDS
-    line.note_end("0", -60.0)  # it takes longer than was thought
-    assert UNKNOWN_SECONDS - 70 < line.seconds_left("0") <= UNKNOWN_SECONDS - 60
-    line.note_end("0", -2 * UNKNOWN_SECONDS)
-    assert line.seconds_left("0") == 0.0
+    assert line.held("0") is None
+
+    def left(seconds: float | None) -> float | None:
+        with line.noted("0", Need(seconds, 7)):
+            held = line.held("0")
+        assert held is not None and held.memory == 7 and line.held("0") is None
+        return held.seconds
+
+    assert left(50.0) == pytest.approx(50, abs=10)
+    assert left(None) == UNKNOWN_SECONDS
+    assert left(-60.0) == pytest.approx(UNKNOWN_SECONDS - 60, abs=10), "it takes longer than was thought"
+    assert left(-2 * UNKNOWN_SECONDS) == 0.0
+    (tmp_path / "line" / "0.held").write_text("{", encoding="utf-8")
+    assert line.held("0") == Need(UNKNOWN_SECONDS)
 
 
 def test_short_jobs_pass_a_training_that_waits_for_all(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +152,9 @@ def test_short_jobs_pass_a_training_that_waits_for_all(home: Home, monkeypatch: 
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.01)
     order: list[str] = []
 
-    def job(name: str, count: int, expected: Callable[[], float | None], seconds: float) -> threading.Thread:
+    def job(name: str, count: int, expected: float | None, seconds: float) -> threading.Thread:
         def work() -> None:
-            with lease_devices(home, count, expected):
+            with lease_devices(home, count, lambda: Need(expected)):
                 order.append(name)
                 time.sleep(seconds)
 
@@ -143,12 +168,12 @@ def test_short_jobs_pass_a_training_that_waits_for_all(home: Home, monkeypatch: 
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    with lease_devices(home, 1, lambda: 30.0):
-        threads = [job("training", 4, waiting.not_known, 0.0)]
+    with lease_devices(home, 1, lambda: Need(30.0)):
+        threads = [job("training", 4, None, 0.0)]
         in_line(1)
-        threads.append(job("long", 1, lambda: 100.0, 0.0))
+        threads.append(job("long", 1, 100.0, 0.0))
         in_line(2)
-        threads.append(job("short", 1, lambda: 5.0, 0.0))
+        threads.append(job("short", 1, 5.0, 0.0))
         threads[-1].join(20)
         assert order == ["short"]
     for thread in threads:

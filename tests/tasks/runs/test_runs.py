@@ -10,7 +10,7 @@ from factories import make_checkpoint, make_record
 
 from tasks.errors import Paused, RunPaused, StageError, UserError
 from tasks.interruption import pausing
-from tasks.jobs.devices import lease_devices
+from tasks.jobs.leases import lease_devices
 from tasks.pretraining.stage import pretraining_identity
 from tasks.review.rescoring import rescore_run
 from tasks.runs.claiming import open_training_run
