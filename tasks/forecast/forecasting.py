@@ -48,6 +48,8 @@ from tasks.store.records import CorpusResult, RunRecord, Start, load_record
 UPLOAD, COPY = 10e6, 200e6
 # Seconds of an idle machine that are assumed: of the command with its server; of the scores, the row and the report.
 COMMAND, END = 15.0, 15.0
+# Blocks of a text that was not counted: no setting asks for more.
+ENOUGH = 10**12
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,11 @@ def whole_text(spec: ExperimentSpec, found: Found, sample: Sample) -> Blocks | N
     if sample.share is None:
         return None
     blocks = (corpus.train_blocks + corpus.held_out_blocks) / sample.share
-    held_out = data.held_out_share if data.held_out_split is None else 0.0
-    tokens = (corpus.train_tokens + corpus.held_out_tokens) / sample.share
-    return Blocks(max(1, round(blocks * (1 - held_out))), max(1, round(blocks * held_out)), round(tokens))
+    tokens = round((corpus.train_tokens + corpus.held_out_tokens) / sample.share)
+    if data.held_out_split is not None:
+        return Blocks(max(1, round(blocks)), ENOUGH, tokens)
+    held_out = blocks * data.held_out_share
+    return Blocks(max(1, round(blocks - held_out)), max(1, round(held_out)), tokens)
 
 
 def pretraining_line(spec: ExperimentSpec, found: Found, steps: Steps, blocks: Blocks | None, processes: int) -> Line:
@@ -245,10 +249,10 @@ def pretraining_line(spec: ExperimentSpec, found: Found, steps: Steps, blocks: B
         return Line("pretraining", 0.0, DONE)
     if blocks is None and training.max_steps is None:
         return Line("pretraining", None, f"{steps.step:.3g} s a step, but how many blocks there are is not known")
-    count = training_steps(spec, blocks.train if blocks else 10**9)
+    count = training_steps(spec, blocks.train if blocks else ENOUGH)
     left = max(0, count - found.steps)
     parts = math.ceil(training.global_batch_size / (steps.samples * processes))
-    read = min(training.max_eval_blocks, blocks.held_out if blocks else training.max_eval_blocks)
+    read = min(training.max_eval_blocks, blocks.held_out if blocks else ENOUGH)
     seconds = {
         "start": steps.start,
         "steps": left * parts * steps.step,
@@ -316,7 +320,7 @@ def _analysis_line(
 ) -> Line:
     if found.trained and found.record and found.record.analysis:
         return Line("analysis", 0.0, DONE)
-    count = min(spec.analysis.max_samples, blocks.held_out if blocks else spec.analysis.max_samples)
+    count = min(spec.analysis.max_samples, blocks.held_out if blocks else ENOUGH)
     return Line("analysis", analyse_a_little(spec, sample.corpus, count, steps, run, scratch), f"{count:,} blocks")
 
 

@@ -50,6 +50,9 @@ def test_a_part_of_the_text_tells_the_whole() -> None:
     spec = spec.model_copy(update={"data": data})
     assert whole_text(spec, NOTHING, sample()) == Blocks(train=950, held_out=50, tokens=32_000)
     assert whole_text(spec, NOTHING, sample(share=None)) is None
+    split = spec.model_copy(update={"data": spec.data.model_copy(update={"held_out_split": "validation"})})
+    whole = whole_text(split, NOTHING, sample())
+    assert whole is not None and whole.train == 1000 and whole.held_out > split.analysis.max_samples  # not counted
     known = make_corpus(train_blocks=7, held_out_blocks=3)
     assert whole_text(spec, replace(NOTHING, corpus=known), sample(corpus=known)).train == 7  # type: ignore[union-attr]
 
