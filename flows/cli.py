@@ -125,15 +125,16 @@ app = _command()
 
 def _fail(error: Exception, code: int) -> NoReturn:
     print("\n".join(f"cogito: {line}" for line in str(error).split("\n")), file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End; at once if Prefect's server is gone, which it would try to reach for minutes, and say so."""
+    if (prefect_api := sys.modules.get("flows.prefect_api")) and prefect_api.server_lost.is_set():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
     sys.exit(code)
-
-
-def _leave_at_once(message: str) -> NoReturn:
-    """End without what Prefect does at exit: it would try for minutes to reach a server that is gone, and say so."""
-    print(f"\ncogito: {message}", file=sys.stderr)  # its threads may be in the middle of a line
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(1)
 
 
 def _fail_usage(error: Any) -> NoReturn:
@@ -157,7 +158,7 @@ def main() -> None:
     try:
         if LOG_LEVEL not in logging.getLevelNamesMapping():
             raise UserError(unknown_name("COGITO_LOG_LEVEL", LOG_LEVEL, logging.getLevelNamesMapping()))
-        sys.exit(app.main(prog_name="cogito", standalone_mode=False) or 0)
+        _leave(app.main(prog_name="cogito", standalone_mode=False) or 0)
     except UserError as error:
         _fail(error, 2)
     except StageError as error:
@@ -165,12 +166,14 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # Typer's, of a wrong word on the command line
             _fail_usage(error)
-        from flows.prefect_api import lost_server
+        from flows.prefect_api import lost_server, server_lost
         from tasks.data.hub import gave_up, is_transient
         from tasks.store.files import disk_full
 
         if message := lost_server(error):
-            _leave_at_once(message)
+            server_lost.set()
+            print(file=sys.stderr)  # its threads may be in the middle of a line
+            _fail(StageError(message), 1)
         if disk_full(error):
             _fail(StageError(f"no space left on device: {error}; fix: make room, then run it again"), 1)
         if not is_transient(error):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from flows.orders import Orders, heed
+from flows.orders import heed
+from flows.prefect_api import lost_server, server_lost
 from tasks.errors import BAD_INPUT, PAUSED, Paused, RunPaused, StageError, UserError
 from tasks.interruption import commanded
 from tasks.jobs.devices import most_jobs
@@ -31,6 +32,9 @@ from tasks.store.locks import TAG, active
 
 log = logging.getLogger("cogito.flow")
 
+# The states in which flow functions of this process ended, should their server not hear them.
+_outcomes: list[State] = []
+
 
 def task_runner() -> Any:
     """The threads of a flow: one for each job that can run at once, one for the analysis, one for short stages."""
@@ -43,36 +47,46 @@ def carry_out(work: Callable[[], State], max_hours: float | None = None) -> Stat
     Args:
         max_hours: save and pause after so many hours; None has no limit.
     """
+
+    def limited() -> State:
+        check_hours(max_hours)
+        with _time_budget(max_hours):
+            return work()
+
     with known_as_active(), without_tags():
-        with heed(flow_run.id) as orders:
-            try:
-                check_hours(max_hours)
-                with _time_budget(max_hours):
-                    return work()
-            except Paused as error:  # nothing failed, and the same command goes on
-                run_id, message = error.run_id if isinstance(error, RunPaused) else None, str(error)
-            except UserError as error:
-                return Failed(message=str(error), name=BAD_INPUT)
-            except StageError as error:
-                return Failed(message=str(error))
-        return paused_state(orders, message, run_id)
+        return heeding(limited)
 
 
-def paused_state(orders: Orders, message: str, run_id: str | None) -> State:
-    """The state in which a flow ends that did not come to its end.
+def heeding(work: Callable[[], State]) -> State:
+    """Do the work of a flow and follow what the process is told meanwhile; returns the state that the flow ends in.
 
     Raises:
-        Pause: it stays as it was suspended, and a worker starts it again when it is resumed.
+        Pause: it was suspended; a worker starts it again when it is resumed.
         TerminationSignal: a worker ended it, for a reason that Prefect knows.
     """
-    if orders.cancelled:
-        return Cancelled(message=message, data=run_id)
-    if not commanded.is_set():  # but a worker's
+    with heed(flow_run.id) as orders:
+        state = _state_of(work)
+    if state.name == PAUSED and orders.cancelled:
+        state = Cancelled(message=state.message, data=run_of(state))
+    elif state.name == PAUSED and not commanded.is_set():
         if orders.suspended is not None:
             raise Pause(state=orders.suspended)
         if orders.signalled:
             signal.raise_signal(signal.SIGTERM)
-    return Completed(message=message, name=PAUSED, data=run_id)
+    _outcomes.append(state)
+    return state
+
+
+def _state_of(work: Callable[[], State]) -> State:
+    try:
+        return work()
+    except Paused as error:  # nothing failed, and the same command goes on
+        run_id = error.run_id if isinstance(error, RunPaused) else None
+        return Completed(message=str(error), name=PAUSED, data=run_id)
+    except UserError as error:
+        return Failed(message=str(error), name=BAD_INPUT)
+    except StageError as error:
+        return Failed(message=str(error))
 
 
 def call(called: Flow[Any, Any], arguments: dict[str, Any], *, shown: bool) -> State:
@@ -81,16 +95,20 @@ def call(called: Flow[Any, Any], arguments: dict[str, Any], *, shown: bool) -> S
     Args:
         shown: by a Prefect server; else its stages run in this process.
     """
-    state: State
-    if shown:
-        state = called(**arguments, return_state=True)  # type: ignore[assignment]
-        return state
+    _outcomes.clear()
     try:
-        state = called.fn(**arguments)
+        state: State = called(**arguments, return_state=True) if shown else called.fn(**arguments)  # type: ignore[assignment]
         return state
     except Exception as error:
-        log.exception("%s", called.name)
-        return Failed(message=redact(str(error)))
+        if not shown:
+            log.exception("%s", called.name)
+            return Failed(message=redact(str(error)))
+        reason = lost_server(error)
+        if reason is None or not _outcomes:
+            raise
+        server_lost.set()
+        log.warning("THE PREFECT UI DOES NOT SHOW THE END OF THIS RUN, which is complete: %s", reason)
+        return _outcomes[-1]
 
 
 def run_of(state: State) -> str | None:

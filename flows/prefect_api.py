@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import threading
 from importlib.metadata import version
 from typing import Any
 from urllib.error import HTTPError
@@ -22,10 +23,13 @@ FIRST_PORT = 4200
 # States of a run whose process should be alive.
 ALIVE = ("PENDING", "RUNNING", "CANCELLING")
 
+# Set when a run came to its end without a server to tell it to.
+server_lost = threading.Event()
+
 OUR_FLOWS = ["experiment", "evaluation", "sweep"]
 SILENT_RUN_AUTOMATION: dict[str, Any] = {
     "name": "Crash silent flow runs",
-    "description": "A flow run that sent no heartbeat for 90 s has lost its process. Made by cogito.",
+    "description": "A flow run that gave no sign of life for 90 s has lost its process. Made by cogito.",
     "enabled": True,
     "trigger": {
         "type": "event",
@@ -35,8 +39,8 @@ SILENT_RUN_AUTOMATION: dict[str, Any] = {
         "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": OUR_FLOWS},
         "for_each": ["prefect.resource.id"],
         "after": ["prefect.flow-run.heartbeat"],
-        "expect": ["prefect.flow-run.heartbeat"]
-        + [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")],
+        # Any state by any name is a sign of life: the last one of a run, of whatever name, ends the watch.
+        "expect": ["prefect.flow-run.*"],
         "threshold": 1,
         "within": 3 * HEARTBEAT_SECONDS,
     },
@@ -58,30 +62,33 @@ def why_unhealthy(api_url: str, timeout_seconds: float) -> str | None:
     return f"it answers, but not as a Prefect API (status {status})"
 
 
-def ask(url: str, body: Any) -> Any:
-    """Post to a Prefect API and return its answer.
+def ask(url: str, body: Any, method: str = "POST") -> Any:
+    """Send something to a Prefect API and return its answer; None where it has none.
 
     Raises:
         OSError: there is no answer, or its status is not success.
         ValueError: the answer is not JSON.
     """
-    status, answer = _request(url, 10, body)
-    if status not in (200, 201):
+    status, answer = _request(url, 10, body, method)
+    if status not in (200, 201, 204):
         raise OSError(f"{urlsplit(url).path} answered with status {status}")
-    return json.loads(answer)
+    return json.loads(answer) if answer else None
 
 
-def _request(url: str, timeout_seconds: float, body: Any = None) -> tuple[int, bytes]:
+def _request(url: str, timeout_seconds: float, body: Any = None, method: str | None = None) -> tuple[int, bytes]:
     local = urlsplit(url).hostname in (LOOPBACK, "localhost")
     opener = build_opener(ProxyHandler({})) if local else build_opener()
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
-    # A server with PREFECT_SERVER_API_AUTH_STRING wants it; ours inherits that setting from the process that starts it.
-    secret = os.environ.get("PREFECT_API_AUTH_STRING") or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
-    if secret and local:
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    if local:  # ours inherits this setting from the process that starts it
+        secret = secret or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    if secret:
         headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+    elif key := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
     try:
-        with opener.open(Request(url, data, headers), timeout=timeout_seconds) as answer:
+        with opener.open(Request(url, data, headers, method=method), timeout=timeout_seconds) as answer:
             return answer.status, answer.read(10_000_000)
     except HTTPError as error:
         with error:
@@ -133,14 +140,18 @@ def crash_flow_run(api_url: str, run: str, message: str) -> None:
 
 
 def watch_silent_runs(api_url: str) -> None:
-    """Have the server mark runs crashed whose heartbeats stop; the automation is created once per database.
+    """Have the server mark runs crashed whose heartbeats stop; the automation is made or renewed, once per database.
 
     Raises:
         OSError, ValueError: the server did not accept it.
     """
-    known = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
-    if not ask(f"{api_url}/automations/filter", known):
+    wanted = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
+    known = ask(f"{api_url}/automations/filter", wanted)
+    if not known:
         ask(f"{api_url}/automations/", SILENT_RUN_AUTOMATION)
+    for automation in known:
+        if automation["trigger"]["expect"] != SILENT_RUN_AUTOMATION["trigger"]["expect"]:  # made by an earlier version
+            ask(f"{api_url}/automations/{automation['id']}", SILENT_RUN_AUTOMATION, method="PUT")
 
 
 def lost_server(error: BaseException) -> str | None:

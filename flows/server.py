@@ -153,7 +153,10 @@ def find_or_start(home: Home, patience: Patience = PATIENCE) -> str | None:
     given = os.environ.get("PREFECT_API_URL")
     server = recorded_server(home)
     if given and (mode == "off" or not server or given != server.api_url):
-        return check_given(given)
+        api_url = check_given(given).rstrip("/")
+        _watch_runs(api_url)
+        _crash_lost_runs(home, api_url)
+        return given
     if mode == "off":
         return None
     if not (server and server.answers() and not _is_outdated(server, home)):
@@ -199,6 +202,13 @@ def _alone(lock: BaseFileLock, patience: Patience) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _watch_runs(api_url: str) -> None:
+    try:
+        watch_silent_runs(api_url)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _say(f"WARNING: killed runs will stay Running in the UI: {error}")
 
 
 def _crash_lost_runs(home: Home, api_url: str) -> None:
@@ -295,10 +305,7 @@ def _start_server(home: Home, before: LocalServer | None, patience: Patience) ->
             _end_server(server)  # without a record it would never be found again
             raise
         if (reason := _why_not_ready(server, patience)) is None:
-            try:
-                watch_silent_runs(server.api_url)
-            except (OSError, ValueError) as error:
-                _say(f"WARNING: killed runs will stay Running in the UI: {error}")
+            _watch_runs(server.api_url)
             return server
         _end_server(server)
         _record_file(home).unlink(missing_ok=True)

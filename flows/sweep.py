@@ -8,12 +8,12 @@ from typing import Any
 
 from flows.bookkeeping import report_on
 from flows.experiment import experiment
-from flows.life_cycle import call, known_as_active, paused_state, run_of, without_tags
-from flows.orders import heed
+from flows.life_cycle import call, heeding, known_as_active, run_of, without_tags
+from flows.prefect_api import server_lost
 from tasks.artifacts import artifact_key, show
 from tasks.errors import PAUSED
 from tasks.interruption import pausing
-from tasks.prefect_entry import Completed, Failed, FlowRunContext, State, create_markdown_artifact, flow, flow_run
+from tasks.prefect_entry import Completed, Failed, FlowRunContext, State, create_markdown_artifact, flow
 from tasks.review.sweeps import compare_runs, comparison_table, sweep_folder
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.home import cogito_home
@@ -37,9 +37,7 @@ def sweep(
         processes: training processes of each; default every GPU, or one on a CPU.
     """
     with known_as_active():
-        with heed(flow_run.id) as orders:
-            state = _sweep(specs, {"data_root": data_root, "log": log, "processes": processes})
-        return paused_state(orders, state.message or "", run_of(state)) if state.name == PAUSED else state
+        return heeding(lambda: _sweep(specs, {"data_root": data_root, "log": log, "processes": processes}))
 
 
 def _sweep(specs: list[ExperimentSpec], options: dict[str, Any]) -> State:
@@ -51,7 +49,9 @@ def _sweep(specs: list[ExperimentSpec], options: dict[str, Any]) -> State:
         # Hours lie between the starts, so that each experiment finds its own inputs.
         if pausing.is_set():
             return Completed(message=f"paused before {spec.name}; the same command goes on", name=PAUSED)
-        state = call(experiment, {"spec": spec, **options}, shown=FlowRunContext.get() is not None)
+        state = call(
+            experiment, {"spec": spec, **options}, shown=FlowRunContext.get() is not None and not server_lost.is_set()
+        )
         if state.name == PAUSED:
             return Completed(message=state.message, name=PAUSED, data=run_of(state))
         message = state.message or state.name or ""
