@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.configuration import ConceptConfig
 from models.encoder import ConceptEncoder
+from models.layers import Attention, keys_and_values
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -98,6 +99,19 @@ def test_the_tokens_are_projected_as_often_as_they_change(
     encoder(torch.randint(1, 31, (2, rows)))
     reads = [shape for shape in seen if shape[1] == rows]
     assert len(reads) == products + (4 if kind == "bixt" else 0)  # two token updates: queries and output
+
+
+def test_the_gradients_of_keys_and_values_are_put_together_at_once() -> None:
+    """Indexed out of one tensor, each gradient would be filled up with zeros to the size of all, and added."""
+    made = keys_and_values([Attention(8, 2, 0.0) for _ in range(3)], torch.randn(2, 5, 8, requires_grad=True))
+    assert [part.shape for pair in made for part in pair] == 6 * [(2, 2, 5, 4)]
+    ahead, seen = [sum(keys.sum() + values.sum() for keys, values in made).grad_fn], set()
+    while ahead:
+        node = ahead.pop()
+        seen.add(node)
+        ahead += [before for before, _ in node.next_functions if before is not None and before not in seen]
+    names = [node.name() for node in seen]
+    assert names.count("UnbindBackward0") == 1 and not {"SelectBackward0", "SliceBackward0"} & set(names)
 
 
 def test_shared_keys_and_values_are_the_first_layers_alone() -> None:
