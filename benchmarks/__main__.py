@@ -50,11 +50,11 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def placed(text: str, name: str, title: str, table: str) -> str:
     """The document with a table between its marks; a section at its end where it has none."""
-    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     if begin not in text:
-        return f"{text}\n## {title}\n\n{begin}{table}{end}\n"
+        return f"{text}\n## {title}\n\n{begin}{table}\n{end}\n"
     before, _, rest = text.partition(begin)
-    return before + begin + table + rest[rest.index(end) :]
+    return f"{before}{begin}{table}\n{rest[rest.index(end) :]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -197,15 +197,18 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     rows = [row for row in rows if row["V"] == rows[0]["V"]]
+    lengths = list(dict.fromkeys(row["N"] for row in rows))
     for name in dict.fromkeys(row["encoder"] for row in rows):
         of_name = [row for row in rows if row["encoder"] == name]
-        lengths = [row["N"] for row in of_name]
-        axes[0].loglog(lengths, [row["tokens/s"][0] for row in of_name], marker=".", label=name)
-        axes[1].loglog(lengths, [row["over ours"][0] for row in of_name], marker=".", label=name)
+        measured = [row["N"] for row in of_name]
+        axes[0].loglog(measured, [row["tokens/s"][0] for row in of_name], marker=".", label=name)
+        axes[1].loglog(measured, [row["over ours"][0] for row in of_name], marker=".", label=name)
     axes[0].set(xlabel="tokens of a text", title="Tokens in a CPU-second of training")
     axes[1].set(xlabel="tokens of a text", title="Time of a step, as a multiple of ours")
     for axis in axes:
         axis.grid(alpha=0.3, which="both")
+        axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axis.tick_params(axis="x", which="minor", labelbottom=False)
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

@@ -29,6 +29,7 @@ def test_one_command_measures_every_benchmark(tmp_path: Path, monkeypatch: pytes
 def test_a_table_is_replaced_where_it_stands_and_nothing_else() -> None:
     text = placed(placed("# B\n\nWords.\n", "one", "One", "| a |\n|---|\n| 1 |"), "two", "Two", "| b |")
     assert text.count("## One\n") == text.count("## Two\n") == 1
+    assert placed("<!-- one -->\n<!-- end of one -->\n", "one", "One", "| a |") in text.replace("\n|---|\n| 1 |", "")
     assert placed(text, "one", "One", "| a |\n|---|\n| 2 |") == text.replace("| 1 |", "| 2 |")
 
 
