@@ -7,6 +7,8 @@ done ends as Cached. Transient faults (network, Hub) are raised and retried with
 import functools
 import json
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,9 @@ from tasks.store.records import (
     load_record,
 )
 from tasks.store.stage_table import check_stage
+
+# Seconds between two pictures of the ranks of a training: one takes 0.2 s of the CPU.
+DRAWING_SECONDS = 30.0
 
 
 class _PauseIsNoError(logging.Filter):
@@ -190,6 +195,7 @@ def pretrain_model(
     """Pretrain, with the loss and the concept ranks as pictures; the ranks while it trains."""
     evaluations: list[dict[str, Any]] = []
     picture: Any = None
+    drawn = -math.inf
 
     def note(figures: dict[str, float]) -> str:
         speed = f"{figures['steps_per_second']:.2f} steps/s, {figures['tokens_per_second']:,.0f} tokens/s"
@@ -204,10 +210,13 @@ def pretrain_model(
     report = show_progress("pretraining", note)
 
     def heard(progress: Progress) -> None:
+        nonlocal drawn
         report(progress)
         if "nuclear_rank_of_mean" in progress.figures:  # an evaluation: collapse must be seen while it happens
             evaluations.append({"step": progress.step, **progress.figures})
-            show_ranks(evaluations)
+            if time.monotonic() - drawn > DRAWING_SECONDS:
+                drawn = time.monotonic()
+                show_ranks(evaluations)
 
     result = pretrain(spec, corpus, run, cogito_home(), init_from=init_from, processes=processes, on_progress=heard)
     DISPLAY.finish("pretraining")

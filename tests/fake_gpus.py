@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.jobs import gpus
+
 SCRIPT = """\
 #!/bin/sh
 [ -e "{0}/broken" ] && {{ cat "{0}/broken"; exit 18; }}
@@ -75,3 +77,4 @@ class FakeGpus:
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count() > 0)
         monkeypatch.setattr(torch.cuda, "device_count", count)
+        monkeypatch.setattr(gpus, "has_driver", lambda: True)

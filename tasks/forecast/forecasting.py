@@ -34,8 +34,8 @@ from tasks.jobs.history import judge, past_jobs
 from tasks.jobs.waiting import last_end
 from tasks.libraries import FOLDERS
 from tasks.pretraining.cost import StepMemory
+from tasks.pretraining.markers import newest_marker
 from tasks.pretraining.stage import count_processes, model_config, pretraining_identity
-from tasks.pretraining.state import newest_marker
 from tasks.runs.claiming import training_run
 from tasks.runs.preflight import Inputs
 from tasks.runs.request import Request

@@ -125,7 +125,7 @@ class Bench:
             tracking_folder=folder / "wandb",
         )
         with lease_for_training(self.home, processes) as devices, limited(JOB_SECONDS):
-            result = run_job(folder, job, devices, launcher=True, on_progress=on_progress)
+            result = run_job(folder, job, devices, on_progress=on_progress)
         self.trained[name] = result
         return result
 

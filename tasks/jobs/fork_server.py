@@ -1,7 +1,8 @@
 """A process that imports torch and transformers once and forks the jobs of a command from itself.
 
-The imports cost about 4 CPU-seconds a job, much beside a short cell. A forked job is a process like any other: its
-memory and its GPU are its own, and its crash hurts no other job. Linux alone: elsewhere a job imports for itself.
+The imports cost about 4 CPU-seconds a job, much beside a short cell, so every job of one process is forked. Such a job
+is a process like any other: its memory and its GPU are its own, and its crash hurts no other job. Linux alone:
+elsewhere a job imports for itself.
 
 A request carries the job's file, what its environment has of its own, and two pipes: one for what the job prints, one
 on which the server answers with the pid and, at the end, the exit code.
@@ -21,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from tasks.jobs.messages import AnalysisJob, FinetuningJob
+from tasks.jobs.messages import AnalysisJob, FinetuningJob, PretrainingJob
 from tasks.jobs.worker import main
 
 # Variables that are read after the fork, so that a job may have another value than the server imported with.
@@ -98,7 +99,7 @@ class ForkServer:
 
 def serve(connection: socket.socket) -> Path | None:
     """Fork a job at every request until the connection and then the jobs end; returns in each job, with its file."""
-    for job in (FinetuningJob, AnalysisJob):
+    for job in (PretrainingJob, FinetuningJob, AnalysisJob):
         pkgutil.resolve_name(job.loop)
     gc.freeze()  # a collection in a job would copy the pages of all that was imported
     woken, wake = os.pipe()

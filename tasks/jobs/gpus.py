@@ -1,12 +1,14 @@
 """The GPUs of this host: what nvidia-smi lists, what CUDA_VISIBLE_DEVICES names of it, and whether torch can use it.
 
 A GPU goes by its UUID: its number depends on CUDA_DEVICE_ORDER and on the process that counts. torch, which loads
-slowly, is imported where it is asked.
+slowly, is imported where it is asked: on a host with the driver of a GPU.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -142,6 +144,8 @@ def _usable_gpus(named: str | None, order: str) -> list[Gpu]:
         listed, trouble = list_gpus(), ""
     except NoAnswer as error:
         listed, trouble = None, str(error)
+    if listed is None and not trouble and named is None and not has_driver():
+        return []
     count, reason = _torch_count()
     names = list(filter(None, map(str.strip, (named or "").split(","))))
     if listed:
@@ -187,6 +191,15 @@ def _chosen(listed: list[Gpu], names: list[str], order: str) -> list[Gpu]:
     if twice:
         raise UserError(f"CUDA_VISIBLE_DEVICES: got GPU {twice[0].index} twice; {allowed}; fix: name each once")
     return chosen
+
+
+def has_driver() -> bool:
+    """Whether this host has the driver of a GPU, CUDA's or ROCm's, without which torch can use none."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
 
 
 def _torch_count() -> tuple[int, str]:

@@ -143,15 +143,12 @@ def _need(job: Job[Any], home: Home, *, alone: bool) -> Need:
     return Need(MARGIN * found.seconds if found.measured else None, memory)
 
 
-def run_job(
-    folder: Path, job: Job[R], devices: list[Device], *, launcher: bool = False, on_progress: OnProgress | None = None
-) -> R:
+def run_job(folder: Path, job: Job[R], devices: list[Device], *, on_progress: OnProgress | None = None) -> R:
     """Run one job to its end in child processes.
 
     Args:
         folder: the job's own folder.
-        devices: leased devices; with `launcher`, one process per device.
-        launcher: start the job with `accelerate launch`.
+        devices: leased devices, each for a process; several are started with `accelerate launch`.
         on_progress: called with every progress message.
 
     Raises:
@@ -168,7 +165,7 @@ def run_job(
     job = job.model_copy(update={"device": devices[0].kind, "memory": memory})
     write_json(folder / "job.json", job.model_dump(mode="json"))
     output = JobOutput(on_progress)
-    process = _start_process(folder / "job.json", _environment(job, devices), devices if launcher else [])
+    process = _start_process(folder / "job.json", _environment(job, devices), len(devices))
     exit_code = _read_to_end(process, folder, job, output)
     result: R | None = finished_result(folder, job.identity, job.result)
     if result is None and (step := paused_step(folder)) is not None:
@@ -189,15 +186,15 @@ def run_job(
     raise StageError(message)
 
 
-def _start_process(job_file: Path, environment: dict[str, str], launched: list[Device]) -> Process:
-    """Start a job: one process for each of the launched devices by `accelerate launch`, else a single process."""
-    if not launched and sys.platform == "linux":
+def _start_process(job_file: Path, environment: dict[str, str], count: int) -> Process:
+    """Start a job: a single process, or several by `accelerate launch`."""
+    if count == 1 and sys.platform == "linux":
         try:
             return _fork_server.start(job_file, environment)
         except OSError as error:
             log.warning("no fork server (%s): the job imports its libraries itself", error)
     # -P: without it Python would import a user's models.py or tasks.py from the working directory.
-    command = [sys.executable, "-P", *(_accelerate_arguments(launched) if launched else [])]
+    command = [sys.executable, "-P", *(_accelerate_arguments(count) if count > 1 else [])]
     return subprocess.Popen(
         [*command, "-m", "tasks.jobs.worker", str(job_file)],
         stdout=subprocess.PIPE,
@@ -272,14 +269,10 @@ def end_process_tree(pid: int) -> None:
             member.kill()
 
 
-def _accelerate_arguments(devices: list[Device]) -> list[str]:
+def _accelerate_arguments(count: int) -> list[str]:
     arguments = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    arguments += ["--dynamo_backend", "no", "--num_processes", str(len(devices))]
-    if len(devices) > 1:
-        # --multi_gpu starts one process per device on CPUs too; --cpu would silently start a single one.
-        arguments += ["--multi_gpu", "--main_process_port", "0"]
-    elif devices[0].kind == "cpu":
-        arguments += ["--cpu"]
+    # --multi_gpu starts one process per device on CPUs too; --cpu would silently start a single one.
+    arguments += ["--dynamo_backend", "no", "--num_processes", str(count), "--multi_gpu", "--main_process_port", "0"]
     return [*arguments, "--module"]
 
 

@@ -14,6 +14,7 @@ from tasks.jobs.devices import precision_warnings, visible_devices
 from tasks.jobs.launch import claimed_job, run_job
 from tasks.jobs.leases import lease_for_training
 from tasks.jobs.messages import OnProgress, PretrainingJob, finished_result
+from tasks.pretraining.markers import newest_marker
 from tasks.spec.experiment import ExperimentSpec, pretraining_part, training_steps, warmup_steps
 from tasks.store.files import content_hash, is_complete
 from tasks.store.home import Home, RunFolder
@@ -95,7 +96,7 @@ def pretrain(
             tracking_folder=run.root / "wandb",
         )
         with lease_for_training(home, count) as leased:
-            return run_job(run.pretraining, job, leased, launcher=True, on_progress=on_progress)
+            return run_job(run.pretraining, job, leased, on_progress=on_progress)
 
 
 def _compare_tokenizers(init_from: Checkpoint, corpus: CorpusResult) -> None:
@@ -142,8 +143,6 @@ def check_continuation(spec: ExperimentSpec, run: RunFolder, asked: int | None, 
     Raises:
         UserError: the run was trained otherwise so far.
     """
-    from tasks.pretraining.state import newest_marker  # loads torch, which slows the command
-
     saved = newest_marker(run.pretraining / "checkpoints", identity)
     count, kind = count_processes(spec, asked), visible_devices()[0].kind
     if saved is None:

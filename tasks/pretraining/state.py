@@ -5,7 +5,6 @@ Every rank hands over its random state, and a thread of rank 0 writes all: `step
 hashes. A folder that differs from its marker is skipped with a warning.
 """
 
-import logging
 import os
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,6 +17,7 @@ from accelerate.utils import gather_object
 
 from tasks.errors import StageError
 from tasks.pretraining.background import BackgroundWriter, host_copy
+from tasks.pretraining.markers import PARTS
 from tasks.store.files import (
     building,
     file_sha256,
@@ -28,10 +28,6 @@ from tasks.store.files import (
     write_manifest,
     writing,
 )
-
-log = logging.getLogger("cogito.training_state")
-
-PARTS = ("module", "optimizer", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -123,54 +119,6 @@ def _conditions(state: TrainingState) -> dict[str, str]:
         "device": device,
         "graph": "compiled" if compiled else "eager",
     }
-
-
-def last_complete_state(folder: Path, identity: str, warn: Callable[[str], None] = log.warning) -> Path | None:
-    """The newest state of this training whose marker is true, else None; `warn` hears of those that are skipped."""
-    for state in sorted(folder.glob("step-*"), reverse=True):
-        problem = _problem(state, identity)
-        if problem is None:
-            return state
-        warn(f"training state {state} is skipped: {problem}")
-    return None
-
-
-def _problem(state: Path, identity: str) -> str | None:
-    """Why training cannot go on from a state, or None."""
-    try:
-        facts = read_json(state / "complete.json")
-        if facts["identity"] != identity:
-            return "it is of another training"
-        needed = {f"{part}.pt" for part in PARTS} | {f"random-{rank}.pt" for rank in range(facts["processes"])}
-        if missing := sorted(needed - facts["files"].keys()):
-            return f"its marker does not list {', '.join(missing)}"
-        for name, known in facts["files"].items():
-            size, sha256 = (known["size"], known["sha256"]) if isinstance(known, dict) else (known, None)
-            if (state / name).stat().st_size != size:
-                return f"{name} has {(state / name).stat().st_size} bytes instead of {size}"
-            if sha256 is not None and file_sha256(state / name) != sha256:  # states of earlier versions have none
-                return f"the SHA-256 of {name} is not what was written"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"it is incomplete or unreadable ({type(error).__name__}: {error})"
-    return None
-
-
-def newest_marker(folder: Path, identity: str | None = None) -> dict[str, Any] | None:
-    """What the newest state says of itself, unread: identity, step, processes; None without one.
-
-    Args:
-        identity: of the training; None takes whatever is there.
-    """
-    for state in sorted(folder.glob("step-*"), reverse=True):
-        try:
-            facts = read_json(state / "complete.json")
-            known = {"identity": str(facts["identity"]), **{name: int(facts[name]) for name in ("step", "processes")}}
-            known |= {name: facts.get(name) for name in ("precision", "device")}  # states of earlier versions have none
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if identity in (None, known["identity"]):
-            return known
-    return None
 
 
 def load_state(saved: Path, state: TrainingState) -> int:

@@ -30,7 +30,8 @@ from tasks.pretraining.background import BackgroundWriter
 from tasks.pretraining.compiling import compile_step, shall_compile
 from tasks.pretraining.curve import Curve
 from tasks.pretraining.guards import TrainingGuard
-from tasks.pretraining.state import TrainingState, last_complete_state, load_state
+from tasks.pretraining.markers import last_complete_state
+from tasks.pretraining.state import TrainingState, load_state
 from tasks.pretraining.timing import Clock
 from tasks.pretraining.tracking import Tracking, start_tracking
 from tasks.spec.experiment import ExperimentSpec, training_steps, warmup_steps

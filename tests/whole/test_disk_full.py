@@ -48,7 +48,8 @@ from tasks.pretraining import loop as pretraining_loop
 from tasks.pretraining.background import BackgroundWriter
 from tasks.pretraining.curve import Curve
 from tasks.pretraining.guards import TrainingGuard
-from tasks.pretraining.state import TrainingState, last_complete_state, save_state
+from tasks.pretraining.markers import last_complete_state
+from tasks.pretraining.state import TrainingState, save_state
 from tasks.report.writing import write_report
 from tasks.review.sweeps import compare_runs
 from tasks.runs.claiming import open_training_run

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -301,16 +302,20 @@ def test_a_training_takes_all_gpus_and_is_started_on_them(
         store_result(tmp_path / "job", job.identity, RESULT)
         return popen([sys.executable, "-c", ""], stdout=subprocess.PIPE, text=True)
 
+    def fork(*_: Any) -> None:
+        raise OSError("of this test: a single process is started as elsewhere than on Linux")
+
     popen = subprocess.Popen
     monkeypatch.setattr(launch.subprocess, "Popen", start)
+    monkeypatch.setattr(launch._fork_server, "start", fork)
     with lease_for_training(home, count) as leased:
-        run_job(tmp_path / "job", job_without_inputs("analysis", tmp_path), leased, launcher=True)
+        run_job(tmp_path / "job", job_without_inputs("analysis", tmp_path), leased)
     ((command, environment),) = started
     assert environment["CUDA_VISIBLE_DEVICES"] == ",".join(map(uuid, range(count)))
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID" and "GLIBC_TUNABLES" not in environment
     line = " ".join(command)
-    assert f"--num_processes {count}" in line and "--cpu" not in command
-    assert ("--multi_gpu" in command) == (count > 1)
+    assert ("accelerate.commands.launch" in command) == (count > 1)
+    assert (f"--num_processes {count}" in line and "--multi_gpu" in command) == (count > 1)
     assert environment["OMP_NUM_THREADS"] == str(max(1, leases.usable_cores() // count))
 
 
@@ -546,3 +551,17 @@ def test_the_folder_of_leases_belongs_to_its_user(host: FakeGpus, home: Home, mo
 
 def test_the_record_names_the_gpus(host: FakeGpus, tmp_path: Path) -> None:
     assert describe_environment(tmp_path / "log.md").gpus == [host.name] * 4
+
+
+@pytest.mark.skipif(gpus.has_driver() or bool(shutil.which("nvidia-smi")), reason="this host has the driver of a GPU")
+def test_without_a_driver_nobody_waits_for_torch(home: Home) -> None:
+    """Every command asks for the devices, and a run that it continues for its last state."""
+    code = """
+import sys
+from tasks.jobs.devices import visible_devices
+from tasks.pretraining.stage import check_continuation, newest_marker
+assert {device.kind for device in visible_devices()} == {"cpu"}
+assert not {"torch", "accelerate"} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ def test_modules_in_the_working_directory_do_no_harm(
     monkeypatch.chdir(tmp_path)
     job = job_without_inputs(kind, tmp_path).model_copy(update={"processes": ranks} if kind == "pretraining" else {})
     with pytest.raises(StageError) as caught:
-        run_job(tmp_path / "job", job, DEVICES[:ranks], launcher=kind == "pretraining")
+        run_job(tmp_path / "job", job, DEVICES[:ranks])
     printed = (tmp_path / "job" / "log.txt").read_text()
     assert "imported from the working directory" not in str(caught.value) + printed
     assert str(tmp_path / "gone") in str(caught.value) + printed

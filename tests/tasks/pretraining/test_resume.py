@@ -42,8 +42,8 @@ from tasks.jobs.messages import JobWarning, PretrainingJob, parse_line, store_re
 from tasks.pretraining import loop as pretraining_loop
 from tasks.pretraining import state as training_state
 from tasks.pretraining import step as pretraining_step
+from tasks.pretraining.markers import last_complete_state
 from tasks.pretraining.stage import model_config, pretrain, pretraining_identity
-from tasks.pretraining.state import last_complete_state
 from tasks.runs.claiming import open_training_run
 from tasks.runs.preflight import find_inputs
 from tasks.runs.request import Request
@@ -551,7 +551,7 @@ def stop_at(folder: Path, step: int, rank: int) -> None:
         time.sleep(0.01)
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            words = process.cmdline()
+            words = " ".join(process.cmdline())  # that of a forked job is one word
             ours = "tasks.jobs.worker" in words and "accelerate.commands.launch" not in words
             if ours and str(folder / "job.json") in words and process.environ().get("RANK", "0") == str(rank):
                 process.kill()
@@ -561,7 +561,7 @@ def stop_at(folder: Path, step: int, rank: int) -> None:
 def train_through_kills(
     spec: ExperimentSpec, corpus: CorpusResult, home: Home, processes: int, kills: list[tuple[int, int]]
 ) -> tuple[PretrainingResult, list[str]]:
-    """Train by the launcher, killing (step, rank) in turn; the result and what every failed start said."""
+    """Train in processes, killing (step, rank) in turn; the result and what every failed start said."""
     said, run = [], home.run("stormy" if kills else "calm")
     for step, rank in kills:
         killer = threading.Thread(target=stop_at, args=(run.pretraining, step, rank))

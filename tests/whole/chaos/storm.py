@@ -44,7 +44,6 @@ MEAN_PART, LATEST_PART, FIRST_PART = 0.12, 0.35, 0.2
 KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
     "command": (lambda words: "flows.cli run" in words, 2.0),
     "server": (lambda words: "prefect server" in words or "prefect.server.api.server" in words, 0.5),
-    "launcher": (lambda words: "accelerate.commands.launch" in words, 2.0),
     "rank": (lambda words: "tasks.jobs.worker" in words and "/pretraining/" in words, 2.0),
     "W&B": (lambda words: "wandb-core" in words, 2.0),
     "fork server": (lambda words: "tasks.jobs.fork_server" in words, 1.0),
@@ -53,8 +52,8 @@ KINDS: dict[str, tuple[Callable[[str], bool], float]] = {
 }
 # What lives in a stage beside command and server.
 JOBS = {
-    "pretraining": ("launcher", "rank", "W&B"),
-    "pretraining, continued": ("launcher", "rank", "W&B"),
+    "pretraining": ("rank", "W&B", "fork server"),
+    "pretraining, continued": ("rank", "W&B", "fork server"),
     "analysis": ("analysis job", "fine-tuning job", "fork server"),
     "fine-tuning": ("fine-tuning job", "fork server"),
 }
