@@ -28,7 +28,7 @@ from benchmarks.measuring import ENVIRONMENT
 
 Cell = str | float | None | Sequence[float]
 Row = dict[str, Cell]
-TABLE = ("step", "loss", "memory", "peers", "scaling", "text", "processes")
+TABLE = ("step", "loss", "memory", "peers", "scaling", "text", "suite", "processes")
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -6,6 +6,7 @@ Legend: B batch, N tokens of the longest pair in a batch. pyarrow, which loads s
 import copy
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
@@ -176,7 +177,7 @@ def _train(model: PreTrainedModel, task: Task, job: FinetuningJob, device: torch
     metric = METRICS[task.primary_metric]
     history: list[dict[str, float]] = []
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
-    losses: list[float] = []
+    losses: deque[torch.Tensor] = deque(maxlen=per_epoch)
     for step, batch_indices in enumerate(_batches(lengths, protocol.global_batch_size, job.seed, steps), start=1):
         model.train()
         batch = make_batch(train, batch_indices, device=device, apart=_reads_apart(model), **pad)
@@ -187,13 +188,14 @@ def _train(model: PreTrainedModel, task: Task, job: FinetuningJob, device: torch
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
+        losses.append(loss.detach())  # read at the end of the epoch: no step makes the host wait
         if step % per_epoch == 0 or step == steps:
-            if not math.isfinite(losses[-1]):
+            read = torch.stack(tuple(losses)).tolist()
+            if not math.isfinite(read[-1]):
                 raise StageError(f"the loss is not finite at step {step}; fix: lower evaluation.learning_rate")
             predictions = _predict(model, selection, pad, device, job.precision, "logits")
             value = metric.compute(selection["labels"], _answers(predictions, task.is_regression))
-            mean_loss = float(np.mean(losses[-per_epoch:]))
+            mean_loss = float(np.mean(read))
             history.append({"epoch": step / per_epoch, "train_loss": mean_loss, task.primary_metric: value})
             report_progress(step, steps, epoch=step / per_epoch, loss=mean_loss, selection=value)
             if best is None or value > best[0]:
