@@ -36,6 +36,8 @@ log = logging.getLogger("cogito.task_data")
 Family = Literal["concept", "plain"]
 
 CONTRACT_VERSION = 3
+# Raise when the same rows are stored in another form: they are tokenised anew, and what was trained on them stays.
+STORED_FORM = 2
 # Part of train held out for choosing the epoch: 10 %, at least 200, at most 2,000 examples.
 SELECTION_SHARE, SELECTION_MIN, SELECTION_MAX = 0.10, 200, 2_000
 SPLIT_SEED = 0
@@ -86,10 +88,10 @@ def prepare_task(
     splits = [(split.name, split.label) for split in task.eval_splits]
     fingerprints = [source.fingerprint, tokenizer_fingerprint(tokenizer)]
     identity = content_hash([CONTRACT_VERSION, family, *fingerprints, row, splits, settings])
-    target = home.cache / "tasks" / f"{task.name}-{identity}"
+    target = home.cache / "tasks" / f"{task.name}-{identity}-{STORED_FORM}"
     build = partial(_tokenise_splits, task, protocol, tokenizer, source, home, family)
     built_once(home.lock(f"task-{identity}"), target, build)
-    warnings, asides = (tuple(read_json(path)) if path.exists() else () for path in map(target.joinpath, WARNINGS))
+    warnings, asides = (tuple(read_json(target / name)) for name in WARNINGS)
     for warning in (*warnings, *asides):  # at each use: data that is odd stays so
         log.warning(warning)
     with np.load(target / "train.npz") as train:

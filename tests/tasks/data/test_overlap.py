@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.data import task_data
 from tasks.data.corpus import prepare_corpus, train_tokenizer
 from tasks.data.overlap import check_overlap
 from tasks.data.sources import find_dataset
@@ -19,6 +20,7 @@ from tasks.errors import UserError
 from tasks.spec.benchmarks import TASKS
 from tasks.spec.evaluation import EvaluationSpec
 from tasks.spec.pretraining import DataSpec
+from tasks.store.files import write_json
 from tasks.store.home import Home
 
 TEXTS = [f"the river {number} runs past {number % 7} stones" for number in range(400)]
@@ -113,7 +115,7 @@ def pairs(start: int, stop: int) -> list[tuple[str, str, int]]:
 def task(home: Home, root: Path, tokenizer: Path, name: str, splits: dict[str, list[Any]], **settings: Any) -> Any:
     row = TASKS[name]
     folder = root / row.dataset / (row.config or "data")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files = ""
     for split, examples in splits.items():
         columns = dict(zip([*row.text_columns, row.label_column], zip(*examples, strict=True), strict=True))
@@ -160,6 +162,19 @@ def test_what_is_scored_is_told_beside_the_scores_and_the_choice_of_the_epoch_in
     )
     assert f"{begun}the examples that choose the epoch and train: 2 of the 40 held-out examples (5.0%)" in caplog.text
     assert made.warnings[0] in caplog.text
+
+
+def test_what_an_earlier_version_stored_is_tokenised_anew_under_the_same_identity(
+    home: Home, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions kept both kinds of warnings in one file; the cells that they trained stay valid."""
+    splits = {"train": pairs(0, 303), "validation": pairs(300, 340)}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(task_data, "STORED_FORM", 1)
+        old = task(home, tmp_path, tokenizer, "qqp", splits)
+    write_json(old.folder / "warnings.json", [*old.warnings, "of the choice of the epoch"])
+    new = task(home, tmp_path, tokenizer, "qqp", splits)
+    assert (new.identity, new.warnings) == (old.identity, old.warnings) and new.folder != old.folder
 
 
 def test_a_test_split_on_which_the_epoch_is_chosen(home: Home, tmp_path: Path, tokenizer: Path) -> None:
