@@ -70,24 +70,13 @@ def check(specs: SpecPaths, overrides: Overrides = None, data_root: DataRoot = N
     def check_file(path: Path) -> None:
         spec = load_spec(path, overrides or [])
         precision = precision_warnings(spec.training.mixed_precision)
-        for warning in [*spec.warnings, *precision, *_room_warnings(spec), *missing_inputs(spec, home, mirror)]:
+        for warning in [*spec.warnings, *precision, *missing_inputs(spec, home, mirror)]:
             print(f"{path}: warning: {warning}", file=sys.stderr)
         if note := text_documents(spec, mirror):
             print(f"{path}: note: {note}", file=sys.stderr)
         print(f"{path}: ok")
 
     try_all({path: partial(check_file, path) for path in specs})
-
-
-def _room_warnings(spec: ExperimentSpec) -> list[str]:
-    """Why this machine's memory does not suffice for a training, if it does not."""
-    from tasks.forecast.estimate import room, this_machine  # torch
-
-    try:
-        warning = room(spec, _config(spec), this_machine()).warning
-    except UserError as error:  # of the GPUs
-        return [str(error)]
-    return [warning] if warning else []
 
 
 def _config(spec: ExperimentSpec) -> dict[str, Any]:

@@ -198,7 +198,6 @@ def size_text(size: float) -> str:
 
 def time_text(seconds: float) -> str:
     """A time in the unit that suits it, in two digits."""
-    for unit, length in (("days", 172_800), ("h", 5_400), ("min", 90)):
-        if seconds >= length:
-            return f"{seconds / {'days': 86_400, 'h': 3_600, 'min': 60}[unit]:.2g} {unit}"
-    return f"{seconds:.2g} s"
+    units = ("days", 172_800, 86_400), ("h", 5_400, 3_600), ("min", 90, 60), ("s", 0, 1)
+    unit, length = next((unit, length) for unit, least, length in units if seconds >= least)
+    return f"{float(f'{seconds / length:.2g}'):,g} {unit}"

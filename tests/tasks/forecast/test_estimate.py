@@ -11,7 +11,7 @@ import torch
 from factories import make_pretraining, make_record
 from fake_gpus import FakeGpus
 
-from flows.commands.spec import check, show
+from flows.commands.spec import show
 from models.autoencoder import ConceptModelForMaskedLM
 from models.configuration import ConceptConfig
 from models.family import VARIANTS
@@ -159,19 +159,26 @@ def test_on_a_machine_of_the_lab_there_is_one_estimate(
     assert only.lines()[0].startswith("4 x NVIDIA GeForce RTX 3090, bf16: ")
 
 
-def test_show_and_check_tell_what_does_not_fit(
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.5, "0.5 s"), (89, "89 s"), (90, "1.5 min"), (5_399, "90 min"), (5_400, "1.5 h"), (18e6, "210 days")],
+)
+def test_a_time_has_two_digits_and_its_unit(seconds: float, text: str) -> None:
+    assert estimate.time_text(seconds) == text
+
+
+def test_show_tells_what_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COGITO_HOME", str(tmp_path / "home"))
     path = tmp_path / "spec.yaml"
     path.write_text(json.dumps(a_spec().model_dump(exclude_defaults=True, mode="json")), encoding="utf-8")
-    for command in (show, lambda file: check([file])):
-        monkeypatch.setattr(estimate, "this_machine", lambda: CPU)
-        command(path)
-        assert "memory: " not in capsys.readouterr().err
-        monkeypatch.setattr(estimate, "this_machine", lambda: Machine("cpu", "this CPU", 1, 10**8))
-        command(path)
-        assert f"{path}: warning: memory: a training step needs about" in capsys.readouterr().err
+    monkeypatch.setattr(estimate, "this_machine", lambda: CPU)
+    show(path)
+    assert "memory: " not in capsys.readouterr().err
+    monkeypatch.setattr(estimate, "this_machine", lambda: Machine("cpu", "this CPU", 1, 10**8))
+    show(path)
+    assert f"{path}: warning: memory: a training step needs about" in capsys.readouterr().err
     show(path, as_json=True)
     here, lab = json.loads(capsys.readouterr().out)["estimates"]
     assert here["room"]["machine"]["kind"] == "cpu" and here["room"]["warning"] and here["tokens"] is None
