@@ -61,6 +61,16 @@ def write_report(
     return _write(sweep_report(folder, rows, runs, against), target)
 
 
+def is_current(folder: Path) -> bool:
+    """Whether the report of a run is whole and younger than its record, so that it would come out the same."""
+    files = ("report.md", "report.html", f"{PICTURES}/summary.svg")
+    try:
+        oldest = min((folder / name).stat().st_mtime_ns for name in files)
+        return oldest > (folder / "record.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+
+
 def _find(name: str | Path, home: Home) -> tuple[Path, Home]:
     """The folder of a run or a sweep by its id or path, and the home that it lies in."""
     runs, sweeps = home.root / "runs", home.root / "sweeps"

@@ -5,6 +5,7 @@ of state; the row, the report and the model card are rendered from it alone.
 """
 
 import math
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -302,8 +303,12 @@ class RunRecord(BaseModel):
         return run_id
 
     def save(self, folder: RunFolder) -> None:
-        """Write `record.json` in full, without secrets and with paths relative to the home."""
-        write_json(folder.record, redact_all(self.model_dump(mode="json", context={"base": _home_of(folder.record)})))
+        """Write `record.json` in full, without secrets and with paths relative to the home, unless it says the same."""
+        content = redact_all(self.model_dump(mode="json", context={"base": _home_of(folder.record)}))
+        with suppress(OSError, ValueError):
+            if read_json(folder.record) == content:
+                return
+        write_json(folder.record, content)
 
     @property
     def warnings(self) -> list[str]:

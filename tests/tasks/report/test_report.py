@@ -28,7 +28,7 @@ from tasks.errors import UserError
 from tasks.finetuning.scoring import score_split
 from tasks.report.rendering import to_html, to_markdown
 from tasks.report.run import run_report
-from tasks.report.writing import write_report
+from tasks.report.writing import is_current, write_report
 from tasks.review.sides import run_side
 from tasks.review.sweeps import compare_runs
 from tasks.scores.intervals import paired_difference_interval
@@ -596,6 +596,23 @@ def test_the_stage_writes_the_report_of_a_folder(home: Home) -> None:
     assert stages.make_report.fn(folder) == [folder / "report.md", folder / "report.html"]
     assert (folder / "record.json").read_bytes() == before
     assert stages.make_report.fn(folder.parent / "gone").name == stages.BAD_INPUT
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html", "report/summary.svg"])
+def test_a_report_stays_while_the_record_says_the_same(home: Home, name: str) -> None:
+    folder = put_run(home)
+    record, run = load_record(RunFolder(folder)), RunFolder(folder)
+    record.save(run)
+    assert not is_current(folder)
+    write_report(folder, home)
+    written = run.record.stat().st_mtime_ns
+    record.save(run)
+    assert run.record.stat().st_mtime_ns == written and is_current(folder)
+    (folder / name).unlink()
+    assert not is_current(folder)
+    write_report(folder, home)
+    record.model_copy(update={"name": "another"}).save(run)
+    assert load_record(run).name == "another" and not is_current(folder)
 
 
 @pytest.mark.end_to_end
