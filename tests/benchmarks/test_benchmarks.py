@@ -1,4 +1,4 @@
-"""All benchmarks run in their quick size, and what they measured reaches the JSON file, the document and the plots."""
+"""Benchmarks run in their quick size (all by `-m long`); their figures reach the JSON, the document and the plots."""
 
 import importlib
 import json
@@ -11,19 +11,28 @@ from benchmarks.__main__ import TABLE, main, markdown, placed
 from benchmarks.measuring import ENVIRONMENT
 
 
-def test_one_command_measures_every_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("names", [["loss"], pytest.param([], marks=pytest.mark.long)], ids=["one", "all"])
+def test_one_command_measures_every_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
     for name in ENVIRONMENT:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # what the command sets ends with the test
-    main(["--quick", "--output", str(tmp_path)])
+    main([*names, "--quick", "--output", str(tmp_path)])
     found = json.loads((tmp_path / "benchmarks.json").read_text(encoding="utf-8"))
     document = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
-    assert tuple(found) == TABLE
+    assert list(found) == (names or list(TABLE))
     for name, result in found.items():
         module = importlib.import_module(f"benchmarks.{name}")
         assert result["title"] == module.TITLE and result["commit"]
         assert result["rows"] and all(list(row) == list(result["rows"][0]) for row in result["rows"]), name
         assert markdown(result["rows"]) in document, name
         assert (tmp_path / f"{name}.png").exists() == hasattr(module, "plot"), name
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_benchmark_has_what_the_command_wants(name: str) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    assert module.TITLE and callable(module.rows) and (module.__doc__ or "").strip()
 
 
 def test_a_table_is_replaced_where_it_stands_and_nothing_else() -> None:
