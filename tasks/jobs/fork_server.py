@@ -19,12 +19,15 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
 from tasks.jobs.messages import AnalysisJob, FinetuningJob, PretrainingJob
 from tasks.jobs.worker import main
 
+# What most jobs import late, since the commands that import their modules do not need it.
+LATE = ("pandas", "scipy.stats", "sklearn.metrics")
 # Variables that are read after the fork, so that a job may have another value than the server imported with.
 _OF_A_JOB = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 # The title by which ps and nvidia-smi know a job lies where its command line was, which therefore needs the room.
@@ -101,6 +104,8 @@ def serve(connection: socket.socket) -> Path | None:
     """Fork a job at every request until the connection and then the jobs end; returns in each job, with its file."""
     for job in (PretrainingJob, FinetuningJob, AnalysisJob):
         pkgutil.resolve_name(job.loop)
+    for name in LATE:
+        import_module(name)
     gc.freeze()  # a collection in a job would copy the pages of all that was imported
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
