@@ -69,26 +69,34 @@ def ask(url: str, body: Any, method: str = "POST") -> Any:
         OSError: there is no answer, or its status is not success.
         ValueError: the answer is not JSON.
     """
-    status, answer = _request(url, 10, body, method)
+    status, answer = _request(url, 10, body, method, known=True)
     if status not in (200, 201, 204):
         raise OSError(f"{urlsplit(url).path} answered with status {status}")
     return json.loads(answer) if answer else None
 
 
-def _request(url: str, timeout_seconds: float, body: Any = None, method: str | None = None) -> tuple[int, bytes]:
+def _request(
+    url: str, timeout_seconds: float, body: Any = None, method: str | None = None, *, known: bool = False
+) -> tuple[int, bytes]:
+    """Ask over HTTP; returns status and answer.
+
+    Args:
+        known: a Prefect API has answered there: another host than this one is told no secret before.
+    """
     local = urlsplit(url).hostname in (LOOPBACK, "localhost")
     opener = build_opener(ProxyHandler({})) if local else build_opener()
     data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
+    request = Request(url, data, {"Content-Type": "application/json"}, method=method)
     secret = os.environ.get("PREFECT_API_AUTH_STRING")
     if local:  # ours inherits this setting from the process that starts it
         secret = secret or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
-    if secret:
-        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
-    elif key := os.environ.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
+    if local or known:  # urllib repeats ordinary headers wherever it is redirected
+        if secret:
+            request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
+        elif key := os.environ.get("PREFECT_API_KEY"):
+            request.add_unredirected_header("Authorization", f"Bearer {key}")
     try:
-        with opener.open(Request(url, data, headers, method=method), timeout=timeout_seconds) as answer:
+        with opener.open(request, timeout=timeout_seconds) as answer:
             return answer.status, answer.read(10_000_000)
     except HTTPError as error:
         with error:

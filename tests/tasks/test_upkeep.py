@@ -365,7 +365,7 @@ def test_a_server_that_hangs_is_found_and_ended(home: Home) -> None:
 def test_flow_runs_that_nobody_works_at(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Any]] = []
 
-    def request(url: str, seconds: float, body: Any = None) -> tuple[int, bytes]:
+    def request(url: str, seconds: float, body: Any = None, *_: Any, **__: Any) -> tuple[int, bytes]:
         asked.append((url, body))
         stuck = {
             "id": "1f",
