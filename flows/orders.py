@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 from uuid import UUID
 
 from tasks.interruption import commanded, hurrying, interrupted, pausing, stopping
@@ -52,6 +52,8 @@ class Orders:
         self.suspended: State | None = None
         self.signalled = False
         self._over = threading.Event()
+        # Asked now: a terminal that is gone is none any more.
+        self._terminals = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and stream.isatty()]
 
     def obey(self, why: str) -> None:
         """Let all jobs save and end. Only the first to ask does something."""
@@ -64,7 +66,7 @@ class Orders:
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal that asks the process to end."""
         if number != signal.SIGTERM:
-            _leave_terminal()
+            _leave(self._terminals)
         self.signalled = True
         self._apart(signal.Signals(number).name)
 
@@ -161,11 +163,10 @@ def _watch(flow_run: UUID, orders: Orders) -> None:
             orders.follow(state, give_up)
 
 
-def _leave_terminal() -> None:
-    """Write no more to a terminal that is gone: each line would be an error."""
-    for stream in (sys.stdout, sys.stderr):
+def _leave(terminals: list[TextIO]) -> None:
+    """Write no more to terminals that are gone: each line would be an error."""
+    for stream in terminals:
         with suppress(OSError, ValueError):
-            if stream.isatty():
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -1,12 +1,15 @@
 """How a flow run begins and ends, whatever becomes of its work."""
 
 import logging
+import os
+import signal
 
 import pytest
 from prefect.states import Cancelled, Completed, Failed, Pending, State
 
 from flows import experiment as experiment_file
 from flows.life_cycle import carry_out, run_of
+from flows.orders import Orders
 from tasks import stages
 from tasks.data.sources import Source
 from tasks.errors import Paused, RunFailed, RunPaused, StageError, UserError
@@ -73,6 +76,21 @@ def test_a_flow_finds_its_inputs_only_if_its_caller_did_not(
     assert state.message == "far enough"
     assert heard == (["text"] if handed_over else ["found", "text"])
     assert take_over(Inputs) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="opens a pseudo-terminal")
+def test_nothing_is_written_to_a_terminal_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pty  # not on Windows
+
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        monkeypatch.setattr("flows.orders.pause_all_jobs", lambda **_: None)
+        orders = Orders()
+        os.close(ours)
+        orders.on_signal(signal.SIGHUP, None)
+        orders.end()
+        print("paused after step 3", flush=True)  # else an error of input and output, which would fail the run
 
 
 @pytest.mark.prefect
