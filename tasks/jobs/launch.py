@@ -85,10 +85,14 @@ def pause_all_jobs(*, end_short_ones: bool = False) -> None:
         hurrying.set()
     pausing.set()
     for pid, (folder, job) in list(_running.items()):
-        if job.pausable:
-            (folder / PAUSE_REQUEST).touch()
-        elif end_short_ones:
-            end_process_tree(pid)
+        _pause(pid, folder, job)
+
+
+def _pause(pid: int, folder: Path, job: Job[Any]) -> None:
+    if job.pausable:
+        (folder / PAUSE_REQUEST).touch()
+    elif hurrying.is_set():
+        end_process_tree(pid)
 
 
 @contextmanager
@@ -213,8 +217,10 @@ def _read_to_end(process: Process, folder: Path, job: Job[Any], output: JobOutpu
     with job_log(folder / "log.txt") as keep:
         _running[process.pid] = folder, job
         try:
-            if stopping.is_set():  # while it started
+            if stopping.is_set():  # while it started, which takes seconds where a fork server starts first
                 end_process_tree(process.pid)
+            elif pausing.is_set():
+                _pause(process.pid, folder, job)
             assert process.stdout is not None
             for line in process.stdout:
                 if (kept := output.add(line)) is not None:

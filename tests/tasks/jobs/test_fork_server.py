@@ -11,7 +11,8 @@ import psutil
 import pytest
 from factories import job_without_inputs
 
-from tasks.errors import StageError
+from tasks.errors import Paused, StageError
+from tasks.interruption import hurrying, pausing
 from tasks.jobs import launch
 from tasks.jobs.devices import Device
 from tasks.jobs.fork_server import ForkedJob, ForkServer
@@ -114,3 +115,36 @@ def test_without_a_server_a_job_imports_for_itself(
     with pytest.raises(StageError, match="gone"):
         run_job(tmp_path / "job", job_without_inputs("analysis", tmp_path), [CPU])
     assert "no fork server (it ended)" in caplog.text
+
+
+class Started:
+    """Stands for a process that has ended."""
+
+    pid, returncode, stdout = 2**22 + 1, 0, ()
+
+    def wait(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "finetuning"])
+@pytest.mark.parametrize("hurry", [True, False])
+def test_a_job_hears_of_a_pause_that_came_while_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, hurry: bool
+) -> None:
+    """The first job of a command waits seconds for the server: the time budget may be over in them."""
+    ended: list[int] = []
+
+    def start(*_: object) -> Started:
+        launch.pause_all_jobs(end_short_ones=hurry)
+        return Started()
+
+    monkeypatch.setattr(launch, "_start_process", start)
+    monkeypatch.setattr(launch, "end_process_tree", ended.append)
+    try:
+        with pytest.raises(Paused):
+            run_job(tmp_path, job_without_inputs(kind, tmp_path), [CPU])
+    finally:
+        pausing.clear()
+        hurrying.clear()
+    assert (tmp_path / "pause").exists() == (kind == "pretraining")
+    assert len(ended) == 1 + (kind == "finetuning" and hurry)  # at its end in any case
