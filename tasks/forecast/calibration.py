@@ -96,13 +96,14 @@ class Cells:
 
 
 def sample_corpus(
-    data: DataSpec, source: Source, known: CorpusResult | None, scratch: Home, root: Path | None
+    data: DataSpec, source: Source, known: CorpusResult | None, scratch: Home, root: Path | None, tokenizer: Path | None
 ) -> Sample:
     """Prepare a part of the text, or take what is prepared.
 
     Args:
         known: the corpus that is prepared.
         root: the data root.
+        tokenizer: a folder; None: one is trained.
     """
     if known is not None:
         return Sample(known, known.seconds, 1.0, stands_in=False)
@@ -118,7 +119,8 @@ def sample_corpus(
     for documents in SAMPLE_DOCUMENTS:
         limit = min(filter(None, (documents, data.max_documents)), default=None)
         try:
-            corpus = prepare_corpus(part.model_copy(update={"max_documents": limit}), source, scratch, root)
+            few = part.model_copy(update={"max_documents": limit})
+            corpus = prepare_corpus(few, source, scratch, root, tokenizer_folder=tokenizer)
         except UserError:
             if documents is None:
                 raise

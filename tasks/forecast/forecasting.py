@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tasks.checkpoints.finding import resolve_checkpoint
 from tasks.checkpoints.publishing import choose_store
+from tasks.data.sources import find_tokenizer
 from tasks.data.task_data import PreparedTask
 from tasks.finetuning.cell import Cell
 from tasks.forecast.calibration import (
@@ -32,7 +33,7 @@ from tasks.forecast.lines import DONE, Forecast, Line
 from tasks.jobs.devices import visible_devices
 from tasks.jobs.history import judge, past_jobs
 from tasks.jobs.waiting import last_end
-from tasks.libraries import FOLDERS
+from tasks.libraries import COMPILER, FOLDERS
 from tasks.pretraining.cost import StepMemory
 from tasks.pretraining.markers import newest_marker
 from tasks.pretraining.stage import count_processes, model_config, pretraining_identity
@@ -135,7 +136,8 @@ def forecast(inputs: Inputs, request: Request) -> Forecast:
 def _libraries_in(root: Path) -> Iterator[None]:
     """Have this process and its jobs keep the caches of their libraries under another home."""
     before = dict(os.environ)
-    os.environ |= {"COGITO_HOME": str(root)} | {name: str(root / "cache" / own) for name, own in FOLDERS.items()}
+    os.environ |= {name: str(root / "cache" / own) for name, own in FOLDERS.items()}
+    os.environ |= {"COGITO_HOME": str(root), COMPILER: str(root / "cache" / "torchinductor")}
     try:
         yield
     finally:
@@ -159,11 +161,14 @@ def _forecast(inputs: Inputs, request: Request, scratch: Home, run: RunFolder) -
     if found.is_all_of(spec):
         return _all_done(request)
     machine = replace(this_machine(), processes=count_processes(spec, request.processes))
-    sample = sample_corpus(spec.data, inputs.corpus, found.corpus, scratch, request.data_root)
+    tokenizer = None
+    if spec.data.train_tokenizer_vocab_size is None:  # as it was found for the run: a new home has no downloads
+        tokenizer = find_tokenizer(spec.data.tokenizer_name, request.home, request.data_root)
+    sample = sample_corpus(spec.data, inputs.corpus, found.corpus, scratch, request.data_root, tokenizer)
     before = time.monotonic(), time.process_time()
     tasks = prepare_tasks(spec, inputs, sample.corpus.tokenizer, scratch)
     waited, worked = time.monotonic() - before[0], time.process_time() - before[1]
-    data, busy = data_line(inputs, found, sample, waited), max(1.0, waited / worked)
+    data, busy = data_line(inputs, found, sample, waited), busyness(waited, worked)
     blocks, cells = whole_text(spec, found, sample), cells_of(spec)
     with _without_remarks():
         steps = train_a_little(spec, sample, machine, scratch, run, request.home)
@@ -187,6 +192,11 @@ def _forecast(inputs: Inputs, request: Request, scratch: Home, run: RunFolder) -
     assumed = [f"{size_text(UPLOAD)} in a second for an upload, {size_text(COPY)} for a copy"]
     needed = disk_needed(spec, found, blocks, memory)
     return Forecast(stages, jobs, memory, needed, _free(request.home.root), measured, assumed, time.monotonic() - began)
+
+
+def busyness(waited: float, worked: float) -> float:
+    """How many times as long as alone work takes here, by seconds of wall time and of the CPU; 1 where too few tell."""
+    return max(1.0, waited / worked) if worked > 0.1 else 1.0
 
 
 def _all_done(request: Request) -> Forecast:

@@ -11,13 +11,16 @@ from factories import make_analysis, make_corpus, make_pretraining, make_record
 from test_estimate import CPU, a_spec
 
 from tasks.data.sources import Source
+from tasks.errors import StageError
 from tasks.forecast import forecasting
 from tasks.forecast.calibration import Sample, Steps
 from tasks.forecast.estimate import Room
 from tasks.forecast.forecasting import Blocks, Found, cells_of, data_line, disk_needed, pretraining_line, whole_text
 from tasks.forecast.lines import Forecast, Line
+from tasks.libraries import compiler_folder
 from tasks.pretraining.cost import StepMemory
 from tasks.runs.preflight import Inputs
+from tasks.runs.request import Request
 from tasks.spec.experiment import ExperimentSpec
 from tasks.store.files import write_json, write_manifest
 from tasks.store.home import Home, claim_run
@@ -146,9 +149,39 @@ def test_a_dry_run_forecasts_every_stage_and_keeps_nothing(tmp_path: Path) -> No
     assert "warning" not in done.stderr and "weights loaded" not in done.stderr
 
 
+def test_the_tokenizer_is_the_one_that_was_found_for_the_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The home of a dry run has no downloads, so without the Hub it would find none."""
+    asked: list[Any] = []
+
+    def find(name: str, where: Home, root: Path | None) -> Path:
+        asked.append((name, where))
+        return Path("found")
+
+    def sample_text(*arguments: Any) -> Sample:
+        asked.append(arguments[-1])
+        raise StageError("far enough")
+
+    monkeypatch.setattr(forecasting, "find_tokenizer", find)
+    monkeypatch.setattr(forecasting, "sample_corpus", sample_text)
+    request = Request(home, None, Path("log.md"))
+    trained = a_spec().data.model_copy(update={"tokenizer": None, "train_tokenizer_vocab_size": 300})
+    for data in (trained, trained.model_copy(update={"tokenizer": "lab/words", "train_tokenizer_vocab_size": None})):
+        with pytest.raises(StageError, match="far enough"):
+            forecasting.forecast(inputs(a_spec().model_copy(update={"data": data})), request)
+    assert asked == [None, ("lab/words", home), Path("found")]
+
+
+def test_how_busy_others_are_is_told_by_work_that_took_time() -> None:
+    assert forecasting.busyness(waited=6.0, worked=2.0) == 3.0
+    assert forecasting.busyness(waited=2.0, worked=6.0) == 1.0  # several threads
+    assert forecasting.busyness(waited=1e-4, worked=0.0) == 1.0  # every task is on the Hub
+
+
 def test_the_environment_is_as_before_a_forecast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MPLCONFIGDIR", "mine")
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "home/cache/torchinductor")
     with forecasting._libraries_in(tmp_path):
+        assert compiler_folder() == str(tmp_path / "cache" / "torchinductor")
         assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "cache" / "matplotlib")
     assert os.environ["MPLCONFIGDIR"] == "mine" and "WANDB_DATA_DIR" not in os.environ
