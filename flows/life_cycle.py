@@ -107,8 +107,9 @@ def call(called: Flow[Any, Any], arguments: dict[str, Any], *, shown: bool) -> S
         if reason is None or not _outcomes:
             raise
         server_lost.set()
-        log.warning("THE PREFECT UI DOES NOT SHOW THE END OF THIS RUN, which is complete: %s", reason)
-        return _outcomes[-1]
+        end = _outcomes[-1]
+        log.warning("THE PREFECT UI DOES NOT SHOW THE END OF THIS RUN, which is %s: %s", str(end.name).lower(), reason)
+        return end
 
 
 def run_of(state: State) -> str | None:

@@ -155,7 +155,7 @@ def find_or_start(home: Home, patience: Patience = PATIENCE) -> str | None:
     if given and (mode == "off" or not server or given != server.api_url):
         api_url = check_given(given).rstrip("/")
         _watch_runs(api_url)
-        _crash_lost_runs(home, api_url)
+        _crash_lost_runs(home, api_url, own=False)
         return given
     if mode == "off":
         return None
@@ -211,8 +211,12 @@ def _watch_runs(api_url: str) -> None:
         _say(f"WARNING: killed runs will stay Running in the UI: {error}")
 
 
-def _crash_lost_runs(home: Home, api_url: str) -> None:
-    """Mark flow runs crashed whose process died: a server that was restarted has forgotten their heartbeats."""
+def _crash_lost_runs(home: Home, api_url: str, *, own: bool = True) -> None:
+    """Mark flow runs crashed whose process died: a server that was restarted has forgotten their heartbeats.
+
+    Args:
+        own: the server is the home's; one that does not know a run leaves it to the home's.
+    """
 
     def end(name: str) -> bool:
         tagged = name.startswith(TAG)
@@ -225,7 +229,7 @@ def _crash_lost_runs(home: Home, api_url: str) -> None:
                 time.sleep(FAREWELL_SECONDS)
             for run in runs:
                 crash_flow_run(api_url, run["id"], "Its process has ended.")
-            return True
+            return own or bool(runs)
         except (OSError, ValueError):
             return False
 

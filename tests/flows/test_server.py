@@ -252,12 +252,16 @@ def test_an_error_leaves_its_lock_for_the_next_start(home: Home) -> None:
     assert not list(home.locks.glob("active-*")), "a worker says how its flow run ended"
 
 
-def test_a_run_that_no_server_answers_for_is_kept_for_later(home: Home) -> None:
+def test_a_run_that_no_server_answers_for_is_kept_for_later(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = home.locks / "active-process-1-0a1b2c.lock"
     lock.touch()
     server._crash_lost_runs(home, "http://127.0.0.1:9/api")
     assert lock.exists()
-    lock.unlink()
+    monkeypatch.setattr(server, "ask", lambda *_: [])
+    server._crash_lost_runs(home, "http://lab:4200/api", own=False)
+    assert lock.exists(), "the server of PREFECT_API_URL does not know the runs of the home's own"
+    server._crash_lost_runs(home, "http://127.0.0.1:9/api")
+    assert not lock.exists()
 
 
 @pytest.mark.prefect
