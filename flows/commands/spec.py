@@ -101,7 +101,11 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     resolved, fields = loaded.model_dump(mode="json"), _config(loaded)
     config = ConceptConfig(**fields)
     flops = flops_per_token(loaded, fields)
-    estimated = estimates(loaded, fields, flops, cogito_home())
+    home, estimated = cogito_home(), []
+    try:
+        estimated = estimates(loaded, fields, flops, home)
+    except UserError as unusable:  # the GPUs of this machine: a spec can be read all the same
+        print(f"{spec}: warning: {unusable}", file=sys.stderr)
     error = None if loaded.training.init_from else rounding_error(config)
     facts = {
         "parameters": ConceptModelForMaskedLM.count_parameters(config),
