@@ -1,4 +1,4 @@
-"""The rank side of pretraining: what every process of `accelerate launch` runs.
+"""The rank side of pretraining: what each of its processes runs.
 
 Set-up is `training.py`, a step `step.py`; here they become a training with evaluations, states and an end. Nothing but
 dropout draws from the global random state.

@@ -226,7 +226,7 @@ def _start_accelerator(job: PretrainingJob) -> Accelerator:
             "fix: check it with `nvidia-smi`, then run the same command again"
         )
     if accelerator.num_processes != job.processes:
-        raise StageError(f"requested {job.processes} processes, the launcher started {accelerator.num_processes}")
+        raise StageError(f"requested {job.processes} processes, found {accelerator.num_processes}")
     return accelerator
 
 
