@@ -61,12 +61,14 @@ class Found:
         corpus: the prepared text.
         run: of the spec.
         steps: of its training that are saved.
+        anew: the run was evaluated in another way before: this evaluation is a run of its own, with all its jobs.
     """
 
     corpus: CorpusResult | None
     run: RunFolder | None
     record: RunRecord | None
     steps: int
+    anew: bool = False
 
     @property
     def trained(self) -> bool:
@@ -77,12 +79,17 @@ class Found:
     def is_all_of(self, spec: ExperimentSpec) -> bool:
         """Whether nothing is left to do."""
         record = self.record
-        results = [self.corpus, record and record.publishing, record and record.analysis]
-        return self.trained and None not in results and all(map(self.has, cells_of(spec)))
+        results = [self.corpus, record and record.publishing]
+        return self.analysed and None not in results and all(map(self.has, cells_of(spec)))
+
+    @property
+    def analysed(self) -> bool:
+        """Whether the concept analysis is finished."""
+        return self.trained and not self.anew and self.record is not None and self.record.analysis is not None
 
     def has(self, cell: Cell) -> bool:
         """Whether a cell is finished under its protocol."""
-        if self.run is None or not self.trained:
+        if self.run is None or not self.trained or self.anew:
             return False
         folder = self.run.cell(cell.task, cell.seed, cell.start)
         wanted = [cell.protocol.model_dump(mode="json"), cell.head, cell.precision]
@@ -113,7 +120,15 @@ def find_finished(inputs: Inputs, request: Request) -> Found:
     if run is None:
         return Found(corpus, None, None, 0)
     saved = newest_marker(run.pretraining / "checkpoints")
-    return Found(corpus, run, load_record(run), saved["step"] if saved else 0)
+    record = load_record(run)
+    return Found(corpus, run, record, saved["step"] if saved else 0, is_evaluated_otherwise(record, inputs.spec))
+
+
+def is_evaluated_otherwise(record: RunRecord, spec: ExperimentSpec) -> bool:
+    """Whether a run was evaluated before, by other settings than those of a spec."""
+    wanted = spec.model_dump(mode="json", include={"evaluation", "analysis"})
+    told = {name: record.spec.get(name) for name in wanted}
+    return bool(record.scores or record.analysis) and (told != wanted or record.head != spec.head)
 
 
 def forecast(inputs: Inputs, request: Request) -> Forecast:
@@ -328,7 +343,7 @@ def _analysis_line(
     run: RunFolder,
     scratch: Home,
 ) -> Line:
-    if found.trained and found.record and found.record.analysis:
+    if found.analysed:
         return Line("analysis", 0.0, DONE)
     count = min(spec.analysis.max_samples, blocks.held_out if blocks else ENOUGH)
     return Line("analysis", analyse_a_little(spec, sample.corpus, count, steps, run, scratch), f"{count:,} blocks")

@@ -15,7 +15,16 @@ from tasks.errors import StageError
 from tasks.forecast import forecasting
 from tasks.forecast.calibration import Sample, Steps
 from tasks.forecast.estimate import Room
-from tasks.forecast.forecasting import Blocks, Found, cells_of, data_line, disk_needed, pretraining_line, whole_text
+from tasks.forecast.forecasting import (
+    Blocks,
+    Found,
+    cells_of,
+    data_line,
+    disk_needed,
+    is_evaluated_otherwise,
+    pretraining_line,
+    whole_text,
+)
 from tasks.forecast.lines import Forecast, Line
 from tasks.libraries import compiler_folder
 from tasks.pretraining.cost import StepMemory
@@ -117,8 +126,21 @@ def test_what_is_finished_takes_no_time(home: Home) -> None:
     one = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"tasks": ("mrpc",)})})
     whole = replace(found, corpus=make_corpus(), record=record.model_copy(update=rest))
     assert whole.is_all_of(one) and not whole.is_all_of(spec) and not replace(whole, corpus=None).is_all_of(one)
+    assert not replace(whole, anew=True).is_all_of(one) and not replace(found, anew=True).has(cell)
     write_json(folder / "job.json", job | {"head": "another"})
     assert not found.has(cell)
+
+
+@pytest.mark.parametrize(("section", "change"), [("evaluation", {"seeds": 2}), ("analysis", {"max_samples": 9})])
+def test_another_evaluation_of_a_run_is_done_anew(section: str, change: dict[str, Any]) -> None:
+    """A run of its own has it, with all cells, also those that the training's run has."""
+    spec = a_spec()
+    record = make_record(spec=spec.model_dump(mode="json"), head=spec.head, analysis=make_analysis())
+    assert not is_evaluated_otherwise(record, spec)
+    other = spec.model_copy(update={section: getattr(spec, section).model_copy(update=change)})
+    assert is_evaluated_otherwise(record, other)
+    fresh = record.model_copy(update={"analysis": None, "scores": []})
+    assert not is_evaluated_otherwise(fresh, other)  # never evaluated: the same run has it
 
 
 def test_disk_and_what_does_not_fit() -> None:
