@@ -60,8 +60,8 @@ class Orders:
         if hurrying.is_set() or self._over.is_set():
             return
         log.warning("%s: saving what is done, and ending", why)
+        self._later(SAVE_SECONDS, end_all_jobs)  # whatever becomes of the request, on a full disk for instance
         pause_all_jobs(end_short_ones=True)
-        self._later(SAVE_SECONDS, end_all_jobs)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal that asks the process to end."""
@@ -72,7 +72,7 @@ class Orders:
 
     def on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """Handle Ctrl-C in the command's terminal."""
-        if interrupted.is_set() or pausing.is_set():
+        if interrupted.is_set() or hurrying.is_set():  # a time budget that is over asked nobody to hurry
             stop_all_jobs()  # whatever code the interrupt falls into and whether that lets it pass
             raise KeyboardInterrupt
         interrupted.set()

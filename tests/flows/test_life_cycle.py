@@ -13,7 +13,7 @@ from flows.orders import Orders
 from tasks import stages
 from tasks.data.sources import Source
 from tasks.errors import Paused, RunFailed, RunPaused, StageError, UserError
-from tasks.interruption import pausing, stopping
+from tasks.interruption import interrupted, pausing, stopping
 from tasks.runs.preflight import EvaluationInputs, Inputs, hand_over, take_over
 from tasks.spec.experiment import ExperimentSpec
 from tasks.spec.pretraining import DataSpec, ModelSpec
@@ -76,6 +76,24 @@ def test_a_flow_finds_its_inputs_only_if_its_caller_did_not(
     assert state.message == "far enough"
     assert heard == (["text"] if handed_over else ["found", "text"])
     assert take_over(Inputs) is None
+
+
+def test_the_first_interrupt_pauses_also_after_the_time_budget_and_the_second_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("flows.orders.stop_all_jobs", lambda: asked.append("stop"))
+    orders = Orders()
+    monkeypatch.setattr(orders, "_apart", lambda why: asked.append("pause"))
+    pausing.set()
+    try:
+        orders.on_interrupt(signal.SIGINT, None)
+        with pytest.raises(KeyboardInterrupt):
+            orders.on_interrupt(signal.SIGINT, None)
+    finally:
+        pausing.clear()
+        interrupted.clear()
+    assert asked == ["pause", "stop"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="opens a pseudo-terminal")
