@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from flows.orders import heed
+from flows.orders import heed, say_again
 from flows.prefect_api import lost_server, server_lost
 from tasks.errors import BAD_INPUT, PAUSED, Paused, RunPaused, StageError, UserError
 from tasks.interruption import commanded
@@ -70,6 +70,7 @@ def heeding(work: Callable[[], State]) -> State:
         state = Cancelled(message=state.message, data=run_of(state))
     elif state.name == PAUSED and not commanded.is_set():
         if orders.suspended is not None:
+            say_again(flow_run.id, orders.suspended)
             raise Pause(state=orders.suspended)
         if orders.signalled:
             signal.raise_signal(signal.SIGTERM)

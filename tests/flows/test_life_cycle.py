@@ -3,12 +3,17 @@
 import logging
 import os
 import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest.mock import MagicMock, call
+from uuid import UUID, uuid4
 
 import pytest
-from prefect.states import Cancelled, Completed, Failed, Pending, State
+from prefect.exceptions import Pause
+from prefect.states import Cancelled, Completed, Failed, Pending, State, Suspended
 
 from flows import experiment as experiment_file
-from flows.life_cycle import carry_out, run_of
+from flows.life_cycle import carry_out, heeding, run_of
 from flows.orders import Orders
 from tasks import stages
 from tasks.data.sources import Source
@@ -96,6 +101,25 @@ def test_the_first_interrupt_pauses_also_after_the_time_budget_and_the_second_en
     assert asked == ["pause", "stop"]
 
 
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_suspended_run_is_said_to_be_so_after_its_last_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    """Else the watch over silent runs would call it crashed; who resumed it meanwhile is not overruled."""
+    run, suspended = str(uuid4()), Suspended()
+    client = MagicMock()
+    client.read_flow_run.return_value.state = Pending() if resumed else suspended
+    monkeypatch.setattr("flows.orders.get_client", lambda **_: nullcontext(client))
+    monkeypatch.setattr("flows.life_cycle.flow_run", SimpleNamespace(id=run))
+    orders = Orders()
+    orders.suspended = suspended
+    monkeypatch.setattr("flows.life_cycle.heed", lambda _: nullcontext(orders))
+    with pytest.raises(Pause) as raised:
+        heeding(lambda: Completed(name=stages.PAUSED))
+    assert raised.value.state is suspended
+    assert client.set_flow_run_state.call_args_list == ([] if resumed else [call(UUID(run), suspended, force=True)])
+
+
 @pytest.mark.skipif(os.name != "posix", reason="opens a pseudo-terminal")
 def test_nothing_is_written_to_a_terminal_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     import pty  # not on Windows
@@ -103,11 +127,10 @@ def test_nothing_is_written_to_a_terminal_that_is_gone(monkeypatch: pytest.Monke
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr("sys.stdout", terminal)
-        monkeypatch.setattr("flows.orders.pause_all_jobs", lambda **_: None)
         orders = Orders()
+        monkeypatch.setattr(orders, "_apart", lambda why: None)
         os.close(ours)
         orders.on_signal(signal.SIGHUP, None)
-        orders.end()
         print("paused after step 3", flush=True)  # else an error of input and output, which would fail the run
 
 
