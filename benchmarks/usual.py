@@ -3,7 +3,6 @@
 Started by `benchmarks/suite.py`, which says what it is compared with.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from transformers import Trainer, TrainingArguments
 
-from benchmarks.suite import HEAD, SETTINGS
+from benchmarks.suite import HEAD, SEED, SETTINGS, keep
 from models.checkpoints import load_classifier
 from tasks.data.made_tasks import make_split
 from tasks.data.task_data import SELECTION_MAX, SELECTION_MIN, SELECTION_SHARE
@@ -38,10 +37,9 @@ def made(task: Task, split: str) -> dict[str, list[Any]]:
     return {"a": columns[a], "b": columns[b], "label": columns[task.label_column]}
 
 
-def score(
-    name: str, number: int, checkpoint: Path, mirror: Path | None, count: int, epochs: float
-) -> dict[str, tuple[float, float, float]]:
-    """Train, choose the epoch and score one split: its value and interval."""
+def fine_tune(name: str, number: int, place: Path, seed: int, mirror: Path | None, count: int, epochs: float) -> None:
+    """Train, choose the epoch and score one split; keeps the predictions."""
+    checkpoint = place / "checkpoint"
     task, length = TASKS[name], int(SETTINGS["max_length"])
     split, metric = task.eval_splits[number], METRICS[task.primary_metric]
     tokenizer = load_tokenizer(checkpoint, CONCEPT_TOKENS)
@@ -49,11 +47,11 @@ def score(
     def tokenise(rows: dict[str, list[Any]]) -> dict[str, Any]:
         return dict(tokenizer(rows["a"], rows["b"], truncation=True, padding="max_length", max_length=length))
 
-    train = read(task, "train", mirror).shuffle(seed=0)
+    train = read(task, "train", mirror)
     train = train.select(range(min(count, len(train)))).map(tokenise, batched=True)
     scored = read(task, split.name, mirror).map(tokenise, batched=True)
     held_out = min(max(round(SELECTION_SHARE * len(train)), SELECTION_MIN), SELECTION_MAX, len(train) // 2)
-    parts = train.train_test_split(test_size=held_out, seed=0)
+    parts = train.train_test_split(test_size=held_out, seed=seed)
     model, _ = load_classifier(checkpoint, HEAD, task.num_outputs)
 
     def answers(logits: np.ndarray) -> np.ndarray:
@@ -74,7 +72,7 @@ def score(
                 save_strategy="epoch",
                 load_best_model_at_end=True,
                 metric_for_best_model="score",
-                seed=42,
+                seed=seed,
                 use_cpu=True,
                 report_to=[],
                 disable_tqdm=True,
@@ -87,10 +85,11 @@ def score(
         found = trainer.predict(scored)
     labels, predictions = np.asarray(found.label_ids), answers(np.asarray(found.predictions))
     low, high = bootstrap_interval(task.primary_metric, labels, [predictions])
-    return {split.label: (float(metric.compute(labels, predictions)), low, high)}
+    print(f"{split.label}: {metric.compute(labels, predictions):.3f} ({low:.3f} to {high:.3f})", file=sys.stderr)
+    keep(place, "usual", split.label, seed - SEED, labels, predictions)
 
 
 if __name__ == "__main__":
-    _, _, place, _, count, epochs, root, task, number = sys.argv
-    folder, mirror = Path(place) / "checkpoint", Path(root) if root else None
-    print(json.dumps(score(task, int(number), folder, mirror, int(count), float(epochs))))
+    _, _, place, number, epochs, root, task, split, count = sys.argv
+    mirror = Path(root) if root else None
+    fine_tune(task, int(split), Path(place), SEED + int(number), mirror, int(count), float(epochs))
