@@ -11,7 +11,6 @@ from tasks import stages
 from tasks.errors import BAD_INPUT, PAUSED, Paused, RunFailed, UserError
 from tasks.jobs.launch import stop_all_jobs
 from tasks.prefect_entry import Completed, Failed, PrefectFuture, State
-from tasks.report.writing import is_current
 from tasks.store.home import RunFolder
 from tasks.store.records import RunRecord, StageRecord
 from tasks.store.stage_table import check_stage, in_order
@@ -89,8 +88,7 @@ def finish_run(record: RunRecord, run: RunFolder, log_path: Path) -> State:
     _, problem = settle(stages.write_log_row.submit(log_path, record))
     if problem is not None:
         failed["row"] = problem
-    if not is_current(run.root):
-        report_on(run.root)
+    report_on(run.root)
     if failed:
         message = f"{record.run_id}: {'; '.join(f'{name}: {text}' for name, text in failed.items())}"
         return Failed(message=message, data=RunFailed(message, record.run_id))

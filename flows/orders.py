@@ -60,7 +60,8 @@ class Orders:
         if hurrying.is_set() or self._over.is_set():
             return
         log.warning("%s: saving what is done, and ending", why)
-        self._later(SAVE_SECONDS, end_all_jobs)  # whatever becomes of the request, on a full disk for instance
+        if self.cancelled or not commanded.is_set():  # nobody kills a command that takes its time
+            self._later(SAVE_SECONDS, end_all_jobs)  # whatever becomes of the request, on a full disk for instance
         pause_all_jobs(end_short_ones=True)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -26,6 +26,8 @@ ALIVE = ("PENDING", "RUNNING", "CANCELLING")
 # Set when a run came to its end without a server to tell it to.
 server_lost = threading.Event()
 
+# The tag of all our flow runs, of the command and of deployments.
+OUR_TAG = "cogito"
 OUR_FLOWS = ["experiment", "evaluation", "sweep"]
 SILENT_RUN_AUTOMATION: dict[str, Any] = {
     "name": "Crash silent flow runs",
@@ -36,7 +38,10 @@ SILENT_RUN_AUTOMATION: dict[str, Any] = {
         "posture": "Proactive",
         "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
         # Ours alone: other flows send a heartbeat every 180 s, Prefect's default, and would be marked crashed.
-        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": OUR_FLOWS},
+        "match_related": [
+            {"prefect.resource.role": "flow", "prefect.resource.name": OUR_FLOWS},
+            {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{OUR_TAG}"},
+        ],
         "for_each": ["prefect.resource.id"],
         "after": ["prefect.flow-run.heartbeat"],
         # Any state by any name is a sign of life: the last one of a run, of whatever name, ends the watch.
@@ -153,12 +158,14 @@ def watch_silent_runs(api_url: str) -> None:
     Raises:
         OSError, ValueError: the server did not accept it.
     """
-    wanted = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
-    known = ask(f"{api_url}/automations/filter", wanted)
+    named = {"automations": {"name": {"any_": [SILENT_RUN_AUTOMATION["name"]]}}}
+    known, trigger = ask(f"{api_url}/automations/filter", named), SILENT_RUN_AUTOMATION["trigger"]
     if not known:
         ask(f"{api_url}/automations/", SILENT_RUN_AUTOMATION)
     for automation in known:
-        if automation["trigger"]["expect"] != SILENT_RUN_AUTOMATION["trigger"]["expect"]:  # made by an earlier version
+        if any(
+            automation["trigger"][key] != trigger[key] for key in ("expect", "match_related")
+        ):  # an earlier version's
             ask(f"{api_url}/automations/{automation['id']}", SILENT_RUN_AUTOMATION, method="PUT")
 
 

@@ -45,7 +45,7 @@ from tasks.prefect_entry import (
 )
 from tasks.pretraining.stage import pretrain
 from tasks.progress import DISPLAY
-from tasks.report.writing import write_report
+from tasks.report.writing import is_current, write_report
 from tasks.scores.showing import artifact_row
 from tasks.secrets import redact
 from tasks.spec.benchmarks import TASKS
@@ -288,8 +288,8 @@ def write_log_row(log: Path, record: RunRecord) -> bool:
 @stage("report", "write-report")
 def make_report(folder: Path) -> list[Path]:
     """Write the report of the folder of a run or a sweep, and show the first screen of a run's."""
-    paths = write_report(folder, cogito_home())
-    if (folder / "record.json").is_file():
+    paths = [folder / "report.md"] if is_current(folder) else write_report(folder, cogito_home())
+    if (folder / "record.json").is_file() and FlowRunContext.get() is not None:
         points, _ = read_curve(folder / "pretraining" / "curve.jsonl")
         picture = summary_picture(load_record(RunFolder(folder)), points=points)
         show_summary(paths[0], picture, artifact_key("summary", folder.name))

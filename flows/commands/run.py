@@ -27,7 +27,7 @@ from flows.commands.options import (
     Tokenizer,
     print_json,
 )
-from flows.prefect_api import ui_address
+from flows.prefect_api import OUR_TAG, ui_address
 from flows.server import ensure_server
 from tasks.data.sources import resolve_data_root
 from tasks.errors import PAUSED, StageError, UserError, try_all
@@ -234,7 +234,7 @@ def _run_flow(
     try:
         # The mark exists before Prefect knows the flow run and after it has ended, so that a kill at any moment
         # leaves it to be found.
-        with active(request.home) as mark, tags(mark), hand_over(inputs), DISPLAY.on_terminal():
+        with active(request.home) as mark, tags(mark, OUR_TAG), hand_over(inputs), DISPLAY.on_terminal():
             state = call(flow, arguments, shown=url is not None)
         if interrupted.is_set():
             raise KeyboardInterrupt  # whatever was to come after this command is not to come

@@ -1,6 +1,6 @@
 """Where a score is made: the predictions of fine-tuned cells become scores with intervals and floors.
 
-pyarrow is imported where it is used, since it slows the commands that only import this module.
+pyarrow and `evaluate` are imported where they are used, since they slow the commands that only import this module.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from tasks.scores.intervals import bootstrap_interval, is_unreliable
 from tasks.scores.metrics import METRICS, overlap_baseline
 from tasks.spec.benchmarks import TASKS
 from tasks.store.files import content_hash, file_sha256, read_json, write_json
-from tasks.store.home import RunFolder
+from tasks.store.home import RunFolder, cogito_home
 from tasks.store.records import CellResult, Score
 
 # Raise when the same predictions would give other scores, intervals or floors.
@@ -90,12 +90,19 @@ def score_split(
         predictions: [n] of every seed that did not fail.
         overlap: the score of a regression on word overlap, by metric, where it is known.
     """
+    from tasks.scores.evaluate_metric import CogitoMetric
+
     task = TASKS[cells[0].task]
     failed = [cell.seed for cell in cells if cell.status == "failed"]
+    cache = str(cogito_home().cache / "metrics")
     scores = []
     for name in task.metrics:
         metric = METRICS[name]
-        values = {seed: metric.value(references, answers) for seed, answers in predictions.items()}
+        library = CogitoMetric(config_name=name, keep_in_memory=True, cache_dir=cache)
+        values = {
+            seed: library.compute(predictions=answers, references=references)[name]
+            for seed, answers in predictions.items()
+        }
         interval = bootstrap_interval(name, references, list(predictions.values())) if values else None
         floor = metric.floor(references)
         scores.append(

@@ -19,7 +19,7 @@ from tasks.data.corpus import prepare_corpus
 from tasks.data.sources import Source
 from tasks.data.splits import open_split
 from tasks.data.task_data import PreparedTask, load_examples, prepare_task
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.finetuning.cell import Cell
 from tasks.finetuning.stage import finetune
 from tasks.forecast.estimate import Machine, speed_of
@@ -184,6 +184,8 @@ def train_a_little(
     began = time.monotonic()
     result = pretrain(short, corpus, run, scratch, processes=processes, on_progress=hear)
     wall = time.monotonic() - began
+    if result.diverged is not None:
+        raise StageError(f"the calibration diverged: {result.diverged.reason}")
     assert result.timing is not None
     return Steps(
         result,

@@ -183,7 +183,9 @@ def run_job(folder: Path, job: Job[R], devices: list[Device], *, on_progress: On
     if exit_code < 0 and exit_code != -signal.SIGTERM:  # SIGTERM came from `_read_to_end`, for a process that hung
         output.signals.append(signal.Signals(-exit_code).name)
     message = failure_message(folder, exit_code, output)
-    if gone := [device for device in devices if device.kind == "cuda" and not _responds(device)]:
+    # A GPU that is shared may just be full.
+    alone = [device for device in devices if device.kind == "cuda" and device.share is None]
+    if gone := [device for device in alone if not _responds(device)]:
         lost_devices.update(gone)
         names = ", ".join(device.index for device in gone)
         raise DeviceLost(f"GPU {names} no longer responds, or has no free memory at all: {message.splitlines()[0]}")

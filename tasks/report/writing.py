@@ -62,11 +62,12 @@ def write_report(
 
 
 def is_current(folder: Path) -> bool:
-    """Whether the report of a run is whole and younger than its record, so that it would come out the same."""
-    files = ("report.md", "report.html", f"{PICTURES}/summary.svg")
+    """Whether the report of a run is whole and younger than its record and this code, so that it would be the same."""
+    files = [folder / name for name in ("report.md", "report.html", f"{PICTURES}/summary.svg")]
+    code = Path(__file__).parent
+    sources = [folder / "record.json", *code.glob("*.py"), *code.glob("templates/*")]
     try:
-        oldest = min((folder / name).stat().st_mtime_ns for name in files)
-        return oldest > (folder / "record.json").stat().st_mtime_ns
+        return min(file.stat().st_mtime_ns for file in files) > max(file.stat().st_mtime_ns for file in sources)
     except FileNotFoundError:
         return False
 

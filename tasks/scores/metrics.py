@@ -1,6 +1,6 @@
 """Metrics and their floors. A new metric is one row of METRICS.
 
-The value comes from scikit-learn or scipy; `tasks.scores.evaluate_metric` gives it to whoever uses `evaluate`. The
+The value comes from scikit-learn or scipy, through the interface of `evaluate` (`tasks.scores.evaluate_metric`). The
 bootstrap computes the same metric on thousands of resamples at once, so each row also has a vectorised form; the tests
 compare the two. scipy and scikit-learn are imported where they are used: the log and the command line need only the
 table.
@@ -90,11 +90,6 @@ class Metric:
     is_percent: bool
     of_classes: bool
     log_names: tuple[str, ...] = ()
-
-    def value(self, references: np.ndarray, predictions: np.ndarray) -> float:
-        """The score of predictions [n], in the numbers that the library is given: int64 for classes, else float64."""
-        kind = np.int64 if self.of_classes else np.float64
-        return self.compute(references.astype(kind), predictions.astype(kind))
 
 
 def _majority(references: np.ndarray) -> float:

@@ -147,10 +147,13 @@ def test_the_server_watches_the_heartbeats_of_just_these_flows() -> None:
     """A flow of the user's own beats more rarely, and would be called crashed while it works."""
     deployments = yaml.safe_load(FILE.read_text(encoding="utf-8"))["deployments"]
     flows = {deployment["entrypoint"].partition(":")[2] for deployment in deployments}
-    watched = SILENT_RUN_AUTOMATION["trigger"]["match_related"]
+    watched, tagged = SILENT_RUN_AUTOMATION["trigger"]["match_related"]
     assert watched["prefect.resource.role"] == "flow"
     # A sweep is started by the command alone, and has experiments under it.
     assert set(watched["prefect.resource.name"]) == {*flows, "sweep"}
+    # On a server of several teams a flow of that name may be another's.
+    tag = tagged["prefect.resource.id"].removeprefix("prefect.tag.")
+    assert tagged["prefect.resource.role"] == "tag" and all(tag in deployment["tags"] for deployment in deployments)
 
 
 @pytest.mark.prefect

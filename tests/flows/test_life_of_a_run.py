@@ -19,6 +19,7 @@ import psutil
 import pytest
 from command import PATIENCE, TINY, cogito, environment
 
+from flows.prefect_api import OUR_TAG
 from tasks.store.home import Home
 from tasks.store.locks import active_locks
 
@@ -61,6 +62,9 @@ class Life:
             )
         self.wait_for(lambda: self.trained() > self.steps, "training")
         (self.flow_run,) = {run["id"] for run in self.flow_runs()} - self.known
+        assert OUR_TAG in self.ask(f"flow_runs/{self.flow_run}")["tags"], (
+            "else the watch over silent runs knows nothing of it"
+        )
         self.known.add(self.flow_run)
 
     def trained(self) -> int:

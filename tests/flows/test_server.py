@@ -202,6 +202,8 @@ def test_silent_runs_are_watched_once(home: Home, api_url: str) -> None:
     prefect_api.watch_silent_runs(api_url)
     _, automations = post(f"{api_url}/automations/filter", {})
     assert [automation["name"] for automation in automations] == [prefect_api.SILENT_RUN_AUTOMATION["name"]]
+    for key in ("expect", "match_related"):  # as they come back, or each start would renew them
+        assert automations[0]["trigger"][key] == prefect_api.SILENT_RUN_AUTOMATION["trigger"][key]
     assert automations[0]["trigger"]["expect"] == ["prefect.flow-run.*"], "a run may end in a state of any name"
 
 

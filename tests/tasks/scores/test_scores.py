@@ -104,8 +104,6 @@ def test_the_figure_through_evaluate_is_the_librarys(name: str, rows: list[tuple
     assume(np.ptp(references) > 0 and np.ptp(predictions) > 0)
     found = CogitoMetric(config_name=name, keep_in_memory=True).compute(predictions=predictions, references=references)
     assert found == {name: pytest.approx(LIBRARY[name](references, predictions), abs=1e-12)}
-    small = references.astype(np.float32), predictions.astype(np.float32)
-    assert METRICS[name].value(*small) == found[name]
 
 
 def test_every_metric_is_held_against_a_library() -> None:
