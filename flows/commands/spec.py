@@ -124,8 +124,9 @@ def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     assumed = "" if loaded.data.train_tokenizer_vocab_size else " (assuming ModernBERT's vocabulary)"
     print(f"# parameters: {facts['parameters']:,} with {config.vocab_size:,} tokens{assumed}")
     print(f"# training: {flops / 1e6:.3g} MFLOP for each token of text, forward and backward")
+    # What this machine takes is no property of the spec: the same spec is the same text everywhere.
     for line in [line for estimate in estimated for line in estimate.lines()]:
-        print(f"# {line}")
+        print(f"# {line}", file=sys.stderr)
     print(f"# identity: {facts['identity']}")
     if error is not None:
         print(f"# start: rounding to 32 bits moves the concepts by {error:.0e} of their size")

@@ -24,7 +24,7 @@ from tasks.finetuning.cell import Cell
 from tasks.finetuning.stage import finetune
 from tasks.gpu_check.numerics import Changes, CheckFailed, Figures, small_spec
 from tasks.jobs.devices import Device
-from tasks.jobs.launch import end_process_tree, run_job
+from tasks.jobs.launch import end_process_tree, job_file, run_job
 from tasks.jobs.leases import lease_for_training
 from tasks.jobs.messages import OnProgress, PretrainingJob
 from tasks.pretraining.stage import model_config
@@ -240,10 +240,7 @@ def _kill_at(step: int, folder: Path) -> Callable[..., None]:
             return
         for process in psutil.Process().children(recursive=True):
             try:
-                if (
-                    str(folder / "job.json") in process.cmdline()
-                    and "accelerate.commands.launch" not in process.cmdline()
-                ):
+                if job_file(process) == folder / "job.json":
                     process.kill()
             except psutil.Error:
                 continue

@@ -146,7 +146,7 @@ def train_here(spec: ExperimentSpec, corpus: CorpusResult, folder: Path) -> dict
     return {
         name: value
         for name, value in result.model_dump(mode="json", context={"base": folder}).items()
-        if "second" not in name and name != "timing"
+        if "second" not in name and name not in ("timing", "forecast")
     }
 
 
