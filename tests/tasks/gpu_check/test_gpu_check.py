@@ -160,7 +160,8 @@ def test_a_job_that_hangs_is_ended() -> None:
 def test_only_the_processes_of_the_job_are_killed(tmp_path: Path) -> None:
     code = "import time; time.sleep(60)"
     names = (tmp_path / "job.json", tmp_path / "other.json")
-    job, other = (subprocess.Popen([sys.executable, "-c", code, str(name)]) for name in names)
+    words = [sys.executable, "-c", code, "-m", "tasks.jobs.worker"]
+    job, other = (subprocess.Popen([*words, str(name)]) for name in names)
     try:
         kill = work._kill_at(5, tmp_path)
         kill(Progress(step=4, steps=9))
